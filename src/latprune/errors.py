@@ -1,0 +1,136 @@
+"""Every error that latprune raises on purpose; each carries its numbers as attributes.
+
+::
+
+    LatpruneError
+    ├── BudgetTooSmall        no allowed network fits into the budget
+    ├── UntraceableModel      the forward pass cannot be followed
+    ├── ModelMismatch         a model is not the one a graph, plan or file was made from
+    ├── NotMeasured           a latency was asked for that no table holds
+    ├── DamagedTable          a latency table's file cannot be read
+    ├── StaleTable            a latency table belongs to another target
+    ├── DamagedFile           a saved network cannot be read
+    ├── DataError             a data set is missing, empty or without classes
+    ├── NotFinite             a loss, gradient or score is NaN or infinite
+    ├── ExportDisagrees       an exported network computes something else
+    └── MissingExtra          a library is not installed; names the extra
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+
+class LatpruneError(Exception):
+    """The root: `except LatpruneError` catches whatever latprune raises on purpose."""
+
+
+class BudgetTooSmall(LatpruneError):
+    """No allowed network fits into the budget.
+
+    Attributes:
+        budget_ms: What was asked for.
+        floor_ms: The predicted latency with every group at its narrowest allowed width.
+    """
+
+    def __init__(self, budget_ms: float, floor_ms: float) -> None:
+        super().__init__(
+            f"no network fits into {budget_ms:.3f} ms: with every group at its narrowest allowed "
+            f"width the predicted latency is {floor_ms:.3f} ms. Raise the budget above "
+            f"{floor_ms:.3f} ms, or protect fewer layers with keep=."
+        )
+        self.budget_ms = budget_ms
+        self.floor_ms = floor_ms
+
+
+class UntraceableModel(LatpruneError):
+    """The model's forward pass failed or cannot be followed on the example input."""
+
+
+class ModelMismatch(LatpruneError):
+    """A model is not the one that a graph, a plan, weights or a file were made from."""
+
+
+class NotMeasured(LatpruneError):
+    """A latency was asked for that the table does not hold and must not guess."""
+
+
+class DamagedTable(LatpruneError):
+    """A latency table's file cannot be read.
+
+    Attributes:
+        path: The file.
+        line: The line, counted from 1.
+    """
+
+    def __init__(self, path: Path, line: int, why: str) -> None:
+        super().__init__(
+            f"{path}, line {line}: {why}. Delete the file to measure again; the other lines "
+            f"are only kept if you remove line {line} alone."
+        )
+        self.path = path
+        self.line = line
+
+
+class StaleTable(LatpruneError):
+    """A latency table was measured on another target than the one asked for."""
+
+
+class DamagedFile(LatpruneError):
+    """A saved network's file cannot be read or lacks its plan."""
+
+
+class DataError(LatpruneError):
+    """A data set is missing, empty or has no classes."""
+
+
+class NotFinite(LatpruneError):
+    """A loss, gradient or score is NaN or infinite."""
+
+
+class ExportDisagrees(LatpruneError):
+    """An exported network's outputs differ from the model's.
+
+    Attributes:
+        difference: The largest difference, relative to the largest output.
+    """
+
+    def __init__(self, message: str, difference: float) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
+class MissingExtra(LatpruneError):
+    """A library that a feature needs is not installed.
+
+    Attributes:
+        package: The module that could not be imported.
+        extra: The extra of latprune that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed. It comes with the extra {extra!r}: "
+            f"pip install 'latprune[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+def import_extra(package: str, extra: str) -> ModuleType:
+    """Import a library that comes with an extra.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or not package.startswith(error.name):
+            raise
+        raise MissingExtra(package.partition(".")[0], extra) from error

@@ -1,0 +1,1 @@
+"""WHAT can go: which channels must be cut together."""

@@ -1,0 +1,116 @@
+"""What a layer looks like to a clock: its kind, its widths and all else that decides its time.
+
+`LayerShape` is the key of every latency table. `Layer` is one such shape in a network, together
+with the channel groups that its two widths follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Kind = Literal["conv", "linear"]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One convolution or linear layer, with the norm and activation that follow it.
+
+    Attributes:
+        kind: `conv` (any number of spatial axes, from `kernel`) or `linear`.
+        in_channels: Channels read.
+        out_channels: Channels written.
+        size: Spatial size of the input; for `linear` the rows per sample, e.g. `(1,)` or tokens.
+        kernel: Kernel size, one number per spatial axis; empty for `linear`.
+        stride: As `kernel`.
+        padding: As `kernel`; symmetric.
+        dilation: As `kernel`.
+        groups: Of a grouped convolution.
+        transposed: Whether it is a transposed convolution.
+        bias: Whether it adds a bias of its own.
+        norm: Whether a batch norm follows.
+        activation: The activation that follows, by its operator's name (`relu`, `hardtanh` for
+            ReLU6, `silu`, `hardswish`, …), or None.
+    """
+
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    size: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    bias: bool = False
+    norm: bool = False
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.in_channels < 1 or self.out_channels < 1 or self.groups < 1:
+            raise ValueError(f"a layer has at least one channel on either side: {self}")
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide the channels of {self}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> LayerShape:
+        """Read what `to_json` gave, after a trip through JSON text."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many channels an axis has, given the widths of the channel groups on it.
+
+    Attributes:
+        fixed: Channels that belong to no group and always stay.
+        groups: Pairs (group name, channels of this axis per channel of the group).
+    """
+
+    fixed: int
+    groups: tuple[tuple[str, int], ...] = ()
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        """Give the number of channels at these group widths."""
+        return self.fixed + sum(count * widths[group] for group, count in self.groups)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a network and the channel groups that its widths follow.
+
+    Attributes:
+        name: The module's dotted name; `name@2` for a module's second call, and so on.
+        shape: As it is in the dense network.
+        reads: Its input channels.
+        writes: Its output channels.
+        groups_follow: Whether a grouped convolution loses whole groups, as a depthwise one does
+            (`groups` shrinks with the width), instead of channels inside each group.
+    """
+
+    name: str
+    shape: LayerShape
+    reads: Width
+    writes: Width
+    groups_follow: bool = False
+
+    def shape_at(self, widths: Mapping[str, int]) -> LayerShape:
+        """Give the layer's shape at these group widths."""
+        return self.shape_of(self.reads.at(widths), self.writes.at(widths))
+
+    def shape_of(self, in_channels: int, out_channels: int) -> LayerShape:
+        """Give the layer's shape at these channel counts."""
+        groups = self.shape.groups
+        if self.groups_follow:
+            groups = groups * out_channels // self.shape.out_channels
+        return replace(
+            self.shape, in_channels=in_channels, out_channels=out_channels, groups=groups
+        )

@@ -1,0 +1,1 @@
+"""CHOOSE the widths: most value within the budget (numpy only)."""

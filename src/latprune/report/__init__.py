@@ -1,0 +1,1 @@
+"""CHECK: predicted beside measured, dense beside pruned."""

@@ -1,0 +1,1 @@
+"""WHAT a channel is worth."""

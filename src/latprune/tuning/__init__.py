@@ -1,0 +1,1 @@
+"""TEACH the small network."""

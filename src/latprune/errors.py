@@ -4,7 +4,9 @@
 
     LatpruneError
     ├── BudgetTooSmall        no allowed network fits into the budget
+    ├── ProblemTooDense       choosing exactly would take more memory than allowed
     ├── UntraceableModel      the forward pass cannot be followed
+    ├── UnknownModel          a model's name or factory leads to no model
     ├── ModelMismatch         a model is not the one a graph, plan or file was made from
     ├── NotMeasured           a latency was asked for that no table holds
     ├── DamagedTable          a latency table's file cannot be read
@@ -48,8 +50,30 @@ class BudgetTooSmall(LatpruneError):
         self.floor_ms = floor_ms
 
 
+class ProblemTooDense(LatpruneError):
+    """The channel groups are so entangled that an exact choice would take too much memory.
+
+    Attributes:
+        needed_mib: What its tables would take.
+        allowed_mib: What they may.
+    """
+
+    def __init__(self, needed_mib: float, allowed_mib: float) -> None:
+        super().__init__(
+            f"choosing exactly would take {needed_mib:.0f} MiB of tables, and {allowed_mib:.0f} "
+            f"MiB are allowed: too many channel groups meet in one place. Allow more memory, "
+            f"offer fewer widths per group, or protect some of the layers with keep=."
+        )
+        self.needed_mib = needed_mib
+        self.allowed_mib = allowed_mib
+
+
 class UntraceableModel(LatpruneError):
     """The model's forward pass failed or cannot be followed on the example input."""
+
+
+class UnknownModel(LatpruneError):
+    """A model's name, factory or published weights lead to no model."""
 
 
 class ModelMismatch(LatpruneError):

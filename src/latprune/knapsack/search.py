@@ -1,0 +1,128 @@
+"""Choices close to the relaxed optimum are listed in order; one that fits is among the first.
+
+At a price λ per ms a choice x within the budget B has the value
+
+    V(x) = U − R(x) − λ (B − T(x)),
+
+where U is the relaxed optimum, an upper bound, and R(x) ≥ 0 the regret that x adds up, variable by
+variable, over the tables of an elimination. The cost T(x) adds up in the same way over the tables
+of an elimination of cost alone. So every partial choice knows the regret and the cost of its best
+completions, and a search that assigns variables in the reverse order and keeps the partial choices
+of least regret ends with the complete choices of least regret. Among many of those some cost
+hardly less than the budget. What the search had to drop bounds what it can have missed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from latprune.knapsack.elimination import Bucket, Relaxed
+
+# A sum of costs in another order may differ by this much of the largest sum it passes through.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        picks: int [choices, variables], the best value first. Costs are within the budget up to
+            rounding, values above the one that was known.
+        bound: No choice within the budget has a value above this.
+        complete: Whether nothing was dropped: the first of `picks`, or else what was known, is
+            the optimum.
+    """
+
+    picks: np.ndarray
+    bound: float
+    complete: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Partial:
+    """Partial choices over the same variables: picks [choices, variables], else [choices]."""
+
+    picks: np.ndarray
+    regret: np.ndarray
+    extra_ms: np.ndarray
+
+    @classmethod
+    def empty(cls, variables: int) -> _Partial:
+        return cls(np.zeros((1, variables), dtype=np.int32), np.zeros(1), np.zeros(1))
+
+    def extended(
+        self, bucket: Bucket, regrets: np.ndarray, extras: np.ndarray, *, most: _Limits
+    ) -> _Partial:
+        """Assign one more variable in every way that stays within the limits."""
+        at = tuple(self.picks[:, variable] for variable in bucket.scope)
+        regret = self.regret[:, None] + regrets[at]
+        extra_ms = self.extra_ms[:, None] + extras[at]
+        rows, options = np.nonzero((regret < most.regret) & (extra_ms <= most.extra_ms))
+        picks = self.picks[rows]
+        picks[:, bucket.variable] = options
+        return _Partial(picks, regret[rows, options], extra_ms[rows, options])
+
+    def best(self, width: int) -> tuple[_Partial, float]:
+        """Keep the `width` of least regret; give the least regret among the others, or inf."""
+        if len(self.regret) <= width:
+            return self, math.inf
+        ranked = np.argpartition(self.regret, width)
+        kept = np.sort(ranked[:width])
+        partial = _Partial(self.picks[kept], self.regret[kept], self.extra_ms[kept])
+        return partial, float(self.regret[ranked[width]])
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The regret that a choice must stay below, and the cost above the floor it may reach."""
+
+    regret: float
+    extra_ms: float
+
+
+def search(
+    relaxed: Relaxed,
+    floor: Relaxed,
+    *,
+    price: float,
+    budget_ms: float,
+    known: float,
+    width: int,
+) -> Found:
+    """Look for choices within the budget that are worth more than a known one.
+
+    Args:
+        relaxed: The minimum of `price` times cost minus value.
+        floor: The minimum of cost, from the same elimination.
+        price: Value per ms, ≥ 0.
+        budget_ms: What a choice may cost.
+        known: The value of a choice within the budget.
+        width: How many partial choices to keep.
+    """
+    upper = price * budget_ms - relaxed.minimum
+    slack_ms = budget_ms - floor.minimum
+    most = _Limits(
+        regret=upper - known,
+        extra_ms=slack_ms + ROUNDING * (abs(budget_ms) + abs(floor.minimum)),
+    )
+    partial, dropped = _Partial.empty(len(relaxed.buckets)), math.inf
+    steps = zip(relaxed.buckets, relaxed.regrets, floor.regrets, strict=True)
+    for bucket, regrets, extras in reversed(list(steps)):
+        partial, least = partial.extended(bucket, regrets, extras, most=most).best(width)
+        dropped = min(dropped, least)
+
+    value = upper - partial.regret - price * (slack_ms - partial.extra_ms)
+    ranked = np.argsort(-value, kind="stable")
+    ranked = ranked[value[ranked] > known]
+    best = float(value[ranked[0]]) if len(ranked) else known
+    return Found(
+        picks=partial.picks[ranked],
+        bound=min(upper, max(best, upper - dropped)),
+        complete=math.isinf(dropped),
+    )

@@ -1,0 +1,81 @@
+"""Every group keeps the same share of its channels: the baseline that users compare with."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latprune.errors import BudgetTooSmall
+from latprune.knapsack.elimination import Elimination
+from latprune.knapsack.problem import Choice, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def uniform(problem: Problem) -> Choice:
+    """Choose the largest width factor that fits the budget.
+
+    At a factor every group takes its widest option of at most that share of its channels, or its
+    narrowest option; auxiliary variables follow at the least cost.
+
+    Args:
+        problem: Values, costs, the budget, and the `widths` that the factor applies to.
+
+    Returns:
+        A choice within the budget. Its bound is the trivial one: the value of all channels.
+
+    Raises:
+        BudgetTooSmall: If no factor fits; it carries the least cost of any factor.
+        ValueError: If the tables forbid every factor.
+    """
+    least_ms = math.inf
+    for factor in reversed(_factors(problem)):
+        picks = _follow(problem, _at_factor(problem, factor))
+        cost_ms = problem.cost_of(picks)
+        if cost_ms <= problem.budget_ms:
+            return Choice.of(problem, picks, bound=math.fsum(v.max() for v in problem.values))
+        least_ms = min(least_ms, cost_ms)
+    if math.isinf(least_ms):
+        raise ValueError("the tables forbid every width factor")
+    raise BudgetTooSmall(problem.budget_ms, least_ms)
+
+
+def _factors(problem: Problem) -> list[float]:
+    """Give the factors at which some group gains an option, ascending."""
+    shares = [widths / widths.max() for widths in problem.widths if widths is not None]
+    return np.unique(np.concatenate(shares)).tolist() if shares else [1.0]
+
+
+def _at_factor(problem: Problem, factor: float) -> list[int | None]:
+    """Give each group's option at a factor, None for auxiliary variables."""
+    return [
+        None if widths is None else _widest(widths / widths.max(), factor)
+        for widths in problem.widths
+    ]
+
+
+def _widest(shares: np.ndarray, factor: float) -> int:
+    allowed = np.where(shares <= factor, shares, -np.inf)
+    return int(allowed.argmax() if (shares <= factor).any() else shares.argmin())
+
+
+def _follow(problem: Problem, picks: Sequence[int | None]) -> list[int]:
+    """Choose the auxiliary variables at the least cost, the others being what they are."""
+    auxiliary = [variable for variable, pick in enumerate(picks) if pick is None]
+    position = {variable: index for index, variable in enumerate(auxiliary)}
+    pinned = Problem(
+        values=[problem.values[variable] for variable in auxiliary],
+        tables=[
+            (
+                tuple(position[v] for v in scope if picks[v] is None),
+                cost[tuple(slice(None) if picks[v] is None else picks[v] for v in scope)],
+            )
+            for scope, cost in problem.tables
+        ],
+        budget_ms=problem.budget_ms,
+    )
+    followed = Elimination(pinned).minimise(value=0.0, cost=1.0).picks()
+    return [followed[position[v]] if pick is None else pick for v, pick in enumerate(picks)]

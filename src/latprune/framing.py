@@ -1,0 +1,159 @@
+"""A network's widths as variables and its layers' costs as tables over them.
+
+Every channel group is a variable. An axis that several groups share, such as the input of a layer
+behind a concatenation, is an auxiliary variable: the sum of their channels. Long sums are chains
+of partial sums, shared between layers that read the same beginning, so that every table is small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latprune.errors import ProblemTooDense
+from latprune.knapsack import Problem, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.graph.layers import Layer, Width
+
+    Cost = Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
+
+# Terms of a sum: pairs (group, channels of the axis per channel of the group).
+Terms = tuple[tuple[str, int], ...]
+
+# One table that says which widths add up to which sum.
+MOST_TABLE_MIB = 512.0
+
+
+@dataclass(frozen=True, eq=False)
+class Framing:
+    """A network as variables and tables; a budget and values make it a `Problem`.
+
+    Attributes:
+        groups: The names of the first variables, in the graph's order.
+        channels: Per variable an int array [options], ascending: the width of a group, or the
+            sum that an auxiliary variable stands for.
+        tables: Costs, and 0 or inf where widths must add up.
+    """
+
+    groups: tuple[str, ...]
+    channels: tuple[np.ndarray, ...]
+    tables: tuple[Table, ...]
+
+    def problem(self, values: Mapping[str, np.ndarray], *, budget_ms: float) -> Problem:
+        """Give what a solver solves.
+
+        Args:
+            values: Per group, what each number of channels is worth: [channels + 1], from 0.
+            budget_ms: For the layers alone.
+        """
+        auxiliary = self.channels[len(self.groups) :]
+        return Problem(
+            values=[
+                *(values[group][self.channels[v]] for v, group in enumerate(self.groups)),
+                *(np.zeros(len(sums)) for sums in auxiliary),
+            ],
+            tables=self.tables,
+            budget_ms=budget_ms,
+            widths=[*self.channels[: len(self.groups)], *(None for _ in auxiliary)],
+        )
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """The picks that keep everything."""
+        return tuple(len(options) - 1 for options in self.channels)
+
+    def widths(self, picks: Sequence[int]) -> dict[str, int]:
+        """Give the groups' widths at these picks."""
+        return {group: int(self.channels[v][picks[v]]) for v, group in enumerate(self.groups)}
+
+
+def frame(graph: PruningGraph, options: Mapping[str, np.ndarray], cost: Cost) -> Framing:
+    """Make every layer a table over the widths that it reads and writes.
+
+    Args:
+        graph: The layers and the channel groups that their widths follow.
+        options: Per group the widths allowed, ascending.
+        cost: Gives a layer's milliseconds [in widths, out widths] at int arrays of channels read
+            and written.
+
+    Raises:
+        ProblemTooDense: If a concatenation can be so many channels wide that the table of its
+            sums would be too large.
+    """
+    axes = _Axes(graph, options)
+    layers = [_layer(layer, axes, cost) for layer in graph.layers]
+    return Framing(
+        groups=tuple(axes.variable_of),
+        channels=tuple(axes.channels),
+        tables=(*layers, *axes.sums),
+    )
+
+
+def _layer(layer: Layer, axes: _Axes, cost: Cost) -> Table:
+    """Price a layer at every option of the variables on its axes."""
+    read_by, reads = axes.on(layer.reads)
+    written_by, writes = axes.on(layer.writes)
+    if read_by is not None and read_by == written_by:
+        # Only equal options can meet, and a depthwise layer has no price at others.
+        pairs = [
+            cost(layer, r, w)[0, 0] for r, w in zip(reads[:, None], writes[:, None], strict=True)
+        ]
+        return Table((read_by,), np.array(pairs, dtype=np.float64))
+    scope = tuple(v for v in (read_by, written_by) if v is not None)
+    shape = tuple(len(axes.channels[v]) for v in scope)
+    return Table(scope, cost(layer, reads, writes).reshape(shape))
+
+
+class _Axes:
+    """Gives axes their variables, and makes auxiliary ones where groups share an axis."""
+
+    def __init__(self, graph: PruningGraph, options: Mapping[str, np.ndarray]) -> None:
+        self.variable_of = {group.name: v for v, group in enumerate(graph.groups)}
+        self.channels = [np.asarray(options[group], dtype=np.int64) for group in self.variable_of]
+        self.sums: list[Table] = []
+        self._made: dict[Terms, int] = {}
+
+    def on(self, width: Width) -> tuple[int | None, np.ndarray]:
+        """Give an axis's variable and its channels at each option; no variable if it is fixed."""
+        terms = self._terms(width)
+        if not terms:
+            return None, np.array([width.fixed], dtype=np.int64)
+        variable, channels = self._part(terms)
+        return variable, width.fixed + channels
+
+    def _terms(self, width: Width) -> Terms:
+        """Count each group once, in the graph's order, so that equal sums start alike."""
+        counts: dict[str, int] = {}
+        for group, count in width.groups:
+            counts[group] = counts.get(group, 0) + count
+        return tuple(sorted(counts.items(), key=lambda term: self.variable_of[term[0]]))
+
+    def _part(self, terms: Terms) -> tuple[int, np.ndarray]:
+        """Give the variable of a partial sum and its channels at each option."""
+        if len(terms) == 1:
+            ((group, count),) = terms
+            variable = self.variable_of[group]
+            return variable, count * self.channels[variable]
+        if terms not in self._made:
+            self._made[terms] = self._add(self._part(terms[:-1]), self._part(terms[-1:]))
+        variable = self._made[terms]
+        return variable, self.channels[variable]
+
+    def _add(self, first: tuple[int, np.ndarray], second: tuple[int, np.ndarray]) -> int:
+        """Make the variable that stands for a sum of two."""
+        totals = np.add.outer(first[1], second[1])
+        sums = np.unique(totals)
+        needed_mib = totals.size * sums.size * np.dtype(np.float64).itemsize / 2**20
+        if needed_mib > MOST_TABLE_MIB:
+            raise ProblemTooDense(needed_mib, MOST_TABLE_MIB)
+        variable = len(self.channels)
+        self.channels.append(sums)
+        allowed = np.where(totals[:, :, None] == sums, 0.0, np.inf)
+        self.sums.append(Table((first[0], second[0], variable), allowed))
+        return variable

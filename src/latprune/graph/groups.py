@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.layers import Layer
 
-Role = Literal["writes", "reads", "scale", "shift", "statistic", "other"]
+Role = Literal["writes", "reads", "through", "scale", "shift", "statistic", "other"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,8 @@ class Member:
         parameter: Dotted name in the model.
         axis: The axis.
         positions: Entries of the axis, int [channels, entries per channel].
-        role: `writes` and `reads` for a layer's weight (its bias `writes` too), `scale` and
+        role: `writes` and `reads` for a layer's weight (its bias `writes` too), `through` for a
+            grouped convolution that loses whole groups, as a depthwise one does; `scale` and
             `shift` for a norm's affine parameters, `statistic` for its running buffers.
     """
 

@@ -63,7 +63,11 @@ class LayerShape:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> LayerShape:
         """Read what `to_json` gave, after a trip through JSON text."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)

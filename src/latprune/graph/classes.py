@@ -1,0 +1,80 @@
+"""Which channel labels must be cut together: a union-find over integers, with reasons.
+
+Label 0 stands for a constant. A label that meets a constant, or that an operator asks to keep, is
+frozen; so is, from then on, every label that is joined with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+class LabelClasses:
+    """A partition of labels 1, 2, 3, … that only ever grows coarser."""
+
+    def __init__(self) -> None:
+        self._parent: IntArray = np.zeros(1, dtype=np.int64)
+        self._why: IntArray = np.zeros(1, dtype=np.int64)
+        self._reasons: list[str] = [""]
+
+    @property
+    def count(self) -> int:
+        """How many labels there are, 0 included."""
+        return len(self._parent)
+
+    def fresh(self, count: int) -> IntArray:
+        """Give new labels, int [count], each in a class of its own."""
+        labels = np.arange(self.count, self.count + count, dtype=np.int64)
+        self._parent = np.concatenate([self._parent, labels])
+        self._why = np.concatenate([self._why, np.zeros(count, dtype=np.int64)])
+        return labels
+
+    def find(self, labels: IntArray) -> IntArray:
+        """Give each label's class, by its representative; 0 stays 0."""
+        roots = self._parent[labels]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                self._parent[labels] = roots
+                return roots
+            roots = above
+
+    def join(self, first: IntArray, second: IntArray, reason: str) -> None:
+        """Join labels pairwise (shapes broadcast); meeting a constant freezes, for `reason`."""
+        a, b = (side.ravel() for side in np.broadcast_arrays(self.find(first), self.find(second)))
+        constant = (a == 0) | (b == 0)
+        self.freeze(np.maximum(a, b)[constant], reason)
+        a, b = a[~constant], b[~constant]
+        while (apart := a != b).any():
+            low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+            np.minimum.at(self._parent, high, low)
+            self._carry_reasons(np.unique(high))
+            a, b = self.find(a[apart]), self.find(b[apart])
+
+    def freeze(self, labels: IntArray, reason: str) -> None:
+        """Keep these labels' classes from ever being cut; the first reason stays."""
+        roots = np.unique(self.find(labels))
+        roots = roots[(roots > 0) & (self._why[roots] == 0)]
+        if len(roots):
+            self._why[roots] = len(self._reasons)
+            self._reasons.append(reason)
+
+    def is_frozen(self, labels: IntArray) -> npt.NDArray[np.bool_]:
+        """Say for each label whether it must stay; constants must."""
+        roots = self.find(labels)
+        frozen: npt.NDArray[np.bool_] = (roots == 0) | (self._why[roots] > 0)
+        return frozen
+
+    def reason(self, label: int) -> str:
+        """Say why a frozen label must stay."""
+        root = self.find(np.array([label]))[0]
+        return self._reasons[int(self._why[root])]
+
+    def _carry_reasons(self, joined: IntArray) -> None:
+        """Freeze what frozen classes were joined to."""
+        why, roots = self._why[joined], self.find(joined)
+        new = (why > 0) & (self._why[roots] == 0)
+        self._why[roots[new]] = why[new]

@@ -1,0 +1,259 @@
+"""A pruned network beside the dense one: what was promised, what the clock says, what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from latprune.latency.measuring import compare
+from latprune.report.counting import network_macs, parameters
+from latprune.report.wording import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Comparison, Measurement
+    from latprune.planning import Budget, Plan
+
+UNDER_USED = 0.97
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one network.
+
+    Attributes:
+        latency: Measured on the target.
+        parameters: How many it holds.
+        macs: Multiply-accumulates of its convolutions and linear layers, for one sample.
+        accuracy: By the metric's name, shares in [0, 1]; empty if it was not judged.
+    """
+
+    latency: Measurement
+    parameters: int
+    macs: int
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return {
+            **self.latency.to_json(),
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "accuracy": dict(self.accuracy),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A pruned network beside the dense one.
+
+    Attributes:
+        plan: What was cut, for which budget and target, and what was predicted.
+        graph: The dense network's.
+        dense: The network as it was.
+        small: The pruned one.
+        ratio: Median over interleaved rounds of the pruned network's time over the dense one's.
+        ratio_iqr: Its interquartile range.
+        remark: Why the budget was not met or not used, where the caller knows; else empty.
+    """
+
+    plan: Plan
+    graph: PruningGraph
+    dense: Facts
+    small: Facts
+    ratio: float
+    ratio_iqr: float
+    remark: str = ""
+
+    @property
+    def target(self) -> Target:
+        """Where the networks were measured."""
+        return self.plan.target
+
+    @property
+    def budget(self) -> Budget:
+        """What was asked for."""
+        return self.plan.budget
+
+    @property
+    def budget_ms(self) -> float:
+        """The budget in ms, a share being one of the dense latency measured here."""
+        return self.budget.in_ms(self.dense.latency.median_ms)
+
+    @property
+    def predicted_ms(self) -> float:
+        """What the plan promised."""
+        return self.plan.predicted_ms
+
+    @property
+    def gap(self) -> float:
+        """The share of the saliency's bound that the plan is not proven to reach."""
+        return self.plan.gap
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the dense network."""
+        return 1 / self.ratio
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that was used; above 1 the budget is not met.
+
+        Against a share it is the ratio that counts, since drift cancels in it; against
+        milliseconds the median.
+        """
+        if self.budget.fraction is not None:
+            return self.ratio / self.budget.fraction
+        return self.small.latency.median_ms / self.budget_ms
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range of what `used` is computed from, as a share of it."""
+        if self.budget.fraction is not None:
+            return self.ratio_iqr / self.ratio
+        return self.small.latency.iqr_ms / self.small.latency.median_ms
+
+    @property
+    def met(self) -> bool:
+        """Whether the pruned network is within its budget."""
+        return self.used <= 1
+
+    @property
+    def verdict(self) -> str:
+        """Whether the budget was met, how closely, and if not closely, why: in words."""
+        small_ms = self.small.latency.median_ms
+        within = f"{small_ms:.3f} ms, {_percent(self.used)} of the budget of {_budget(self)}"
+        if not self.met:
+            return f"Not met: {within}. {self.remark or self._why_not_met()}"
+        if self.used < UNDER_USED:
+            return f"Met, with time to spare: {within}. {self.remark or self._why_under_used()}"
+        return f"Met: {within}." + (f" {self.remark}" if self.remark else "")
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Per channel group its width before and after."""
+        after = self.plan.widths
+        return {name: (before, after[name]) for name, before in self.graph.widths.items()}
+
+    @property
+    def layers(self) -> dict[str, tuple[LayerShape, LayerShape]]:
+        """Per layer its shape before and after."""
+        after = self.plan.widths
+        return {layer.name: (layer.shape, layer.shape_at(after)) for layer in self.graph.layers}
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything as JSON values; times in ms, shares in [0, 1]."""
+        return {
+            "target": self.target.to_json(),
+            "budget": self.budget.to_json(),
+            "budget_ms": self.budget_ms,
+            "met": self.met,
+            "used": self.used,
+            "verdict": self.verdict,
+            "ratio": self.ratio,
+            "ratio_iqr": self.ratio_iqr,
+            "speedup": self.speedup,
+            "predicted_ms": self.predicted_ms,
+            "gap": self.gap,
+            "solver": self.plan.solver,
+            "criterion": self.plan.criterion,
+            "dense": self.dense.to_json(),
+            "small": self.small.to_json(),
+            "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "layers": {
+                name: {
+                    "in_channels": [before.in_channels, after.in_channels],
+                    "out_channels": [before.out_channels, after.out_channels],
+                }
+                for name, (before, after) in self.layers.items()
+            },
+            "frozen": [
+                {"where": frozen.where, "channels": frozen.channels, "reason": frozen.reason}
+                for frozen in self.graph.frozen
+            ],
+        }
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    def _why_not_met(self) -> str:
+        if self.used - 1 <= self.spread:
+            return (
+                f"The miss is within the spread of the measurement (interquartile range "
+                f"{_percent(self.spread)}): check again on a quieter machine."
+            )
+        return (
+            f"The miss is beyond the spread of the measurement (interquartile range "
+            f"{_percent(self.spread)}); {self.predicted_ms:.3f} ms were predicted. Plan again "
+            f"with a smaller budget."
+        )
+
+    def _why_under_used(self) -> str:
+        if all(before == after for before, after in self.widths.values()):
+            return "Nothing was cut: the dense network fits."
+        if UNDER_USED - self.used <= self.spread:
+            return (
+                f"The spread of the measurement (interquartile range {_percent(self.spread)}) is "
+                f"as large as what is missing: check again on a quieter machine."
+            )
+        return f"{self.predicted_ms:.3f} ms were predicted: a new plan could keep more channels."
+
+
+def check(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    graph: PruningGraph,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    comparison: Comparison | None = None,
+    remark: str = "",
+) -> Report:
+    """Measure a pruned network beside the dense one, interleaved, on the plan's target.
+
+    Args:
+        dense: The network that `graph` was traced from.
+        small: What `plan` made of it.
+        plan: Says the target and the budget.
+        example: An input of both.
+        graph: The dense network's.
+        evaluate: Judges a network: shares in [0, 1] by the metric's name.
+        comparison: Times of the two, where they were taken already.
+        remark: Why the budget may not be met or used, for the verdict.
+
+    Raises:
+        MissingExtra: If the target's runtime is not installed.
+    """
+    if comparison is None:
+        comparison = compare(dense, small, example, plan.target)
+
+    def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
+        accuracy = dict(evaluate(model)) if evaluate is not None else {}
+        return Facts(latency, parameters(model), network_macs(graph, widths), accuracy)
+
+    return Report(
+        plan=plan,
+        graph=graph,
+        dense=facts(dense, comparison.dense, graph.widths),
+        small=facts(small, comparison.small, plan.widths),
+        ratio=comparison.ratio,
+        ratio_iqr=comparison.ratio_iqr,
+        remark=remark,
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _budget(report: Report) -> str:
+    if report.budget.fraction is None:
+        return f"{report.budget_ms:.3f} ms"
+    return f"{report.budget} = {report.budget_ms:.3f} ms"

@@ -1,0 +1,156 @@
+"""A report for the terminal: the summary first, then where the channels went.
+
+Made for 80 columns, and as clear without colour.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latprune.errors import import_extra
+from latprune.report.wording import percent, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from latprune.report.comparison import Report
+
+SINGLE_ROWS = 16
+BAR_CELLS = 20
+
+
+def render(report: Report) -> RenderableType:
+    """Give a report as something that a rich console prints.
+
+    Raises:
+        MissingExtra: If rich is not installed.
+    """
+    import_extra("rich", "report")
+    from rich.console import Group
+    from rich.text import Text
+
+    style = "bold green" if report.met else "bold red"
+    return Group(
+        Text(f"latprune on {report.target.describe()}", style="bold"),
+        _summary(report),
+        Text(
+            f"proven gap {100 * report.gap:.3f} % (solver {report.plan.solver}, "
+            f"saliency {report.plan.criterion})",
+            style="dim",
+        ),
+        widths_table(report.widths),
+        Text(report.verdict, style=style),
+    )
+
+
+def to_text(report: Report, *, columns: int = 80) -> str:
+    """Give a report as plain text, without colour.
+
+    Raises:
+        MissingExtra: If rich is not installed.
+    """
+    import_extra("rich", "report")
+    from rich.console import Console
+
+    file = io.StringIO()
+    Console(file=file, width=columns, no_color=True, force_terminal=False).print(render(report))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def widths_table(widths: Mapping[str, tuple[int, int]]) -> Table:
+    """Show widths before and after, one row per channel group.
+
+    In a network of many groups, those of equal width that differ only by a number in the middle of
+    their name (`layer3.*.conv1`) share a row.
+
+    Args:
+        widths: Per channel group, its width before and after.
+    """
+    import_extra("rich", "report")
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("channel group", overflow="fold")
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right", no_wrap=True)
+    table.add_column("kept", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in merged(widths):
+        table.add_row(row.name, row.dense, row.pruned, f"{100 * row.kept:.0f} %", _bar(row.kept))
+    return table
+
+
+@dataclass(frozen=True)
+class WidthRow:
+    """One or more groups of equal dense width.
+
+    Attributes:
+        name: The group's, or what the groups' names have in common and how many there are.
+        dense: Their width before.
+        pruned: Their width after, or the least and the most of them.
+        kept: The share of their channels that stay.
+    """
+
+    name: str
+    dense: str
+    pruned: str
+    kept: float
+
+
+def merged(widths: Mapping[str, tuple[int, int]]) -> list[WidthRow]:
+    """Give the rows of `widths_table`, in the network's order."""
+    many = len(widths) > SINGLE_ROWS
+    together: dict[tuple[str, int], dict[str, int]] = {}
+    for name, (before, after) in widths.items():
+        together.setdefault((_pattern(name) if many else name, before), {})[name] = after
+    return [
+        WidthRow(
+            name=f"{pattern} ({len(afters)})" if len(afters) > 1 else next(iter(afters)),
+            dense=str(before),
+            pruned=_range(afters.values()),
+            kept=sum(afters.values()) / (before * len(afters)),
+        )
+        for (pattern, before), afters in together.items()
+    ]
+
+
+def _summary(report: Report) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("")
+    for heading in ("dense", "pruned", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(report):
+        table.add_row(*row)
+    table.add_section()
+    table.add_row("budget", "", f"{report.budget_ms:.3f} ms", f"{percent(report.used)} of it used")
+    return table
+
+
+def _pattern(name: str) -> str:
+    """Replace the last number before the name's last part: `layer3.*.conv1`."""
+    *path, last = name.split(".")
+    for place in reversed(range(len(path))):
+        starred = re.sub(r"\d+$", "*", path[place])
+        if starred != path[place]:
+            return ".".join([*path[:place], starred, *path[place + 1 :], last])
+    return name
+
+
+def _range(numbers: Collection[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _bar(share: float) -> str:
+    full = round(share * BAR_CELLS)
+    return "█" * full + "░" * (BAR_CELLS - full)

@@ -1,0 +1,147 @@
+"""A report says whether the budget was met, and if not, why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from latprune.latency.timing import Comparison, Measurement
+from latprune.planning import Budget
+from latprune.report import Report, check
+from tests.report.examples import TARGET, chain, plan_for, report
+
+HALF = Budget(fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("small_ms", "met", "begins"),
+    [
+        (5.0, True, "Met:"),
+        (4.86, True, "Met:"),
+        (4.5, True, "Met, with time"),
+        (5.01, False, "Not"),
+    ],
+)
+def test_the_verdict_follows_the_clock(small_ms: float, met: bool, begins: str) -> None:
+    judged = report(budget=HALF, small_ms=small_ms)
+
+    assert judged.met is met
+    assert judged.verdict.startswith(begins)
+
+
+def test_a_share_is_judged_by_the_ratio_so_that_drift_cancels() -> None:
+    # Both networks were timed while the machine ran at half its speed.
+    slowed = report(budget=HALF, dense_ms=20.0, small_ms=9.9)
+
+    assert slowed.met
+    assert slowed.budget_ms == 10.0
+
+
+def test_milliseconds_are_judged_by_the_median_alone() -> None:
+    judged = report(budget=Budget(ms=5.0), dense_ms=20.0, small_ms=9.9)
+
+    assert not judged.met
+    assert judged.used == pytest.approx(1.98)
+
+
+def test_a_miss_within_the_spread_is_put_down_to_noise() -> None:
+    assert "quieter machine" in report(budget=HALF, small_ms=5.02, iqr_ms=0.1).verdict
+    assert "quieter machine" not in report(budget=HALF, small_ms=5.2, iqr_ms=0.1).verdict
+
+
+def test_an_unused_budget_is_explained() -> None:
+    uncut = report(budget=Budget(ms=20.0), small_ms=10.0, kept={})
+    noisy = report(budget=HALF, small_ms=4.8, iqr_ms=0.3)
+    wasted = report(budget=HALF, small_ms=4.0)
+
+    assert "Nothing was cut" in uncut.verdict
+    assert "quieter machine" in noisy.verdict
+    assert "could keep more" in wasted.verdict
+
+
+def test_a_callers_remark_takes_the_place_of_a_guess() -> None:
+    judged = report(budget=HALF, small_ms=6.0, remark="This is the narrowest network.")
+
+    assert judged.verdict.endswith("This is the narrowest network.")
+
+
+def test_widths_and_layers_stand_before_beside_after() -> None:
+    judged = report(budget=HALF)
+
+    assert judged.widths == {"conv0": (8, 8), "conv1": (16, 8)}
+    before, after = judged.layers["fc"]
+    assert (before.in_channels, after.in_channels) == (16, 8)
+    assert (before.out_channels, after.out_channels) == (10, 10)
+
+
+def test_json_survives_text_and_says_what_the_report_says() -> None:
+    judged = report(budget=HALF)
+
+    read = json.loads(json.dumps(judged.to_json()))
+
+    assert read == judged.to_json()
+    assert read["met"] is True
+    assert read["dense"]["median_ms"] == 10.0
+    assert read["small"]["accuracy"] == {"top1": 0.975}
+    assert read["widths"]["conv1"] == [16, 8]
+    assert read["layers"]["fc"]["in_channels"] == [16, 8]
+
+
+def test_print_needs_no_library_and_shows_predicted_beside_measured() -> None:
+    text = str(report(budget=HALF))
+
+    assert TARGET.describe() in text
+    for figure in ("10.000 ms", "4.950 ms", "4.900 ms", "2.02x", "97.50 %", "-0.50 points"):
+        assert figure in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_check_counts_and_judges_both_networks() -> None:
+    graph = chain(4, 8)
+    dense, small = networks(4, 8), networks(4, 2)
+    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01)
+
+    judged = checked(dense, small, comparison=taken)
+
+    assert judged.dense.accuracy == {"width": 8.0}
+    assert judged.small.accuracy == {"width": 2.0}
+    assert judged.small.parameters == sum(p.numel() for p in small.parameters())
+    assert judged.small.macs < judged.dense.macs
+    assert (judged.ratio, judged.dense.latency.median_ms) == (0.5, 2.0)
+    assert judged.graph.widths == graph.widths
+
+
+def test_check_measures_where_nothing_was_measured() -> None:
+    judged = checked(networks(4, 8), networks(4, 2), comparison=None)
+
+    assert judged.dense.latency.median_ms > 0
+    assert judged.small.latency.runs > 1
+    assert judged.ratio > 0
+
+
+def checked(dense: nn.Module, small: nn.Module, *, comparison: Comparison | None) -> Report:
+    graph = chain(4, 8)
+    eager = replace(TARGET, runtime="eager", runtime_version=torch.__version__)
+    return check(
+        dense,
+        small,
+        replace(plan_for(graph, {"conv1": 2}, HALF), target=eager),
+        torch.zeros(1, 3, 8, 8),
+        graph=graph,
+        evaluate=lambda model: {"width": float(model.get_submodule("4").in_features)},
+        comparison=comparison,
+    )
+
+
+def networks(first: int, second: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, first, 3, padding=1),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(second, 10),
+    )

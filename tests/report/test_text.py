@@ -1,0 +1,49 @@
+"""A report in the terminal fits 80 columns and says all without colour."""
+
+from __future__ import annotations
+
+from latprune.planning import Budget
+from latprune.report.text import merged, to_text
+from tests.report.examples import report
+
+
+def test_text_fits_the_terminal_and_has_no_escapes() -> None:
+    text = to_text(report(budget=Budget(fraction=0.5), small_ms=5.5), columns=80)
+
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    for figure in ("10.000 ms", "5.500 ms", "4.900 ms", "5.000 ms", "conv1", "50 %", "Not met"):
+        assert figure in text
+
+
+def test_a_small_network_has_a_row_for_every_group() -> None:
+    rows = merged({"a.0.conv": (8, 4), "a.1.conv": (8, 2)})
+
+    assert [(row.name, row.dense, row.pruned, row.kept) for row in rows] == [
+        ("a.0.conv", "8", "4", 0.5),
+        ("a.1.conv", "8", "2", 0.25),
+    ]
+
+
+def test_a_large_network_has_a_row_for_alike_groups_of_equal_width() -> None:
+    widths = {f"stage1.{block}.conv1": (64, 16 * (1 + block % 3)) for block in range(20)}
+    widths |= {"stage1.20.conv1": (128, 128), "stem": (32, 32)}
+
+    rows = merged(widths)
+
+    assert [(row.name, row.dense, row.pruned) for row in rows] == [
+        ("stage1.*.conv1 (20)", "64", "16–48"),
+        ("stage1.20.conv1", "128", "128"),
+        ("stem", "32", "32"),
+    ]
+
+
+def test_no_channel_is_lost_in_merging() -> None:
+    widths = {
+        f"block{i}.{j}.conv{k}": (16 * k, 8 * k) for i in (1, 2) for j in range(9) for k in (1, 2)
+    }
+
+    rows = merged(widths)
+
+    assert sum(int(row.name[:-1].rpartition("(")[2]) for row in rows) == len(widths)
+    assert all(row.kept == 0.5 for row in rows)

@@ -15,7 +15,7 @@ import numpy as np
 
 from latprune.errors import BudgetTooSmall
 from latprune.framing import frame
-from latprune.knapsack import Choice, Problem, joint
+from latprune.knapsack import Choice, Problem, joint, relative_gap
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.staircase import options
 from latprune.latency.target import Target
@@ -23,7 +23,6 @@ from latprune.latency.target import Target
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from latprune.framing import Framing
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
@@ -123,7 +122,7 @@ class Plan:
     @property
     def gap(self) -> float:
         """The share of the bound that the plan is not proven to reach: (bound − value) / bound."""
-        return (self.bound - self.value) / self.bound if self.bound > self.value else 0.0
+        return relative_gap(self.value, self.bound)
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""

@@ -7,7 +7,7 @@ totals, and `latprune.testing.SolverContract` holds the tests that it must pass.
 """
 
 from latprune.knapsack.joint import joint
-from latprune.knapsack.problem import Choice, Problem, Solver, Table
+from latprune.knapsack.problem import Choice, Problem, Solver, Table, relative_gap
 from latprune.knapsack.uniform import uniform
 
-__all__ = ["Choice", "Problem", "Solver", "Table", "joint", "uniform"]
+__all__ = ["Choice", "Problem", "Solver", "Table", "joint", "relative_gap", "uniform"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack.elimination import MEMORY_MIB, Elimination
-from latprune.knapsack.problem import Choice
+from latprune.knapsack.problem import Choice, relative_gap
 from latprune.knapsack.search import ROUNDING, search
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def joint(
     cheapest = Choice.of(problem, floor.picks())
     _check_floor(problem, cheapest.cost_ms)
     richest = Choice.of(problem, elimination.minimise(value=1.0, cost=0.0).picks())
-    if richest.cost_ms <= problem.budget_ms:
+    if problem.fits(richest.cost_ms):
         return Choice.of(problem, richest.picks, bound=richest.value)
 
     dual = _least_bound(problem, elimination, over=richest, under=cheapest)
     best, bound = dual.under, dual.bound
     for width in search_widths:
-        if _gap(best.value, bound) <= gap:
+        if relative_gap(best.value, bound) <= gap:
             break
         found = search(
             dual.relaxed,
@@ -131,10 +131,10 @@ def _least_bound(
         better = bound - reached > ROUNDING * (abs(bound) + abs(price * problem.budget_ms))
         if not better or picked.picks in (over.picks, under.picks):
             break
-        if picked.cost_ms > problem.budget_ms:
-            over = picked
-        else:
+        if problem.fits(picked.cost_ms):
             under = picked
+        else:
+            over = picked
     return _Dual(price, relaxed, bound, under)
 
 
@@ -143,10 +143,6 @@ def _first_that_fits(
 ) -> Choice:
     """Give the first whose tables really add up to the budget or less, if it beats the known."""
     for picks in candidates:
-        if problem.cost_of(picks) <= problem.budget_ms:
+        if problem.fits(problem.cost_of(picks)):
             return max(known, Choice.of(problem, picks), key=lambda choice: choice.value)
     return known
-
-
-def _gap(value: float, bound: float) -> float:
-    return (bound - value) / abs(bound) if bound > value else 0.0

@@ -72,6 +72,10 @@ class Problem:
         """Add up the tables at one option per variable, in ms; `inf` where that is forbidden."""
         return math.fsum(float(cost[tuple(picks[v] for v in scope)]) for scope, cost in self.tables)
 
+    def fits(self, cost_ms: float) -> bool:
+        """Say whether a choice of this cost is allowed and within the budget."""
+        return math.isfinite(cost_ms) and cost_ms <= self.budget_ms
+
     def value_of(self, picks: Sequence[int]) -> float:
         """Add up the values at one option per variable."""
         return math.fsum(float(v[pick]) for v, pick in zip(self.values, picks, strict=True))
@@ -113,8 +117,15 @@ class Choice:
 
     @property
     def gap(self) -> float:
-        """How much of the bound is not proven to be out of reach: (bound − value) / bound."""
-        return (self.bound - self.value) / self.bound if self.bound > self.value else 0.0
+        """The share of the bound that is not proven to be reached: (bound − value) / bound."""
+        return relative_gap(self.value, self.bound)
+
+
+def relative_gap(value: float, bound: float) -> float:
+    """Give (bound − value) / |bound|; 0 where they meet, inf where only the bound is 0."""
+    if value >= bound:
+        return 0.0
+    return (bound - value) / abs(bound) if bound else math.inf
 
 
 class Solver(Protocol):

@@ -35,7 +35,7 @@ def uniform(problem: Problem) -> Choice:
     for factor in reversed(_factors(problem)):
         picks = _follow(problem, _at_factor(problem, factor))
         cost_ms = problem.cost_of(picks)
-        if cost_ms <= problem.budget_ms:
+        if problem.fits(cost_ms):
             return Choice.of(problem, picks, bound=math.fsum(v.max() for v in problem.values))
         least_ms = min(least_ms, cost_ms)
     if math.isinf(least_ms):

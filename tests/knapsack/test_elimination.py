@@ -1,0 +1,70 @@
+"""Elimination gives the exact minimum, and every choice's distance from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latprune.errors import ProblemTooDense
+from latprune.knapsack import Problem
+from latprune.knapsack.elimination import Elimination
+from tests.strategies import problems
+
+weights = st.sampled_from([0.0, 0.25, 1.0, 3.0])
+
+
+def weighted(problem: Problem, picks: tuple[int, ...], *, value: float, cost: float) -> float:
+    """Add up one combination; what is forbidden stays so at weight 0."""
+    cost_ms = problem.cost_of(picks)
+    return math.inf if math.isinf(cost_ms) else cost * cost_ms - value * problem.value_of(picks)
+
+
+@given(problem=problems(), value=weights, cost=weights)
+def test_the_minimum_is_the_least_of_all_combinations(
+    problem: Problem, value: float, cost: float
+) -> None:
+    relaxed = Elimination(problem).minimise(value=value, cost=cost)
+
+    every = itertools.product(*(range(n) for n in problem.sizes))
+    least = min(weighted(problem, picks, value=value, cost=cost) for picks in every)
+    assert relaxed.minimum == pytest.approx(least)
+    assert weighted(problem, tuple(relaxed.picks()), value=value, cost=cost) == pytest.approx(least)
+
+
+@given(problem=problems(), value=weights, cost=weights, data=st.data())
+def test_the_regrets_of_a_choice_add_up_to_its_distance_from_the_minimum(
+    problem: Problem, value: float, cost: float, data: st.DataObject
+) -> None:
+    relaxed = Elimination(problem).minimise(value=value, cost=cost)
+    picks = tuple(data.draw(st.integers(0, n - 1)) for n in problem.sizes)
+
+    regret = sum(
+        float(regrets[(*(picks[v] for v in bucket.scope), picks[bucket.variable])])
+        for bucket, regrets in zip(relaxed.buckets, relaxed.regrets, strict=True)
+    )
+    distance = weighted(problem, picks, value=value, cost=cost) - relaxed.minimum
+    assert regret == pytest.approx(distance, abs=1e-9)
+
+
+def test_ties_go_to_the_widest_option() -> None:
+    problem = Problem([np.array([2.0, 2.0, 1.0])], [], 1.0)
+
+    assert Elimination(problem).minimise(value=1.0, cost=1.0).picks() == [1]
+
+
+def test_too_much_memory_is_refused_with_what_it_would_take() -> None:
+    options = 64
+    everyone_meets = [
+        ((a, b), np.zeros((options, options))) for a, b in itertools.combinations(range(8), 2)
+    ]
+    problem = Problem([np.ones(options)] * 8, everyone_meets, 1.0)
+
+    with pytest.raises(ProblemTooDense) as error:
+        Elimination(problem, memory_mib=100)
+    assert error.value.needed_mib > options**8 * 8 / 2**20
+    assert error.value.allowed_mib == 100

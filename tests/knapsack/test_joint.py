@@ -1,0 +1,78 @@
+"""`joint` proves its choices on networks of real size, and its bound holds at any effort."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latprune.errors import BudgetTooSmall, ProblemTooDense
+from latprune.knapsack import Problem, joint, uniform
+from latprune.testing import exhaustive
+from tests.knapsack.networks import densenet, googlenet, resnet50
+from tests.strategies import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.knapsack.networks import Sketch
+
+
+@pytest.mark.parametrize("network", [resnet50, densenet, googlenet])
+@pytest.mark.parametrize("share", [0.8, 0.55, 0.3])
+def test_a_network_of_real_size_is_solved_to_a_proven_gap(
+    network: Callable[[], Sketch], share: float
+) -> None:
+    problem = network().problem(share)
+    choice = joint(problem)
+
+    assert problem.cost_of(choice.picks) <= problem.budget_ms
+    assert choice.gap <= 1e-4
+    assert choice.value > uniform(problem).value
+
+
+@given(problem=problems(), searches=st.lists(st.integers(1, 4), max_size=2))
+def test_the_bound_holds_however_little_is_searched(problem: Problem, searches: list[int]) -> None:
+    choice = joint(problem, gap=0.0, search_widths=searches)
+
+    assert choice.cost_ms <= problem.budget_ms
+    assert choice.value <= exhaustive(problem).value <= choice.bound + 1e-9
+
+
+@given(problem=problems())
+def test_a_budget_of_exactly_the_floor_is_met(problem: Problem) -> None:
+    with pytest.raises(BudgetTooSmall) as error:
+        joint(Problem(problem.values, problem.tables, -1e6))
+    floor_ms = error.value.floor_ms
+
+    assert joint(Problem(problem.values, problem.tables, floor_ms)).cost_ms == floor_ms
+
+
+def test_channels_worth_nothing_stay_where_they_cost_nothing_too_much() -> None:
+    problem = Problem([np.zeros(3)], [((0,), np.array([1.0, 2.0, 3.0]))], 3.0)
+
+    assert joint(problem).picks == (2,)
+
+
+def test_two_groups_are_traded_against_each_other() -> None:
+    # Alone, the first gains more per ms; both fit only if it stays narrow.
+    values = [np.array([0.0, 6.0]), np.array([0.0, 5.0]), np.array([0.0, 5.0])]
+    tables = [((v,), np.array([0.0, cost])) for v, cost in enumerate([5.0, 4.5, 4.5])]
+
+    assert joint(Problem(values, tables, 9.0)).picks == (0, 1, 1)
+
+
+def test_a_problem_that_forbids_everything_is_an_error() -> None:
+    problem = Problem([np.array([1.0, 2.0])], [((0,), np.array([math.inf, math.inf]))], 1.0)
+
+    with pytest.raises(ValueError, match="forbid every combination"):
+        joint(problem)
+
+
+def test_the_memory_limit_is_passed_on() -> None:
+    with pytest.raises(ProblemTooDense):
+        joint(googlenet().problem(0.5), memory_mib=0.1)

@@ -1,0 +1,162 @@
+"""Whatever `trace` offers to cut can be cut, exactly."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from latprune.errors import UntraceableModel
+from latprune.graph.slicing import slice_model
+from latprune.graph.tracing import trace
+from latprune.graph.verifying import random_kept
+from tests import networks
+from tests.graph.judge import relative_error
+
+if TYPE_CHECKING:
+    from latprune.graph.groups import PruningGraph
+
+EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def cut_at_random(
+    model: nn.Module, graph: PruningGraph, *, share: float = 0.3, seed: int = 1
+) -> nn.Module:
+    small = copy.deepcopy(model)
+    slice_model(small, graph.groups, random_kept(graph.groups, share=share, seed=seed))
+    return small
+
+
+@pytest.mark.parametrize("network", networks.EVERY)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_random_cut_of_every_group_keeps_the_function(
+    network: type[nn.Module], share: float
+) -> None:
+    model = network().eval()
+    graph = trace(model, EXAMPLE)
+    assert graph.groups
+
+    error = relative_error(model, lambda m: cut_at_random(m, graph, share=share), EXAMPLE)
+
+    assert error < 1e-9
+
+
+@pytest.mark.parametrize("network", networks.EVERY)
+def test_a_cut_network_trains(network: type[nn.Module]) -> None:
+    model = network()
+    small = cut_at_random(model, trace(model, EXAMPLE)).train()
+
+    outputs = small(EXAMPLE)
+    sum(out.sum() for out in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
+
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in small.parameters())
+
+
+def widths(network: type[nn.Module]) -> dict[str, int]:
+    return trace(network(), EXAMPLE).widths
+
+
+def test_layers_that_add_up_share_a_group() -> None:
+    assert widths(networks.Residual) == {"stem.0": 12, "inner.0": 10}
+
+
+def test_branches_that_are_concatenated_keep_groups_of_their_own() -> None:
+    assert widths(networks.Concatenated) == {"left.0": 6, "right.0": 10, "both.0": 8}
+
+
+def test_a_depthwise_convolution_and_a_gate_go_with_what_they_read() -> None:
+    assert widths(networks.Depthwise) == {"expand.0": 12, "squeeze": 4}
+
+
+def test_grouped_convolutions_are_cut_along_the_finer_axis() -> None:
+    graph = trace(networks.Grouped(), EXAMPLE)
+    many, few = graph.layers[1:3]
+
+    # 8 groups of 2 lose groups; of the 2 groups of 8 → 12 each loses the same positions: the
+    # 8 positions of 2 groups fall together with the 8 groups of 2 into 4 classes
+    assert (many.groups_follow, few.groups_follow) == (True, False)
+    assert graph.group("few.0").channels == 12
+    assert few.shape_at({**graph.widths, "few.0": 5}).groups == 2
+
+
+def test_a_flattened_channel_is_read_at_all_its_places() -> None:
+    graph = trace(networks.Flattened(), EXAMPLE)
+    hidden = next(layer for layer in graph.layers if layer.name == "hidden")
+
+    assert hidden.reads.groups == (("features.0.0", 9),)
+    assert hidden.shape_at({"features.0.0": 3, "hidden": 20}).in_channels == 27
+
+
+def test_channels_padded_with_zeros_stay_and_the_others_go() -> None:
+    graph = trace(networks.PaddedShortcut(), EXAMPLE)
+
+    assert graph.widths == {"stem.0": 8, "wide.0": 12}
+    assert any(f.where == "back" and f.channels == 8 for f in graph.frozen)
+
+
+def test_a_module_called_twice_is_two_layers() -> None:
+    layers = trace(networks.SharedLayer(), EXAMPLE).layers
+
+    assert [layer.name for layer in layers if "shared" in layer.name] == ["shared.0", "shared.0@2"]
+    assert layers[1].shape.size == (12, 12)
+    assert layers[2].shape.size == (6, 6)
+
+
+def test_norm_and_activation_belong_to_the_layer_before_them() -> None:
+    first = trace(networks.Plain(), EXAMPLE).layers[0].shape
+
+    assert (first.norm, first.activation, first.bias) == (True, "relu", False)
+
+
+def test_inputs_and_outputs_are_never_cut() -> None:
+    graph = trace(networks.Plain(), EXAMPLE)
+
+    assert graph.layers[0].reads.groups == ()
+    assert graph.layers[-1].writes.groups == ()
+    assert any(f.where == "head.2" and "output" in f.reason for f in graph.frozen)
+
+
+def test_keep_protects_a_module_and_what_lies_inside() -> None:
+    graph = trace(networks.Plain(), EXAMPLE, keep=["second"])
+
+    assert graph.widths == {"first.0": 8}
+    assert any(f.where == "second.0" and "keep=" in f.reason for f in graph.frozen)
+
+
+def test_keep_must_name_a_module() -> None:
+    with pytest.raises(ValueError, match="keep='secnod' matches no module"):
+        trace(networks.Plain(), EXAMPLE, keep=["secnod"])
+
+
+def test_sizes_written_into_code_are_frozen_with_what_went_wrong() -> None:
+    graph = trace(networks.HardCoded(), EXAMPLE)
+
+    assert graph.widths == {"free.0": 8}
+    assert any(f.where == "stem.0" and "no longer runs" in f.reason for f in graph.frozen)
+
+
+def test_an_operator_that_mixes_channels_is_named() -> None:
+    graph = trace(networks.SoftmaxOverChannels(), EXAMPLE)
+
+    assert graph.widths == {"stem.0": 8, "after.0": 8}
+    assert any(f.where == "mixed.0" and "softmax" in f.reason for f in graph.frozen)
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = networks.Auxiliary().train()
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+
+    trace(model, EXAMPLE)
+
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+
+
+def test_a_model_that_does_not_run_says_so() -> None:
+    with pytest.raises(UntraceableModel, match=r"\[\(2, 4, 12, 12\)\]"):
+        trace(networks.Plain(), torch.randn(2, 4, 12, 12))

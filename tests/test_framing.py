@@ -110,11 +110,10 @@ def test_a_depthwise_layer_is_priced_only_where_its_two_widths_agree() -> None:
     shape = LayerShape("conv", 8, 8, size=(4, 4), kernel=(3, 3), groups=8)
     layer = Layer("layer0", shape, axis, axis, groups_follow=True)
 
-    def strict_cost(layer: Layer, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
-        shapes = [[layer.shape_of(int(r), int(w)) for w in writes] for r in reads]
-        return np.array([[shape.groups / 2.0 for shape in row] for row in shapes])
+    def cost_of_pairs(_: Layer, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
+        return np.where(reads[:, None] == writes, writes / 2.0, np.inf)
 
-    framing = frame(PruningGraph((layer,), (group,)), {"g0": np.array([2, 5, 8])}, strict_cost)
+    framing = frame(PruningGraph((layer,), (group,)), {"g0": np.array([2, 5, 8])}, cost_of_pairs)
 
     (table,) = framing.tables
     assert table.scope == (0,)

@@ -80,7 +80,7 @@ def frame(graph: PruningGraph, options: Mapping[str, np.ndarray], cost: Cost) ->
         graph: The layers and the channel groups that their widths follow.
         options: Per group the widths allowed, ascending.
         cost: Gives a layer's milliseconds [in widths, out widths] at int arrays of channels read
-            and written.
+            and written; inf where a layer cannot have both.
 
     Raises:
         ProblemTooDense: If a concatenation can be so many channels wide that the table of its
@@ -99,15 +99,12 @@ def _layer(layer: Layer, axes: _Axes, cost: Cost) -> Table:
     """Price a layer at every option of the variables on its axes."""
     read_by, reads = axes.on(layer.reads)
     written_by, writes = axes.on(layer.writes)
+    prices = cost(layer, reads, writes)
     if read_by is not None and read_by == written_by:
-        # Only equal options can meet, and a depthwise layer has no price at others.
-        pairs = [
-            cost(layer, r, w)[0, 0] for r, w in zip(reads[:, None], writes[:, None], strict=True)
-        ]
-        return Table((read_by,), np.array(pairs, dtype=np.float64))
+        # Only equal options meet; a depthwise layer has no price at others.
+        return Table((read_by,), prices.diagonal())
     scope = tuple(v for v in (read_by, written_by) if v is not None)
-    shape = tuple(len(axes.channels[v]) for v in scope)
-    return Table(scope, cost(layer, reads, writes).reshape(shape))
+    return Table(scope, prices.reshape([len(axes.channels[v]) for v in scope]))
 
 
 class _Axes:

@@ -59,7 +59,7 @@ class Sketch:
             inputs = np.array([3]) if read_by is None else widths[read_by]
             stairs = np.ceil(np.outer(inputs, widths[writes]) / STAIR**2)
             cost = stairs * (size * kernel) ** 2 / 2e5 * (1 + 0.1 * rng.random(stairs.shape)) + 0.01
-            scope: tuple[int, ...] = (writes,) if read_by is None else (read_by, writes)
+            scope = tuple(v for v in (read_by, writes) if v is not None)
             tables.append(Table(scope, cost.reshape([len(widths[v]) for v in scope])))
         dense = Problem(values, tables, np.inf)
         return Problem(values, tables, share * dense.cost_of([n - 1 for n in dense.sizes]))
@@ -85,7 +85,8 @@ def resnet50() -> Sketch:
 def densenet() -> Sketch:
     """Two dense blocks of twelve layers: each reads all before it."""
     net = Sketch()
-    features, size = (net.conv((), 64, size=112, kernel=7),), 56
+    features: tuple[int, ...] = (net.conv((), 64, size=112, kernel=7),)
+    size = 56
     for _ in range(2):
         for _ in range(12):
             bottleneck = net.conv(features, 128, size=size)

@@ -44,4 +44,4 @@ def magnitude(model: nn.Module, graph: PruningGraph) -> Saliency:
 def _l1(group: ChannelGroup, parameters: dict[str, nn.Parameter]) -> np.ndarray:
     weights = [m for m in writers(group, parameters) if parameters[m.parameter].ndim > 1]
     sums = torch.stack([per_channel(parameters[m.parameter].abs(), m) for m in weights])
-    return sums.sum(dim=0).cpu().numpy()
+    return sums.sum(dim=0).numpy()

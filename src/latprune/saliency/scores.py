@@ -66,11 +66,12 @@ def per_channel(entries: torch.Tensor, member: Member) -> torch.Tensor:
         member: Says where the group's channels lie.
 
     Returns:
-        Sums, float64 [channels], on the same device.
+        Sums, float64 [channels], on the CPU.
     """
-    on_axis = entries.to(torch.float64).movedim(member.axis, 0).flatten(1).sum(dim=1)
-    positions = torch.as_tensor(member.positions, dtype=torch.long, device=entries.device)
-    return on_axis[positions].sum(dim=1)
+    # Not every accelerator has float64.
+    by_entry = entries.detach().cpu().to(torch.float64).movedim(member.axis, 0)
+    on_axis = by_entry.reshape(len(by_entry), -1).sum(dim=1)
+    return on_axis[torch.from_numpy(np.ascontiguousarray(member.positions))].sum(dim=1)
 
 
 def writers(group: ChannelGroup, parameters: Mapping[str, torch.Tensor]) -> tuple[Member, ...]:

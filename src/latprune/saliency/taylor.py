@@ -86,7 +86,7 @@ def taylor(
                     sums[group] = sums.get(group, 0) + _score(of_group, changes)
             progress.step(used + skips.count, total, "batches scored")
     skips.check(used=used)
-    return Saliency({g: (s / used).cpu().numpy() for g, s in sums.items()}, criterion="taylor")
+    return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion="taylor")
 
 
 @dataclass

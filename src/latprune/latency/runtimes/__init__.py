@@ -1,1 +1,77 @@
-"""The runtimes that can be timed, one file each."""
+"""The runtimes that can be timed, one file each, behind one protocol."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Measurement, Run
+
+_MODULES = {
+    "onnxruntime": "latprune.latency.runtimes.onnxruntime",
+    "eager": "latprune.latency.runtimes.eager",
+}
+
+
+class Runtime(Protocol):
+    """What executes networks and can say how long layers take.
+
+    Attributes:
+        name: As in `Target.runtime`.
+        precisions: Those it offers, as in `Target.precision`.
+    """
+
+    name: str
+    precisions: tuple[str, ...]
+
+    def version(self) -> str:
+        """Give the version of the runtime's library.
+
+        Raises:
+            MissingExtra: If it is not installed.
+        """
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        """Time layers by themselves, in the form in which the runtime executes them.
+
+        Args:
+            shapes: The layers, all different.
+            target: Names the batch, threads and precision.
+
+        Yields:
+            Every shape once, with its time; each as soon as it is known.
+        """
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        """Make a whole network ready to run.
+
+        Args:
+            model: The network; it stays as it is.
+            example: Its input, or inputs.
+            target: Names the threads and precision.
+
+        Returns:
+            A function that runs the network once on `example`, in evaluation mode.
+        """
+
+
+def get_runtime(name: str) -> Runtime:
+    """Give a runtime by its name; only then is its file imported.
+
+    Raises:
+        ValueError: For a name that is not known; the message lists those that are.
+    """
+    if name not in _MODULES:
+        raise ValueError(f"no runtime is called {name!r}; known: {', '.join(sorted(_MODULES))}")
+    return cast("Runtime", import_module(_MODULES[name]).RUNTIME)

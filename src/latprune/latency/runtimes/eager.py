@@ -1,0 +1,158 @@
+"""PyTorch itself, operator by operator, on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from latprune.latency.onnx_model import input_shape
+from latprune.latency.timing import clock_for, summarise, time_interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Measurement, Run
+
+_LAYERS_AT_ONCE = 16
+
+
+class Eager:
+    """Times modules as they are called: convolution or linear, batch norm, activation."""
+
+    name = "eager"
+    precisions = ("fp32",)
+
+    def version(self) -> str:
+        """Give torch's version."""
+        return str(torch.__version__)
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        """Time layers, several in turns; see `Runtime`."""
+        for begin in range(0, len(shapes), _LAYERS_AT_ONCE):
+            chunk = shapes[begin : begin + _LAYERS_AT_ONCE]
+            calls = [_layer_call(shape, target) for shape in chunk]
+            samples = time_interleaved(
+                calls,
+                clock=clock_for(target.threads),
+                warmup_s=0.0,
+                min_rounds=12,
+                limit_s=0.1,
+            )
+            for shape, times_ms in zip(chunk, samples, strict=True):
+                yield shape, summarise(times_ms)
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        """Copy a network into evaluation mode; see `Runtime`."""
+        inputs = example if isinstance(example, tuple) else (example,)
+        return _call(copy.deepcopy(model).eval(), inputs, target.threads)
+
+
+RUNTIME = Eager()
+
+
+def layer_module(shape: LayerShape) -> nn.Module:
+    """Build one layer with the norm and activation that follow it.
+
+    Raises:
+        ValueError: For an activation that has no module here.
+    """
+    parts = [_linear(shape) if shape.kind == "linear" else _convolution(shape)]
+    if shape.norm:
+        norm = nn.BatchNorm1d if shape.kind == "linear" else _NORMS[len(shape.kernel)]
+        parts.append(norm(shape.out_channels))
+    if shape.activation is not None:
+        parts.append(_activation(shape.activation))
+    return nn.Sequential(*parts).eval()
+
+
+def _linear(shape: LayerShape) -> nn.Module:
+    return nn.Linear(shape.in_channels, shape.out_channels, bias=shape.bias)
+
+
+def _convolution(shape: LayerShape) -> nn.Module:
+    kinds = _TRANSPOSED if shape.transposed else _CONVOLUTIONS
+    return kinds[len(shape.kernel)](
+        shape.in_channels,
+        shape.out_channels,
+        shape.kernel,
+        stride=shape.stride,
+        padding=shape.padding,
+        dilation=shape.dilation,
+        groups=shape.groups,
+        bias=shape.bias,
+    )
+
+
+def _activation(name: str) -> nn.Module:
+    try:
+        return _ACTIVATIONS[name]()
+    except KeyError:
+        known = ", ".join(sorted(_ACTIVATIONS))
+        raise ValueError(f"the activation {name!r} has no module here; known: {known}") from None
+
+
+def _layer_call(shape: LayerShape, target: Target) -> Run:
+    values = torch.randn(input_shape(shape, batch=target.batch))
+    return _call(layer_module(shape), (values,), target.threads)
+
+
+def _call(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Run:
+    def run() -> None:
+        with torch.inference_mode(), _threads(threads):
+            module(*inputs)
+
+    return run
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
+
+
+_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_NORMS: dict[int, Callable[..., nn.Module]] = {
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "clamp": nn.ReLU6,
+    "clamp_min": nn.ReLU,
+    "hardtanh": nn.ReLU6,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+}

@@ -1,0 +1,191 @@
+"""Measured latencies of one target, in memory and in a file that survives being killed.
+
+The file is JSON Lines: a header that names format, version and target, then one line per
+measurement, written out the moment it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latprune.errors import DamagedTable, NotMeasured, StaleTable
+from latprune.graph.layers import LayerShape
+from latprune.latency.target import Target
+from latprune.latency.timing import Measurement
+
+if TYPE_CHECKING:
+    from latprune.graph.groups import PruningGraph
+
+_FORMAT = "latprune-table"
+_VERSION = 1
+
+
+class LatencyTable(Mapping[LayerShape, Measurement]):
+    """What layers and whole networks cost on one target.
+
+    Attributes:
+        target: What everything in it was measured on.
+        path: The file that every addition is appended to; None: memory only.
+    """
+
+    def __init__(self, target: Target, *, path: Path | None = None) -> None:
+        self.target = target
+        self.path = path
+        self._layers: dict[LayerShape, Measurement] = {}
+        self._networks: dict[str, Measurement] = {}
+        self._alike: dict[tuple[object, ...], list[LayerShape]] = {}
+
+    @classmethod
+    def open(cls, path: Path, target: Target) -> LatencyTable:
+        """Read a table's file, or begin one.
+
+        A last line that a killed process left half written is dropped from the file.
+
+        Args:
+            path: The file; folders are made as needed.
+            target: What the table must have been measured on.
+
+        Raises:
+            DamagedTable: If a line cannot be read.
+            StaleTable: If the file belongs to another target.
+        """
+        table = cls(target, path=path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _whole_lines(path)
+        if not lines:
+            header = {"format": _FORMAT, "version": _VERSION, "target": target.to_json()}
+            _append(path, header)
+            return table
+        _check_target(path, _read_header(path, lines[0]), target)
+        for number, line in enumerate(lines[1:], start=2):
+            table._read(path, number, line)
+        return table
+
+    def __getitem__(self, shape: LayerShape) -> Measurement:
+        """Give a layer's measurement.
+
+        Raises:
+            KeyError: If it was not measured.
+        """
+        return self._layers[shape]
+
+    def __iter__(self) -> Iterator[LayerShape]:
+        """Go through the measured layers, oldest first."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Count the measured layers."""
+        return len(self._layers)
+
+    def add(self, shape: LayerShape, measurement: Measurement) -> None:
+        """Add, or replace, a layer's measurement; in the file too before this returns."""
+        self._keep(shape, measurement)
+        self._store({"shape": shape.to_json(), **measurement.to_json()})
+
+    def network(self, graph: PruningGraph) -> Measurement:
+        """Give the measurement of a whole dense network.
+
+        Raises:
+            NotMeasured: If the table does not hold it.
+        """
+        try:
+            return self._networks[graph.key]
+        except KeyError:
+            raise NotMeasured(
+                f"the whole network {graph.key} was not measured on {self.target.describe()}; "
+                "measure() does it"
+            ) from None
+
+    def add_network(self, graph: PruningGraph, measurement: Measurement) -> None:
+        """Add, or replace, a whole dense network's measurement, as `add` does a layer's."""
+        self._networks[graph.key] = measurement
+        self._store({"network": graph.key, **measurement.to_json()})
+
+    def alike(self, shape: LayerShape) -> Sequence[LayerShape]:
+        """Give the measured layers that run the same kernel: widths and sizes may differ."""
+        return self._alike.get(_kernel(shape), ())
+
+    def _keep(self, shape: LayerShape, measurement: Measurement) -> None:
+        if shape not in self._layers:
+            self._alike.setdefault(_kernel(shape), []).append(shape)
+        self._layers[shape] = measurement
+
+    def _store(self, entry: Mapping[str, Any]) -> None:
+        if self.path is not None:
+            _append(self.path, entry)
+
+    def _read(self, path: Path, number: int, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            measurement = Measurement.from_json(entry)
+            if "network" in entry:
+                self._networks[str(entry["network"])] = measurement
+            else:
+                self._keep(LayerShape.from_json(entry["shape"]), measurement)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedTable(path, number, f"not a measurement ({error!r})") from error
+
+
+def _kernel(shape: LayerShape) -> tuple[object, ...]:
+    return shape.kind, shape.kernel, shape.stride, shape.dilation, shape.transposed
+
+
+def default_folder() -> Path:
+    """Give the folder of this user's tables.
+
+    It is `LATPRUNE_CACHE` where that is set, else `latprune` in `XDG_CACHE_HOME` or `~/.cache`.
+    """
+    if own := os.environ.get("LATPRUNE_CACHE"):
+        return Path(own)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "latprune"
+
+
+def table_path(target: Target, *, folder: Path | None = None) -> Path:
+    """Give the file of a target's table, in the default folder or another."""
+    return (folder or default_folder()) / f"{target.runtime}-{target.fingerprint}.jsonl"
+
+
+def _append(path: Path, entry: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Read the lines that were written in full, and cut off what follows the last of them."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return content[:end].decode("utf-8", errors="replace").splitlines()
+
+
+def _read_header(path: Path, line: str) -> Target:
+    try:
+        header = json.loads(line)
+        if header["format"] != _FORMAT:
+            raise ValueError(f"the format is {header['format']!r}")
+        if header["version"] != _VERSION:
+            raise ValueError(f"version {header['version']} is not version {_VERSION}")
+        return Target.from_json(header["target"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedTable(path, 1, f"not the header of a latency table ({error})") from error
+
+
+def _check_target(path: Path, found: Target, target: Target) -> None:
+    if found != target:
+        raise StaleTable(
+            f"{path} was measured on {found.describe()} ({found.fingerprint}), not on "
+            f"{target.describe()} ({target.fingerprint}). Measure again: latprune measure "
+            f"--model MODEL --runtime {target.runtime} --batch {target.batch} "
+            f"--threads {target.threads}"
+        )

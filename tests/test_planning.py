@@ -1,0 +1,268 @@
+"""A plan keeps what is worth most within the budget, by the table's own measurements."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latprune.errors import BudgetTooSmall, ModelMismatch, NotMeasured
+from latprune.graph.groups import PruningGraph
+from latprune.graph.layers import Layer, LayerShape, Width
+from latprune.knapsack import Choice, Problem, joint, uniform
+from latprune.latency.staircase import lines_needed, options
+from latprune.latency.table import LatencyTable
+from latprune.latency.target import Target
+from latprune.latency.timing import Measurement
+from latprune.planning import Budget, Plan, plan
+from latprune.saliency import Saliency
+from tests.strategies import group_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TARGET = Target(device="a stopwatch", runtime="eager", runtime_version="1")
+
+
+def conv(name: str, reads: Width, writes: Width, *, size: int, depthwise: bool = False) -> Layer:
+    dense = {group.name: group.channels for group in GROUPS}
+    inputs, outputs = reads.at(dense), writes.at(dense)
+    shape = LayerShape(
+        "conv", inputs, outputs, size=(size, size), kernel=(3, 3), groups=inputs if depthwise else 1
+    )
+    return Layer(name, shape, reads, writes, groups_follow=depthwise)
+
+
+# Two branches side by side, a layer that reads both, a depthwise one, and a last one.
+GROUPS = (group_of("left", 32), group_of("right", 16), group_of("joined", 32))
+LEFT, RIGHT, JOINED = (Width(0, ((group.name, 1),)) for group in GROUPS)
+BOTH = Width(0, (("left", 1), ("right", 1)))
+GRAPH = PruningGraph(
+    layers=(
+        conv("left", Width(3), LEFT, size=8),
+        conv("right", Width(3), RIGHT, size=8),
+        conv("joined", BOTH, JOINED, size=8),
+        conv("depthwise", JOINED, JOINED, size=8, depthwise=True),
+        conv("last", JOINED, Width(10), size=4),
+    ),
+    groups=GROUPS,
+)
+
+
+def made_up_ms(shape: LayerShape) -> float:
+    """Climb in stairs of 8 channels."""
+    outputs = math.ceil(shape.out_channels / 8)
+    inputs = 1 if shape.groups > 1 else math.ceil(shape.in_channels / 8)
+    return round(0.01 + inputs * outputs * shape.size[0] ** 2 / 1000, 6)
+
+
+def measured(graph: PruningGraph, *, network_ms: float | None) -> LatencyTable:
+    """Make a table that holds every width a plan may choose; without a network where None."""
+    table = LatencyTable(TARGET)
+    for shape in (*lines_needed(graph), *(layer.shape for layer in graph.layers)):
+        table.add(shape, Measurement(made_up_ms(shape), 0.0, 1))
+    allowed = options(graph, table)
+    for widths in itertools.product(*allowed.values()):
+        for layer in graph.layers:
+            shape = layer.shape_at(dict(zip(allowed, widths, strict=True)))
+            table.add(shape, Measurement(made_up_ms(shape), 0.0, 1))
+    if network_ms is not None:
+        table.add_network(graph, Measurement(network_ms, 0.0, 1))
+    return table
+
+
+def layers_ms(widths: Mapping[str, int]) -> float:
+    return sum(made_up_ms(layer.shape_at(widths)) for layer in GRAPH.layers)
+
+
+DENSE_MS = layers_ms(GRAPH.widths)
+REST_MS = 0.25
+TABLE = measured(GRAPH, network_ms=DENSE_MS + REST_MS)
+
+
+def random_saliency(seed: int = 0) -> Saliency:
+    rng = np.random.default_rng(seed)
+    return Saliency(
+        {group.name: rng.lognormal(size=group.channels) for group in GROUPS}, criterion="random"
+    )
+
+
+def best_by_trying_everything(saliency: Saliency, budget_ms: float) -> float:
+    allowed = options(GRAPH, TABLE)
+    ranked = {name: np.sort(scores)[::-1] for name, scores in saliency.scores.items()}
+    every = (dict(zip(allowed, w, strict=True)) for w in itertools.product(*allowed.values()))
+    return max(
+        sum(float(ranked[name][:width].sum()) for name, width in widths.items())
+        for widths in every
+        if layers_ms(widths) + REST_MS <= budget_ms
+    )
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.75, 0.9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_other_widths_within_the_budget_keep_more(share: float, seed: int) -> None:
+    saliency = random_saliency(seed)
+    made = plan(GRAPH, TABLE, saliency, Budget(fraction=share))
+
+    best = best_by_trying_everything(saliency, share * (DENSE_MS + REST_MS))
+    assert made.value == pytest.approx(best)
+    assert made.value <= made.bound
+    assert made.gap <= 1e-4
+
+
+def test_the_prediction_is_what_the_layers_were_measured_to_take_and_the_rest() -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6))
+
+    assert made.rest_ms == pytest.approx(REST_MS)
+    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+    assert made.predicted_ms <= made.budget_ms == 0.6 * made.baseline_ms
+
+
+def test_each_group_keeps_its_best_channels_and_the_first_of_equal_ones() -> None:
+    scores = {group.name: np.ones(group.channels) for group in GROUPS}
+    for of_channels in scores.values():
+        of_channels[[5, 12]] = 2.0
+    made = plan(GRAPH, TABLE, Saliency(scores, "mine"), Budget(fraction=0.4))
+
+    assert any(width < GRAPH.widths[group] for group, width in made.widths.items())
+    for group, width in made.widths.items():
+        others = [channel for channel in range(GRAPH.widths[group]) if channel not in (5, 12)]
+        assert made.kept[group] == tuple(sorted([5, 12, *others[: width - 2]]))
+
+
+def test_every_group_is_in_the_plan_and_its_saliency_is_added_up() -> None:
+    saliency = random_saliency()
+    made = plan(GRAPH, TABLE, saliency, Budget(fraction=0.6))
+
+    kept = sum(float(saliency.scores[g][list(channels)].sum()) for g, channels in made.kept.items())
+    assert set(made.kept) == set(GRAPH.widths)
+    assert made.value == pytest.approx(kept)
+    assert made.dense_value == pytest.approx(sum(s.sum() for s in saliency.scores.values()))
+
+
+@pytest.mark.parametrize("budget", [Budget(fraction=1.0), Budget(ms=1e3), Budget(fraction=1.5)])
+def test_a_budget_that_the_dense_network_meets_keeps_everything(budget: Budget) -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), budget)
+
+    assert made.widths == GRAPH.widths
+    assert made.predicted_ms == pytest.approx(made.baseline_ms)
+    assert made.value == made.bound == made.dense_value
+    assert made.gap == 0.0
+
+
+@pytest.mark.parametrize("rest_ms", [0.25, -0.05])
+def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -> None:
+    table = measured(GRAPH, network_ms=DENSE_MS + rest_ms)
+    narrowest = {group: int(widths[0]) for group, widths in options(GRAPH, table).items()}
+
+    with pytest.raises(BudgetTooSmall) as error:
+        plan(GRAPH, table, random_saliency(), Budget(ms=0.01))
+    assert error.value.budget_ms == pytest.approx(0.01)
+    assert error.value.floor_ms == pytest.approx(layers_ms(narrowest) + rest_ms)
+
+
+def test_a_budget_of_the_reported_floor_is_met() -> None:
+    with pytest.raises(BudgetTooSmall) as error:
+        plan(GRAPH, TABLE, random_saliency(), Budget(ms=0.01))
+
+    floor_ms = error.value.floor_ms * (1 + 1e-9)
+    assert plan(GRAPH, TABLE, random_saliency(), Budget(ms=floor_ms)).predicted_ms <= floor_ms
+
+
+def test_a_corrected_rest_leaves_less_for_the_layers() -> None:
+    budget = Budget(fraction=0.7)
+    plain = plan(GRAPH, TABLE, random_saliency(), budget)
+    corrected = plan(GRAPH, TABLE, random_saliency(), budget, rest_ms=REST_MS + 0.2)
+
+    assert corrected.predicted_ms <= corrected.budget_ms == plain.budget_ms
+    assert layers_ms(corrected.widths) <= plain.budget_ms - REST_MS - 0.2
+    assert corrected.value < plain.value
+
+
+def test_aim_spends_a_share_of_the_budget() -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.8), aim=0.8)
+
+    assert made.predicted_ms <= 0.8 * made.budget_ms
+    assert made.budget_ms == 0.8 * made.baseline_ms
+
+
+@pytest.mark.parametrize("aim", [0.0, -1.0, math.nan])
+def test_aiming_at_nothing_is_an_error(aim: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.8), aim=aim)
+
+
+def test_another_solver_is_used_and_named() -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=uniform)
+    best = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6))
+
+    assert (made.solver, best.solver) == ("uniform", "joint")
+    assert made.criterion == best.criterion == "random"
+    assert made.value <= best.value <= made.bound
+
+
+def test_a_solvers_own_totals_are_not_believed() -> None:
+    def boastful(problem: Problem) -> Choice:
+        return Choice(joint(problem).picks, value=1e9, cost_ms=0.0, bound=1e9)
+
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=boastful)
+    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+    assert made.value < made.dense_value
+
+
+def test_a_table_without_the_network_is_an_error() -> None:
+    with pytest.raises(NotMeasured):
+        plan(GRAPH, measured(GRAPH, network_ms=None), random_saliency(), Budget(fraction=0.6))
+
+
+def test_scores_of_another_network_are_an_error() -> None:
+    with pytest.raises(ModelMismatch):
+        plan(GRAPH, TABLE, Saliency({}, "mine"), Budget(fraction=0.6))
+
+
+@pytest.mark.parametrize("budget", [Budget(fraction=0.6), Budget(ms=0.9), Budget(ms=1e3)])
+def test_a_plan_survives_json_exactly(budget: Budget) -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), budget)
+
+    text = json.dumps(made.to_json(), allow_nan=False)
+    assert Plan.from_json(json.loads(text)) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("60%", Budget(fraction=0.6)),
+        ("12ms", Budget(ms=12.0)),
+        (" 12.5 ms ", Budget(ms=12.5)),
+        (".5%", Budget(fraction=0.005)),
+    ],
+)
+def test_a_budget_is_read_from_text(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "60", "0.6", "12s", "-3ms", "0%", "ms", "1e3ms", "60 % ms"])
+def test_other_text_is_no_budget(text: str) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        Budget.parse(text)
+
+
+@given(ms=st.floats(1e-3, 1e4))
+def test_a_budget_written_out_is_read_back(ms: float) -> None:
+    ms = float(f"{ms:.4f}")
+    assert Budget.parse(str(Budget(ms=ms))).ms == pytest.approx(ms, rel=1e-5)
+    assert Budget.from_json(Budget(ms=ms).to_json()) == Budget(ms=ms)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"ms": 1.0, "fraction": 0.5}, {"ms": 0.0}, {"fraction": -1.0}, {"ms": math.inf}]
+)
+def test_a_budget_has_exactly_one_number_above_0(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        Budget(**given)

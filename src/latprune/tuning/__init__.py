@@ -1,1 +1,20 @@
 """TEACH the small network."""
+
+from latprune.tuning.batchnorm import recalibrate
+from latprune.tuning.loop import Tuned, TuneProgress, tune
+from latprune.tuning.losses import cross_entropy, distillation
+from latprune.tuning.precision import Precision
+from latprune.tuning.recipe import Recipe
+from latprune.tuning.training import Epoch
+
+__all__ = [
+    "Epoch",
+    "Precision",
+    "Recipe",
+    "TuneProgress",
+    "Tuned",
+    "cross_entropy",
+    "distillation",
+    "recalibrate",
+    "tune",
+]

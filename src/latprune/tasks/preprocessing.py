@@ -1,0 +1,109 @@
+"""How a picture becomes a network's input: the same numbers the network was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latprune.errors import import_extra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens between an RGB picture and the network; the defaults are ImageNet's.
+
+    Attributes:
+        size: Height and width of the input.
+        mean: Per channel, of values in [0, 1].
+        std: As `mean`.
+        crop_pct: The share of the resized picture's side that evaluation keeps. 1 for pictures
+            that already have the network's size.
+        interpolation: `bilinear` or `bicubic`.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"a picture has at least one pixel, not {self.size}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is a share above 0 and up to 1, not {self.crop_pct}")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} need a value for each channel")
+
+    def training(self, *, scale: tuple[float, float] = (0.08, 1.0)) -> Callable[[Any], Tensor]:
+        """Give the transform for training: a random crop, resized, mirrored every other time.
+
+        Args:
+            scale: The least and the most of the picture's area that a crop keeps.
+        """
+        return self._transform(is_training=True, scale=scale, color_jitter=None)
+
+    def evaluation(self) -> Callable[[Any], Tensor]:
+        """Give the transform for judging: resize, then cut out the centre."""
+        return self._transform(is_training=False, crop_pct=self.crop_pct)
+
+    def _transform(self, **options: Any) -> Callable[[Any], Tensor]:
+        transform: Callable[[Any], Tensor] = import_extra("timm.data", "train").create_transform(
+            input_size=(len(self.mean), *self.size),
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            **options,
+        )
+        return transform
+
+
+def preprocessing_for(spec: str, model: nn.Module) -> Preprocessing:
+    """Give what a model's published weights expect.
+
+    Args:
+        spec: As given to `load_model`.
+        model: What `load_model` gave.
+
+    Returns:
+        timm's data configuration for `timm:`, that of the first published weights for
+        `torchvision:`, ImageNet's usual numbers for anything else.
+    """
+    library, _, name = spec.partition(":")
+    if library == "timm":
+        return _of_timm(model)
+    if library == "torchvision":
+        return _of_torchvision(name)
+    return Preprocessing()
+
+
+def _of_timm(model: nn.Module) -> Preprocessing:
+    config = import_extra("timm.data", "train").resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    return Preprocessing(
+        size=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"],
+    )
+
+
+def _of_torchvision(name: str) -> Preprocessing:
+    published = list(import_extra("torchvision.models", "train").get_model_weights(name))
+    if not published:
+        return Preprocessing()
+    preset = published[0].transforms()
+    (size,), (resized,) = preset.crop_size, preset.resize_size
+    return Preprocessing(
+        size=(size, size),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        crop_pct=size / resized,
+        interpolation=preset.interpolation.value,
+    )

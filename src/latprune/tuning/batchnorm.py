@@ -1,0 +1,78 @@
+"""After a cut, batch norms remember another network's statistics: take them anew."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latprune.errors import DataError
+from latprune.tuning.modes import device_of, evaluating
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor, nn
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], *, images: int = 1024
+) -> int:
+    """Re-estimate the running mean and variance of every batch norm.
+
+    Each becomes the plain average of its batches' statistics, all layers in one pass: a layer
+    sees inputs that the layers before it normalised by the batch, as in training.
+
+    Args:
+        model: Changed in place. Only its batch norms are in training mode meanwhile (dropout is
+            not); every mode and momentum is put back. Without batch norms nothing happens.
+        loader: Batches of (images, labels), in random order: the first `images` must be a fair
+            sample. Moved to the model's device.
+        images: After which to stop, at the end of a batch.
+
+    Returns:
+        How many images were used.
+
+    Raises:
+        DataError: If the loader gives nothing.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    device = device_of(model)
+    seen = 0
+    with evaluating(model), _averaging(norms):
+        for batch, _ in loader:
+            # A norm over 1x1 pictures has no variance in a batch of one.
+            if len(batch) > 1 or not seen:
+                model(batch.to(device))
+                seen += len(batch)
+            if seen >= images:
+                break
+        if not seen:
+            raise DataError("batch norms need images to be re-estimated: the loader gave none")
+    return seen
+
+
+@contextmanager
+def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Let norms gather a plain average from scratch; on an error they are as they were."""
+    momenta = [norm.momentum for norm in norms]
+    before = [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.training = True
+    try:
+        yield
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, value in buffers.items():
+                norm.get_buffer(name).copy_(value)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

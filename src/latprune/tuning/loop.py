@@ -1,0 +1,319 @@
+"""Teach a small network what the dense one knew, on any `DataLoader`; stop it at any time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latprune.errors import DataError, import_extra
+from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
+from latprune.tuning.interrupts import Interrupts
+from latprune.tuning.modes import evaluating, placed
+from latprune.tuning.precision import Precision, choose_precision
+from latprune.tuning.replay import Batches, Replay, replayed
+from latprune.tuning.training import Epoch, Lesson, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from latprune.tuning.recipe import Recipe
+
+TRIAL_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class TuneProgress:
+    """How far tuning has come.
+
+    Attributes:
+        epoch: The epoch under way, from 1.
+        epochs: In all.
+        step: Steps taken in this epoch.
+        steps: Of an epoch.
+        loss: Of the last step.
+        lr: Of the last step.
+        images_per_s: In this epoch so far, of all processes together.
+        eta_s: Seconds of training left, at this pace.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    images_per_s: float
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished tuning.
+
+    Attributes:
+        model: The network that was given, tuned in place, in eval mode.
+        history: Every epoch, also those before an interruption.
+        precision: What forward and backward passes ran in, and why.
+    """
+
+    model: nn.Module
+    history: tuple[Epoch, ...]
+    precision: Precision
+
+
+def tune(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    recipe: Recipe,
+    teacher: nn.Module | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 60.0,
+    progress: Callable[[TuneProgress], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuned:
+    """Train a classifier on labels and on a teacher's outputs.
+
+    Runs where accelerate says: on the GPU if there is one, and in every process of
+    `accelerate launch` or `torchrun`, each of which takes its share of the batches.
+
+    Args:
+        model: Images to logits [n, classes], or in training mode to a tuple with the main head
+            first. Changed in place; back on its own device afterwards, in eval mode.
+        loader: Batches of (images, labels). With a `DataLoader` over an indexed dataset its
+            order, the augmentation and dropout depend on `recipe.seed` and the position alone:
+            a run that was interrupted equals an unbroken one, on CPUs bit for bit.
+        recipe: The numbers.
+        teacher: A network with the same outputs, usually the dense one; not changed.
+        evaluate: Called with the model after every epoch, in every process.
+        checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there;
+            the last one is kept there, also when Ctrl-C interrupts. None keeps none.
+        checkpoint_every_s: Seconds between checkpoints; the end of an epoch makes one in any case.
+        progress: Called after every step, in the main process.
+        clock: Gives seconds.
+
+    Raises:
+        NotFinite: If the loss is NaN or infinite; the last checkpoint stays.
+        ModelMismatch: If the checkpoint belongs to another model or recipe.
+        DamagedFile: If the checkpoint cannot be read.
+        DataError: If the loader has no batch.
+        KeyboardInterrupt: On Ctrl-C, after the step under way was finished and saved.
+        MissingExtra: If accelerate is not installed.
+    """
+    if teacher is model:
+        raise ValueError("a network cannot teach itself: pass a copy of it as teacher")
+    accelerator = _accelerator()
+    batches = replayed(
+        loader,
+        seed=recipe.seed,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    run = _identity(model, recipe, batches, teacher=teacher, accelerator=accelerator)
+    folder = None if checkpoint is None else Path(checkpoint)
+    with ExitStack() as stack:
+        stack.enter_context(placed(model, accelerator.device))
+        if teacher is not None:
+            stack.enter_context(placed(teacher, accelerator.device))
+            stack.enter_context(evaluating(teacher))
+        stored = None if folder is None else read_checkpoint(folder, run)
+        if stored is None:
+            precision = _precision(model, recipe, teacher, batches, accelerator, clock)
+        else:
+            precision = Precision.from_json(stored.state["precision"])
+        training = Training(
+            model,
+            accelerator.prepare_model(model),
+            Lesson(recipe, precision, teacher, accelerator.device),
+            steps=batches.steps,
+            process=accelerator.process_index,
+        )
+        if stored is not None:
+            training.restore(stored)
+        # Nobody may replace the file before everybody has read it.
+        accelerator.wait_for_everyone()
+        _Run(
+            training,
+            batches,
+            accelerator,
+            keeper=_Keeper(
+                training,
+                run,
+                folder if accelerator.is_main_process else None,
+                every_s=checkpoint_every_s,
+                clock=clock,
+            ),
+            evaluate=evaluate,
+            progress=progress if accelerator.is_main_process else None,
+            clock=clock,
+        ).finish()
+    return Tuned(model.eval(), tuple(training.state.history), precision)
+
+
+class _Keeper:
+    """Writes checkpoints when one is due; without a folder, none."""
+
+    def __init__(
+        self,
+        training: Training,
+        run: Mapping[str, Any],
+        folder: Path | None,
+        *,
+        every_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._training, self._run, self._folder = training, run, folder
+        self._every_s, self._clock = every_s, clock
+        self._last = clock()
+
+    def keep(self) -> None:
+        if self._folder is not None:
+            write_checkpoint(self._folder, self._training.checkpoint(self._run))
+            self._last = self._clock()
+
+    def keep_if_due(self) -> None:
+        if self._folder is not None and self._clock() - self._last >= self._every_s:
+            self.keep()
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Takes a training from where it stands to its end."""
+
+    training: Training
+    batches: Replay
+    accelerator: Any
+    keeper: _Keeper
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None
+    progress: Callable[[TuneProgress], None] | None
+    clock: Callable[[], float]
+
+    def finish(self) -> None:
+        training = self.training
+        with Interrupts() as interrupts:
+            try:
+                while training.state.epoch < training.lesson.recipe.epochs:
+                    self._take_steps(interrupts)
+                    metrics = {} if self.evaluate is None else self.evaluate(training.model)
+                    with interrupts.held():
+                        training.finish_epoch(loss=self._mean_loss(), metrics=metrics)
+                    self.keeper.keep()
+            except KeyboardInterrupt:
+                if not interrupts.torn:
+                    self.keeper.keep()
+                raise
+
+    def _take_steps(self, interrupts: Interrupts) -> None:
+        """Take the remaining steps of the epoch."""
+        training, state = self.training, self.training.state
+        training.network.train()
+        begun, first, images_done = self.clock(), state.step, 0
+        for images, labels in self.batches.epoch(state.epoch, start=first):
+            with interrupts.held():
+                loss = training.take_step(images, labels)
+            images_done += len(images) * self.accelerator.num_processes
+            if self.progress is not None:
+                elapsed_s = self.clock() - begun
+                self.progress(self._so_far(loss, elapsed_s, images_done, state.step - first))
+            self.keeper.keep_if_due()
+        if not state.step:
+            raise DataError(
+                "the loader has a length and gave no batch: can it be run through twice?"
+            )
+
+    def _so_far(self, loss: float, elapsed_s: float, images: int, steps: int) -> TuneProgress:
+        training, state = self.training, self.training.state
+        epochs = training.lesson.recipe.epochs
+        steps_left = (epochs - state.epoch) * training.steps - state.step
+        return TuneProgress(
+            epoch=state.epoch + 1,
+            epochs=epochs,
+            step=state.step,
+            steps=training.steps,
+            loss=loss,
+            lr=training.lr(state.step - 1),
+            images_per_s=images / elapsed_s if elapsed_s else 0.0,
+            eta_s=steps_left * elapsed_s / steps,
+        )
+
+    def _mean_loss(self) -> float:
+        """Average over the epoch's steps, and over the processes."""
+        state = self.training.state
+        mean = state.loss_sum / state.step
+        if self.accelerator.num_processes == 1:
+            return mean
+        together = torch.tensor(mean, device=self.accelerator.device)
+        return float(self.accelerator.reduce(together, "mean"))
+
+
+def _accelerator() -> Any:
+    accelerator = import_extra("accelerate", "train").Accelerator()
+    # The recipe decides on autocast, not a wrapper around the model's forward.
+    accelerator.native_amp = False
+    return accelerator
+
+
+def _precision(
+    model: nn.Module,
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    batches: Replay,
+    accelerator: Any,
+    clock: Callable[[], float],
+) -> Precision:
+    """Settle the precision, the same for all processes."""
+
+    def trial() -> Callable[[Precision], None]:
+        pupil = copy.deepcopy(model).train()
+        images, labels = next(batches.epoch(0))
+
+        def step(precision: Precision) -> None:
+            lesson = Lesson(recipe, precision, teacher, accelerator.device)
+            loss = lesson.loss(pupil, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own omission
+
+        return step
+
+    precision = choose_precision(
+        recipe,
+        accelerator.device,
+        launcher=accelerator.mixed_precision,
+        trial=trial,
+        clock=clock,
+    )
+    if accelerator.num_processes == 1:
+        return precision
+    agreed = [precision.to_json()]
+    import_extra("accelerate", "train").utils.broadcast_object_list(agreed)
+    return Precision.from_json(agreed[0])
+
+
+def _identity(
+    model: nn.Module,
+    recipe: Recipe,
+    batches: Replay,
+    *,
+    teacher: nn.Module | None,
+    accelerator: Any,
+) -> dict[str, Any]:
+    """Say what a checkpoint must have been made with to be continued."""
+    shapes = "".join(f"{name}{list(t.shape)}" for name, t in model.state_dict().items())
+    return {
+        "the hash of the weights' names and shapes": hashlib.sha256(shapes.encode()).hexdigest()[
+            :12
+        ],
+        "the number of steps in an epoch": batches.steps,
+        "the number of processes": accelerator.num_processes,
+        "having a teacher": teacher is not None,
+        **{f"recipe.{name}": value for name, value in recipe.to_json().items()},
+    }

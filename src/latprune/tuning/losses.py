@@ -1,0 +1,81 @@
+"""What a classifier is taught by: labels, and a teacher's probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AUXILIARY_WEIGHT = 0.3  # Szegedy et al., "Going Deeper with Convolutions", CVPR 2015
+
+
+def cross_entropy(outputs: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Compare logits with labels.
+
+    Args:
+        outputs: Logits [n, classes], or, from networks with auxiliary heads in training
+            (GoogLeNet, Inception), a tuple of them with the main head first; each of the others
+            counts 0.3.
+        labels: Class numbers [n], or probabilities [n, classes].
+        label_smoothing: Share of the target spread evenly over all classes.
+
+    Returns:
+        The mean over the batch, a scalar in nats, float32.
+
+    Source:
+        Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, for the auxiliary heads;
+        "Rethinking the Inception Architecture", CVPR 2016, for label smoothing.
+    """
+    main, *auxiliary = (
+        F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing)
+        for head in _heads(outputs)
+    )
+    return main + AUXILIARY_WEIGHT * sum(auxiliary)
+
+
+def distillation(outputs: Any, taught: Any, *, temperature: float) -> Tensor:
+    """Compare logits with a teacher's: T² KL(teacher ‖ network) at temperature T.
+
+    Args:
+        outputs: Logits [n, classes] or a tuple with the main head first; only that is compared.
+        taught: The teacher's, of the same shape.
+        temperature: T; the factor T² keeps the gradients' size independent of it.
+
+    Returns:
+        The mean over the batch, a scalar in nats, float32.
+
+    Raises:
+        ValueError: If teacher and network do not have the same outputs.
+
+    Source:
+        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    learnt, taught = main_output(outputs), main_output(taught)
+    if learnt.shape != taught.shape:
+        raise ValueError(
+            f"the teacher gives {list(taught.shape)} where the network gives "
+            f"{list(learnt.shape)}: they need the same outputs"
+        )
+    divergence = F.kl_div(
+        F.log_softmax(learnt.float() / temperature, dim=1),
+        F.log_softmax(taught.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def main_output(outputs: Any) -> Tensor:
+    """Give the logits of the main head."""
+    return _heads(outputs)[0]
+
+
+def _heads(outputs: Any) -> Sequence[Tensor]:
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    # A head that was switched off is None.
+    return tuple(head for head in outputs if head is not None)

@@ -1,0 +1,50 @@
+"""Lend a model to something that needs another mode or place, and put it back as it was."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a model to a device, channels last, and back afterwards."""
+    home = device_of(model)
+    model.to(device)
+    _arrange(model, torch.channels_last)
+    try:
+        yield
+    finally:
+        model.to(home)
+        _arrange(model, torch.contiguous_format)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Give the device of a model's first parameter; the CPU for one without."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay the 4-D parameters out; `Module.to` would refuse a model with 5-D ones."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)

@@ -1,0 +1,193 @@
+"""The same batches again: order, augmentation and dropout follow from the seed and the position.
+
+Nothing random is carried from one step to the next. So a run that continues from step 1,000 sees
+what the unbroken run would have seen, without a random state being stored, and does not decode
+the pictures that it skips.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from latprune.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    Batch = tuple[Tensor, Tensor]
+
+# What a seed is for, so that no two uses share a stream.
+ORDER, PICTURE, FETCH, STEP = range(4)
+
+
+class Batches(Protocol):
+    """What `tune` trains on: a `DataLoader`, or anything with a length that can be run through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give batches of (images, labels), one pass."""
+
+    def __len__(self) -> int:
+        """Give the number of batches in a pass."""
+
+
+class Replay(Protocol):
+    """Epochs of batches that can be had again."""
+
+    steps: int
+    """Batches of an epoch, for one process."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Give the batches of an epoch from number `start` on; both are counted from 0."""
+
+
+def replayed(loader: Batches, *, seed: int, process: int = 0, processes: int = 1) -> Replay:
+    """Make a loader repeatable.
+
+    Args:
+        loader: With a `DataLoader` over an indexed dataset, skipped batches cost nothing and
+            processes share each epoch's batches. Anything else is run through and skipped batches
+            are thrown away; it has to give each process its own share.
+        seed: Of everything random.
+        process: Which of `processes` this is.
+        processes: That train together.
+
+    Raises:
+        DataError: If there are no batches.
+    """
+    replay: Replay
+    if isinstance(loader, DataLoader) and _indexed(loader):
+        replay = _Indexed(loader, seed=seed, process=process, processes=processes)
+    else:
+        replay = _RunThrough(loader, seed=seed)
+    if replay.steps < 1:
+        raise DataError("there is nothing to tune on: the loader has no batch")
+    return replay
+
+
+def seed_everything(*position: int, device: torch.device | None = None) -> None:
+    """Seed Python's, NumPy's and torch's generators from a position.
+
+    Args:
+        position: Whole numbers >= 0; other numbers give unrelated streams.
+        device: Whose generator is seeded beside the CPU's.
+    """
+    seed = int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if device is None or device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def _indexed(loader: DataLoader[Any]) -> bool:
+    return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+
+
+class _Position(NamedTuple):
+    """Where in the run a picture stands, and its index in the dataset."""
+
+    epoch: int
+    batch: int
+    place: int
+    index: Any
+
+
+class _Indexed:
+    def __init__(self, loader: DataLoader[Any], *, seed: int, process: int, processes: int) -> None:
+        self._order = _Order(loader, seed=seed, process=process, processes=processes)
+        self._loader: DataLoader[Any] = DataLoader(
+            _SeededPictures(loader.dataset, seed),
+            batch_sampler=self._order,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=_DeafToCtrlC(loader.worker_init_fn),
+            multiprocessing_context=loader.multiprocessing_context,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+        self.steps = len(self._order)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        self._order.epoch, self._order.start = epoch, start
+        return iter(self._loader)
+
+
+class _Order(Sampler[list[_Position]]):
+    """One process's batches of an epoch, in the order that the loader's own sampler draws."""
+
+    def __init__(self, loader: DataLoader[Any], *, seed: int, process: int, processes: int) -> None:
+        self.epoch, self.start = 0, 0
+        self._loader, self._seed = loader, seed
+        self._process, self._processes = process, processes
+
+    def __len__(self) -> int:
+        batches = len(self._loader)
+        return (batches + self._processes - 1) // self._processes
+
+    def __iter__(self) -> Iterator[list[_Position]]:
+        batches = self._drawn()
+        for step in range(self.start, len(self)):
+            # The last round begins again at the front, so that every process takes each step.
+            batch = step * self._processes + self._process
+            indices = batches[batch % len(batches)]
+            yield [_Position(self.epoch, batch, place, i) for place, i in enumerate(indices)]
+
+    def _drawn(self) -> list[list[Any]]:
+        seed_everything(self._seed, ORDER, self.epoch)
+        for drawer in (self._loader.sampler, self._loader.batch_sampler):
+            generator = getattr(drawer, "generator", None)
+            if generator is not None:
+                generator.manual_seed(torch.initial_seed())
+        return [list(batch) for batch in self._loader.batch_sampler]  # type: ignore[union-attr]
+
+
+class _SeededPictures(Dataset[Any]):
+    """A dataset whose randomness depends on the position alone, in whichever worker."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __getitem__(self, position: _Position) -> Any:
+        seed_everything(self._seed, PICTURE, *position[:3])
+        return self._dataset[position.index]
+
+
+class _DeafToCtrlC:
+    """Starts loader workers that leave Ctrl-C to the process that trains."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self._then = then
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._then is not None:
+            self._then(worker)
+
+
+class _RunThrough:
+    def __init__(self, loader: Batches, *, seed: int) -> None:
+        self._loader, self._seed = loader, seed
+        self.steps = len(loader)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        seed_everything(self._seed, ORDER, epoch)
+        batches = iter(self._loader)
+        for number in count():
+            seed_everything(self._seed, FETCH, epoch, number)
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if number >= start:
+                yield batch

@@ -1,0 +1,201 @@
+"""The moving parts of a run: what one step changes, and how it is put away and taken up again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latprune.errors import NotFinite
+from latprune.tuning.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from latprune.tuning.losses import cross_entropy, distillation
+from latprune.tuning.replay import STEP, seed_everything
+from latprune.tuning.schedule import build_optimizer, learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from latprune.tuning.precision import Precision
+    from latprune.tuning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: From 1.
+        loss: The mean over its steps.
+        lr: Of its last step.
+        metrics: What `evaluate` said after it; empty without.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    metrics: Mapping[str, float]
+
+
+@dataclass
+class State:
+    """Where a run stands, beside its tensors.
+
+    Attributes:
+        epoch: The epoch under way, from 0.
+        step: Steps taken in it.
+        loss_sum: Over these steps.
+        history: The epochs before it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> State:
+        """Read what `to_json` gave; other entries are left alone."""
+        history = [Epoch(**epoch) for epoch in stored["history"]]
+        return cls(stored["epoch"], stored["step"], stored["loss_sum"], history)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """How a batch becomes a loss.
+
+    Attributes:
+        recipe: Its smoothing, distillation and temperature.
+        precision: Of the forward passes.
+        teacher: In eval mode; None for labels alone.
+        device: Where networks and batches are.
+    """
+
+    recipe: Recipe
+    precision: Precision
+    teacher: nn.Module | None
+    device: torch.device
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Give the loss of a batch, a scalar."""
+        images, labels = self._placed(images), labels.to(self.device, non_blocking=True)
+        with self.precision.autocast(self.device):
+            outputs = network(images)
+        labelled = cross_entropy(outputs, labels, label_smoothing=self.recipe.label_smoothing)
+        if self.teacher is None or self.recipe.distillation == 0:
+            return labelled
+        with torch.no_grad(), self.precision.autocast(self.device):
+            taught = self.teacher(images)
+        distilled = distillation(outputs, taught, temperature=self.recipe.temperature)
+        return torch.lerp(labelled, distilled, self.recipe.distillation)
+
+    def _placed(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        if images.dim() == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+
+class Training:
+    """A run under way.
+
+    Attributes:
+        model: The network that was given.
+        network: What a step calls: the model, or its data-parallel wrapper.
+        state: Where the run stands.
+        steps: Of an epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: nn.Module,
+        lesson: Lesson,
+        *,
+        steps: int,
+        process: int,
+    ) -> None:
+        self.model, self.network, self.lesson = model, network, lesson
+        self.steps, self._process = steps, process
+        self.state = State()
+        self._optimizer = build_optimizer(model, lesson.recipe)
+        scaled = lesson.precision.name == "fp16"
+        self._scaler = torch.amp.GradScaler(lesson.device.type, enabled=scaled)
+
+    def lr(self, step: int) -> float:
+        """Give the learning rate of a step of the epoch under way."""
+        so_far = self.state.epoch * self.steps
+        return learning_rate(self.lesson.recipe, so_far + step, steps_per_epoch=self.steps)
+
+    def take_step(self, images: Tensor, labels: Tensor) -> float:
+        """Learn from one batch; gives its loss.
+
+        Raises:
+            NotFinite: If the loss is NaN or infinite; weights and optimizer are as they were.
+        """
+        state, recipe, device = self.state, self.lesson.recipe, self.lesson.device
+        position = (state.epoch, state.step, self._process)
+        seed_everything(recipe.seed, STEP, *position, device=device)
+        loss = self.lesson.loss(self.network, images, labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NotFinite(self._about(value))
+        self._descend(loss)
+        state.step += 1
+        state.loss_sum += value
+        return value
+
+    def finish_epoch(self, *, loss: float, metrics: Mapping[str, float]) -> None:
+        """Write the epoch down and turn to the next."""
+        state, last_lr = self.state, self.lr(self.state.step - 1)
+        state.history.append(Epoch(state.epoch + 1, loss, last_lr, dict(metrics)))
+        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+
+    def checkpoint(self, run: Mapping[str, Any]) -> Checkpoint:
+        """Give all that is needed to go on from here."""
+        weights = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        slots = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._optimizer).items()}
+        precision, scaler = self.lesson.precision.to_json(), self._scaler.state_dict()
+        state = self.state.to_json() | {"precision": precision, "scaler": scaler}
+        return Checkpoint(run, state, weights | slots)
+
+    def restore(self, stored: Checkpoint) -> None:
+        """Go back to where a checkpoint was made."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for name, tensor in stored.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        restore_optimizer(self._optimizer, parts["optimizer"])
+        self._scaler.load_state_dict(dict(stored.state["scaler"]))
+        self.state = State.from_json(stored.state)
+
+    def _descend(self, loss: Tensor) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.lr(self.state.step)
+        self._optimizer.zero_grad(set_to_none=True)
+        scaled = self._scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch's own omission
+        clip_norm = self.lesson.recipe.clip_norm
+        if clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def _about(self, loss: float) -> str:
+        step, lr, peak = self.state.step, self.lr(self.state.step), self.lesson.recipe.lr
+        return (
+            f"the loss is {loss} in epoch {self.state.epoch + 1}, step {step + 1} of "
+            f"{self.steps}, at a learning rate of {lr:.3g}. Lower lr (now {peak:g} "
+            f"at its peak), lengthen warmup_epochs or set clip_norm=1; if it is the first step, "
+            f"look for NaN in the images and the weights. The last checkpoint, if one is kept, is "
+            f"from before."
+        )

@@ -80,19 +80,34 @@ def frame(graph: PruningGraph, options: Mapping[str, np.ndarray], cost: Cost) ->
         graph: The layers and the channel groups that their widths follow.
         options: Per group the widths allowed, ascending.
         cost: Gives a layer's milliseconds [in widths, out widths] at int arrays of channels read
-            and written; inf where a layer cannot have both.
+            and written; inf where a layer cannot have both. Layers of the same shape cost the
+            same.
 
     Raises:
         ProblemTooDense: If a concatenation can be so many channels wide that the table of its
             sums would be too large.
     """
-    axes = _Axes(graph, options)
-    layers = [_layer(layer, axes, cost) for layer in graph.layers]
+    axes, price = _Axes(graph, options), _priced_once(cost)
+    layers = [_layer(layer, axes, price) for layer in graph.layers]
     return Framing(
         groups=tuple(axes.variable_of),
         channels=tuple(axes.channels),
         tables=(*layers, *axes.sums),
     )
+
+
+def _priced_once(cost: Cost) -> Cost:
+    """Remember prices: networks repeat their blocks."""
+    known: dict[tuple[object, ...], np.ndarray] = {}
+
+    def price(layer: Layer, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
+        moving = bool(layer.reads.groups), bool(layer.writes.groups), layer.groups_follow
+        key = (layer.shape, moving, reads.tobytes(), writes.tobytes())
+        if key not in known:
+            known[key] = cost(layer, reads, writes)
+        return known[key]
+
+    return price
 
 
 def _layer(layer: Layer, axes: _Axes, cost: Cost) -> Table:

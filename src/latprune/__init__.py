@@ -1,3 +1,84 @@
-"""Prune a PyTorch network to a latency budget, measured on the machine that will run it."""
+"""Prune a PyTorch network to a latency budget, measured on the machine that will run it.
+
+The straight line, each step a function::
+
+    model ─trace→ graph ─┬─measure→ table ────┐
+                         └─taylor→ saliency ──┴─fit→ plan, small model ─tune→ ─check→ report
+
+`prune` is that line in one call.
+"""
+
+from latprune.errors import (
+    BudgetTooSmall,
+    DamagedFile,
+    DamagedTable,
+    DataError,
+    ExportDisagrees,
+    LatpruneError,
+    MissingExtra,
+    ModelMismatch,
+    NotFinite,
+    NotMeasured,
+    StaleTable,
+    UntraceableModel,
+)
+from latprune.export import export_onnx, export_pt2
+from latprune.fitting import Fitted, fit
+from latprune.graph.groups import ChannelGroup, PruningGraph
+from latprune.graph.tracing import trace
+from latprune.knapsack import joint, uniform
+from latprune.latency.measuring import compare, measure
+from latprune.latency.table import LatencyTable
+from latprune.latency.target import Target
+from latprune.pipeline import Pruned, prune
+from latprune.planning import Budget, Plan, plan
+from latprune.report import Report, check
+from latprune.saliency import Saliency, magnitude, taylor
+from latprune.surgery import cut, load, save
+from latprune.tuning import Recipe, recalibrate, tune
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "BudgetTooSmall",
+    "ChannelGroup",
+    "DamagedFile",
+    "DamagedTable",
+    "DataError",
+    "ExportDisagrees",
+    "Fitted",
+    "LatencyTable",
+    "LatpruneError",
+    "MissingExtra",
+    "ModelMismatch",
+    "NotFinite",
+    "NotMeasured",
+    "Plan",
+    "Pruned",
+    "PruningGraph",
+    "Recipe",
+    "Report",
+    "Saliency",
+    "StaleTable",
+    "Target",
+    "UntraceableModel",
+    "check",
+    "compare",
+    "cut",
+    "export_onnx",
+    "export_pt2",
+    "fit",
+    "joint",
+    "load",
+    "magnitude",
+    "measure",
+    "plan",
+    "prune",
+    "recalibrate",
+    "save",
+    "taylor",
+    "trace",
+    "tune",
+    "uniform",
+]

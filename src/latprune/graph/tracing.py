@@ -167,6 +167,9 @@ class _Classes:
             if len(classes) < 2:
                 self._mode.classes.freeze(classes, "it would be the only channel of its group")
                 continue
+            if not any(axis.role in ("writes", "through") for axis in axes):
+                self._mode.classes.freeze(classes, "no layer writes it")
+                continue
             name = next((names[c] for c in classes.tolist() if c in names), axes[0].parameter)
             taken[name] += 1
             name = name if taken[name] == 1 else f"{name}#{taken[name]}"

@@ -1,0 +1,202 @@
+"""Close the loop: plan, cut, time the real small network beside the dense one, correct, plan again.
+
+The layers' times do not quite add up to a network's: what is missing is measured on the network
+itself and goes into the next plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from latprune.errors import BudgetTooSmall
+from latprune.knapsack import joint
+from latprune.latency.measuring import compare, measure, prepare
+from latprune.planning import plan
+from latprune.progress import Quiet
+from latprune.surgery import cut
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.latency.table import LatencyTable
+    from latprune.latency.timing import Comparison
+    from latprune.planning import Budget, Plan
+    from latprune.progress import Progress
+    from latprune.saliency.scores import Saliency
+
+AIM = 0.985
+"""The share of the budget that plans spend: the middle of what counts as well used."""
+
+CLOSE = 0.008
+"""How far from `AIM` a measured network may be for the loop to end."""
+
+ROUNDS = 6
+"""Networks that are timed whole, at the most."""
+
+REFINEMENTS = 8
+"""Plans per round, each with the layers of the one before measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A network cut to a budget, as measured.
+
+    Attributes:
+        model: The small network.
+        plan: What it was cut to.
+        comparison: It and the dense network, timed in turns.
+        table: With every layer of the plan measured.
+        rounds: How many networks were timed.
+    """
+
+    model: nn.Module
+    plan: Plan
+    comparison: Comparison
+    table: LatencyTable
+    rounds: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing was cut."""
+        return self.plan.value == self.plan.dense_value
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that the network takes; above 1 it is not met."""
+        return share_used(self.plan, self.comparison)
+
+
+def fit(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    table: LatencyTable,
+    saliency: Saliency,
+    budget: Budget,
+    *,
+    solver: Solver = joint,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Cut a network so that its measured time is within a budget, and close to it.
+
+    Args:
+        model: The dense network.
+        graph: Traced from it.
+        example: Its input.
+        table: What `measure` gave; new measurements are added to its file.
+        saliency: What its channels are worth.
+        budget: What it may take.
+        solver: Chooses the widths.
+        folder: Of the tables, as for `measure`.
+        progress: Is told of every plan and every network.
+
+    Returns:
+        Of the networks within the budget the one that spends it best; if none is, the one
+        nearest to it. Never one that is slower than the dense network: then the dense one.
+
+    Raises:
+        BudgetTooSmall: If nothing fits, by what was measured.
+    """
+    loop = _Loop(model, graph, example, saliency, budget, solver, folder, progress or Quiet())
+    best = loop.run(table)
+    return loop.dense(best) if best.comparison.ratio > 1 and not best.is_dense else best
+
+
+def share_used(plan: Plan, comparison: Comparison) -> float:
+    """Give the share of a plan's budget that its network was measured to take.
+
+    Against a share of the dense network it is the ratio that counts, since drift cancels in it;
+    against milliseconds the median.
+    """
+    if plan.budget.fraction is not None:
+        return comparison.ratio / plan.budget.fraction
+    return comparison.small.median_ms / plan.budget_ms
+
+
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """What stays the same from round to round."""
+
+    model: nn.Module
+    graph: PruningGraph
+    example: torch.Tensor | tuple[torch.Tensor, ...]
+    saliency: Saliency
+    budget: Budget
+    solver: Solver
+    folder: Path | None
+    progress: Progress
+
+    def run(self, table: LatencyTable) -> Fitted:
+        dense_run = prepare(self.model, self.example, table.target)
+        fitted: list[Fitted] = []
+        rest_ms: float | None = None
+        while len(fitted) < ROUNDS:
+            self.progress.step(len(fitted), None, "choosing widths")
+            try:
+                planned, table = self._plan(table, rest_ms)
+            except BudgetTooSmall:
+                if any(found.used <= 1 for found in fitted):
+                    break
+                raise
+            if any(planned.kept == found.plan.kept for found in fitted):
+                break
+            self.progress.step(len(fitted), None, "timing the network")
+            small = cut(self.model, self.graph, planned)
+            times = compare(dense_run, small, self.example, table.target)
+            found = Fitted(small, planned, times, table, len(fitted) + 1)
+            fitted.append(found)
+            self.progress.step(len(fitted), None, f"takes {100 * found.used:.1f} % of the budget")
+            if found.is_dense or abs(found.used - AIM) <= CLOSE:
+                break
+            rest_ms = planned.rest_ms + found.used * planned.budget_ms - planned.predicted_ms
+        return min(fitted, key=_preference)
+
+    def dense(self, slower: Fitted) -> Fitted:
+        """The dense network, as a cut of nothing."""
+        plan = replace(
+            slower.plan,
+            kept={group.name: tuple(range(group.channels)) for group in self.graph.groups},
+            predicted_ms=slower.plan.baseline_ms,
+            value=slower.plan.dense_value,
+            bound=slower.plan.dense_value,
+        )
+        small = cut(self.model, self.graph, plan)
+        times = compare(self.model, small, self.example, plan.target)
+        return Fitted(small, plan, times, slower.table, slower.rounds)
+
+    def _plan(self, table: LatencyTable, rest_ms: float | None) -> tuple[Plan, LatencyTable]:
+        """Plan, measure the plan's own layers, and plan again until none of them is new."""
+        for _ in range(REFINEMENTS):
+            planned = plan(
+                self.graph,
+                table,
+                self.saliency,
+                self.budget,
+                solver=self.solver,
+                rest_ms=rest_ms,
+                aim=AIM,
+            )
+            known = len(table)
+            table = measure(
+                self.model,
+                self.graph,
+                self.example,
+                table.target,
+                widths=planned.widths,
+                folder=self.folder,
+            )
+            if len(table) == known:
+                break
+        return planned, table
+
+
+def _preference(fitted: Fitted) -> tuple[bool, float]:
+    """Networks within the budget first, and of these the one that spends what plans aim at."""
+    return fitted.used > 1, abs(fitted.used - AIM)

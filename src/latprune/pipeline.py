@@ -1,0 +1,236 @@
+"""The straight line in one call: trace, measure, score, plan, cut, tune, check. Read this first."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latprune.errors import ModelMismatch
+from latprune.fitting import fit
+from latprune.graph.tracing import trace
+from latprune.knapsack import joint
+from latprune.latency.measuring import measure
+from latprune.latency.target import Target
+from latprune.planning import Budget, Plan
+from latprune.progress import Quiet
+from latprune.report.comparison import Report, check
+from latprune.saliency import magnitude, taylor
+from latprune.surgery import load, load_plan, save
+from latprune.tuning import cross_entropy, recalibrate, tune
+from latprune.tuning.replay import replayed
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.progress import Progress
+    from latprune.saliency import Saliency
+    from latprune.tuning import Epoch, Recipe, TuneProgress
+    from latprune.tuning.replay import Batches
+
+    Loss = Callable[[Any, Tensor], Tensor]
+    Evaluate = Callable[[nn.Module], Mapping[str, float]]
+    Score = Callable[[nn.Module, PruningGraph], Saliency]
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What `prune` made.
+
+    Attributes:
+        model: The small network; needs nothing from latprune to run.
+        dense: The network that was given, untouched.
+        graph: Of the dense network.
+        plan: What was cut.
+        report: Dense beside pruned, as measured at the end.
+        history: The epochs of tuning.
+        before_tuning: What `evaluate` said of the small network after the cut, its batch norms
+            re-estimated.
+    """
+
+    model: nn.Module
+    dense: nn.Module
+    graph: PruningGraph
+    plan: Plan
+    report: Report
+    history: tuple[Epoch, ...] = ()
+    before_tuning: Mapping[str, float] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the small network, its plan and its report to one `.safetensors` file."""
+        save(
+            self.model,
+            path,
+            graph=self.graph,
+            plan=self.plan,
+            notes={"report": self.report.to_json()},
+        )
+
+
+def prune(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    budget: Budget | str | float,
+    *,
+    loader: Batches | None = None,
+    loss: Loss = cross_entropy,
+    target: Target | None = None,
+    keep: Sequence[str] = (),
+    criterion: Literal["taylor", "magnitude"] | Score = "taylor",
+    solver: Solver = joint,
+    recipe: Recipe | None = None,
+    score_batches: int = 16,
+    evaluate: Evaluate | None = None,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Prune a network to a latency budget, measured here.
+
+    Args:
+        model: Any network; it is not changed.
+        example: Its input, [target.batch, ...], or a tuple of inputs.
+        budget: `"60%"` or `0.6` of the dense network's latency, `"12ms"`, or a `Budget`.
+        loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with.
+            Without one, channels are scored by `magnitude` and nothing is tuned.
+        loss: Of (outputs, labels), to score with.
+        target: Where the network will run; by default ONNX Runtime here, on one thread, at the
+            example's batch.
+        keep: Modules whose output channels must stay, by name or pattern.
+        criterion: What makes a channel worth keeping: a name, or a function of model and graph.
+        solver: What chooses the widths.
+        recipe: How to tune, the dense network teaching; None: not at all.
+        score_batches: Batches to score with.
+        evaluate: Judges a network: shares in [0, 1] by the metric's name.
+        folder: Of latency tables; None: the user's cache.
+        checkpoint: A folder that keeps the cut network and the state of tuning: the same call,
+            interrupted, goes on from there.
+        progress: Is told of every stage.
+
+    Returns:
+        The pruned network and its report. If the budget could not be met, the report says why.
+
+    Raises:
+        BudgetTooSmall: If no network fits.
+        UntraceableModel: If the model does not run on the example.
+        MissingExtra: If the runtime, or a library for tuning, is not installed.
+        NotFinite: If scores or the loss of tuning are NaN or infinite.
+        ModelMismatch: If `checkpoint` holds another run.
+    """
+    progress = progress or Quiet()
+    budget = as_budget(budget)
+    target = target or Target.here(batch=_batch(example))
+    dense = copy.deepcopy(model).eval()
+    seed = 0 if recipe is None else recipe.seed
+    cut_file = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
+
+    progress.stage("trace")
+    graph = trace(dense, example, keep=keep)
+    if cut_file is not None and cut_file.is_file():
+        plan = _resumed_plan(cut_file, budget, target)
+        small = load(cut_file, dense)
+    else:
+        progress.stage("measure")
+        table = measure(dense, graph, example, target, folder=folder, progress=progress.step)
+        progress.stage("score")
+        batches = _first(loader, score_batches, seed=seed) if loader is not None else None
+        saliency = _score(dense, graph, criterion, batches, loss, progress)
+        progress.stage("plan and cut")
+        fitted = fit(
+            dense,
+            graph,
+            example,
+            table,
+            saliency,
+            budget,
+            solver=solver,
+            folder=folder,
+            progress=progress,
+        )
+        plan, small = fitted.plan, fitted.model
+        if loader is not None:
+            recalibrate(small, replayed(loader, seed=seed).epoch(0))
+        if cut_file is not None:
+            save(small, cut_file, graph=graph, plan=plan)
+
+    before: Mapping[str, float] = {}
+    history: tuple[Epoch, ...] = ()
+    if loader is not None and recipe is not None:
+        progress.stage("tune")
+        before = evaluate(small) if evaluate is not None else {}
+        history = tune(
+            small,
+            loader,
+            recipe=recipe,
+            teacher=dense,
+            checkpoint=checkpoint,
+            progress=_tuning_steps(progress),
+        ).history
+    progress.stage("check")
+    report = check(dense, small, plan, example, graph=graph, evaluate=evaluate)
+    return Pruned(small, dense, graph, plan, report, history, before)
+
+
+def as_budget(budget: Budget | str | float) -> Budget:
+    """Give a budget for `0.6`, `"60%"`, `"12ms"` or a budget.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(budget, Budget):
+        return budget
+    return Budget.parse(budget) if isinstance(budget, str) else Budget(fraction=budget)
+
+
+def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
+    return (example[0] if isinstance(example, tuple) else example).shape[0]
+
+
+def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first batches of an epoch, the same ones every time."""
+    return islice(replayed(loader, seed=seed).epoch(0), count)
+
+
+def _score(
+    model: nn.Module,
+    graph: PruningGraph,
+    criterion: str | Score,
+    batches: Iterable[tuple[Tensor, Tensor]] | None,
+    loss: Loss,
+    progress: Progress,
+) -> Saliency:
+    if callable(criterion):
+        return criterion(model, graph)
+    if criterion == "magnitude" or batches is None:
+        return magnitude(model, graph)
+    if criterion == "taylor":
+        return taylor(model, graph, batches, loss, progress=progress)
+    raise ValueError(f"criterion is 'taylor', 'magnitude' or a function, not {criterion!r}")
+
+
+def _resumed_plan(cut_file: Path, budget: Budget, target: Target) -> Plan:
+    plan = load_plan(cut_file)
+    if (plan.budget, plan.target) != (budget, target):
+        raise ModelMismatch(
+            f"{cut_file} was cut to {plan.budget} on {plan.target.describe()}, not to {budget} on "
+            f"{target.describe()}: give another checkpoint folder, or delete this one"
+        )
+    return plan
+
+
+def _tuning_steps(progress: Progress) -> Callable[[TuneProgress], None]:
+    def tell(at: TuneProgress) -> None:
+        progress.step(
+            (at.epoch - 1) * at.steps + at.step,
+            at.epochs * at.steps,
+            f"epoch {at.epoch} of {at.epochs}, loss {at.loss:.3f}, {at.images_per_s:.0f} images/s",
+        )
+
+    return tell

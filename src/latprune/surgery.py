@@ -1,0 +1,162 @@
+"""Cut a network to a plan; keep the result in one file; bring it back.
+
+A pruned network is one `.safetensors` file: its weights, and in the file's metadata the plan and
+the places of its channels as JSON. `load` needs that file and a freshly built dense model.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+
+from latprune.errors import DamagedFile, ModelMismatch
+from latprune.graph.groups import groups_from_json, groups_to_json
+from latprune.graph.slicing import slice_model, tensor_of
+from latprune.planning import Plan
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from torch import nn
+
+    from latprune.graph.groups import ChannelGroup, PruningGraph
+
+FORMAT = "latprune-network"
+VERSION = 1
+
+
+def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
+    """Give a new, smaller network that keeps the plan's channels.
+
+    Args:
+        model: The dense network that `graph` was traced from; it stays as it is.
+        graph: Where the channels lie.
+        plan: Which ones stay.
+
+    Returns:
+        A copy of the model without the others. It needs nothing from latprune to run.
+
+    Raises:
+        ModelMismatch: If the model is not the graph's, or the plan not the graph's.
+    """
+    if set(plan.kept) != set(graph.widths):
+        raise ModelMismatch("the plan was made for another network than the graph's")
+    return _cut(model, graph.groups, plan)
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    graph: PruningGraph,
+    plan: Plan,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a pruned network to one `.safetensors` file, whole or not at all.
+
+    Args:
+        model: What `cut` gave, trained further or not.
+        path: Where to; an existing file is replaced.
+        graph: The dense network's graph.
+        plan: What the network was cut to.
+        notes: JSON values to keep beside the plan, such as a report; `load_notes` gives them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "plan": json.dumps(plan.to_json()),
+        "groups": json.dumps(groups_to_json(graph.groups)),
+        "notes": json.dumps(dict(notes or {})),
+    }
+    unfinished = path.with_name(path.name + ".part")
+    save_model(model, str(unfinished), metadata=metadata)
+    unfinished.replace(path)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Bring a pruned network back.
+
+    Args:
+        path: What `save` wrote.
+        model: The dense network, freshly built; its weights do not matter, it stays as it is.
+
+    Returns:
+        A new network, bit-equal to the one that was saved.
+
+    Raises:
+        DamagedFile: If the file cannot be read.
+        ModelMismatch: If the file's network is not a cut of `model`.
+    """
+    plan, groups, _ = _read_metadata(Path(path))
+    small = _cut(model, groups, plan)
+    try:
+        load_model(small, str(path), strict=True)
+    except RuntimeError as error:
+        raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
+    return small
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read the plan that a saved network was cut to.
+
+    Raises:
+        DamagedFile: If the file cannot be read.
+    """
+    return _read_metadata(Path(path))[0]
+
+
+def load_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what was kept beside a saved network's plan.
+
+    Raises:
+        DamagedFile: If the file cannot be read.
+    """
+    return _read_metadata(Path(path))[2]
+
+
+def _cut(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> nn.Module:
+    groups = tuple(groups)
+    for group in groups:
+        for member in group.members:
+            size = tensor_of(model, member.parameter).shape
+            if len(size) <= member.axis or size[member.axis] <= member.positions.max():
+                raise ModelMismatch(
+                    f"{member.parameter} has shape {tuple(size)}, too small on axis {member.axis} "
+                    f"for the {group.channels} channels of {group.name}: it is another model, or "
+                    "one that was cut before"
+                )
+    small = copy.deepcopy(model)
+    slice_model(small, groups, plan.kept)
+    return small
+
+
+def _read_metadata(path: Path) -> tuple[Plan, tuple[ChannelGroup, ...], dict[str, Any]]:
+    if not path.is_file():
+        raise DamagedFile(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+    except SafetensorError as error:
+        raise DamagedFile(f"{path} is damaged or no safetensors file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise DamagedFile(f"{path} holds no plan: it was not written by latprune.save")
+    if metadata.get("version") != str(VERSION):
+        raise DamagedFile(
+            f"{path} has format version {metadata.get('version')}, this latprune reads {VERSION}: "
+            "use the latprune that wrote it"
+        )
+    try:
+        plan = Plan.from_json(json.loads(metadata["plan"]))
+        groups = groups_from_json(json.loads(metadata["groups"]))
+        notes: dict[str, Any] = json.loads(metadata["notes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{path}: its plan cannot be read: {error!r}") from None
+    return plan, groups, notes

@@ -103,7 +103,7 @@ def compare(
     target: Target,
     *,
     tolerance: float = 0.003,
-    limit_s: float = 6.0,
+    limit_s: float = 4.0,
 ) -> Comparison:
     """Time two whole networks in turns until the ratio of their times is known.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from latprune.errors import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -204,12 +205,20 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
     import_extra("onnx", _EXTRA)
     import_extra("onnxscript", _EXTRA)
     inputs = example if isinstance(example, tuple) else (example,)
-    training = model.training
+    with evaluating(model):
+        _export(model, inputs, path)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        _export(model, inputs, path)
+        yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

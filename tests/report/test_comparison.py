@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from latprune.latency.target import Target
 from latprune.latency.timing import Comparison, Measurement
 from latprune.planning import Budget
-from latprune.report import Report, check
+from latprune.report import Report, check, parameters
 from tests.report.examples import TARGET, chain, plan_for, report
 
 HALF = Budget(fraction=0.5)
@@ -107,8 +108,8 @@ def test_check_counts_and_judges_both_networks() -> None:
 
     judged = checked(dense, small, comparison=taken)
 
-    assert judged.dense.accuracy == {"width": 8.0}
-    assert judged.small.accuracy == {"width": 2.0}
+    assert judged.dense.accuracy == {"share": judged.dense.parameters / 1000}
+    assert judged.small.accuracy == {"share": judged.small.parameters / 1000}
     assert judged.small.parameters == sum(p.numel() for p in small.parameters())
     assert judged.small.macs < judged.dense.macs
     assert (judged.ratio, judged.dense.latency.median_ms) == (0.5, 2.0)
@@ -125,14 +126,13 @@ def test_check_measures_where_nothing_was_measured() -> None:
 
 def checked(dense: nn.Module, small: nn.Module, *, comparison: Comparison | None) -> Report:
     graph = chain(4, 8)
-    eager = replace(TARGET, runtime="eager", runtime_version=torch.__version__)
     return check(
         dense,
         small,
-        replace(plan_for(graph, {"conv1": 2}, HALF), target=eager),
+        replace(plan_for(graph, {"conv1": 2}, HALF), target=Target.here("eager")),
         torch.zeros(1, 3, 8, 8),
         graph=graph,
-        evaluate=lambda model: {"width": float(model.get_submodule("4").in_features)},
+        evaluate=lambda model: {"share": parameters(model) / 1000},
         comparison=comparison,
     )
 

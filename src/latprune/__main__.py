@@ -1,0 +1,5 @@
+"""`python -m latprune` is `latprune`."""
+
+from latprune.cli import main
+
+main()

@@ -1,0 +1,492 @@
+"""The commands: options in, one call of the library, a table or JSON out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from latprune import __version__
+from latprune.errors import BudgetTooSmall, LatpruneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rich.console import RenderableType
+    from torch import nn
+
+    from latprune.cli.job import Data, Source
+    from latprune.latency.target import Target
+    from latprune.planning import Budget
+    from latprune.report import Report
+
+CriterionName = Literal["taylor", "magnitude"]
+FAILED, IMPOSSIBLE, NOT_MET, INTERRUPTED = 1, 3, 4, 130
+RESUMABLE = ("measure", "plan", "prune", "demo")
+KEPT = "What was measured and trained is kept: the same command goes on from there."
+
+
+class Commands(TyperGroup):
+    """Turns errors that latprune raises on purpose into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            with warnings.catch_warnings():
+                if not ctx.params["debug"]:
+                    # What libraries say to developers would bury what is said to the user.
+                    warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except LatpruneError as error:
+            if ctx.params["debug"]:
+                raise
+            _complain(f"error: {error}")
+            code = IMPOSSIBLE if isinstance(error, BudgetTooSmall) else FAILED
+            raise typer.Exit(code) from None
+        except KeyboardInterrupt:
+            resumable = ctx.invoked_subcommand in RESUMABLE
+            _complain(f"interrupted. {KEPT}" if resumable else "interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Prune a PyTorch network to a latency budget, measured on the machine that will run it.",
+    epilog=(
+        "Exit codes: 0 the budget is met, 1 something failed, 2 wrong usage, 3 no network fits "
+        "the budget, 4 the budget was not met, 130 interrupted."
+    ),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"latprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _latprune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+) -> None:
+    del version, debug  # `_version` and `Commands` act on them
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
+        "the file is executed).",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="The dense network's weights (.safetensors, .pt).")
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Fetch the library's published weights.")
+]
+Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, help="The model's outputs, if not its default.")
+]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="CxHxW", help="The input's size: 3x224x224.")
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option("--crop-pct", help="Share of a resized picture that evaluation keeps."),
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Pictures as train/CLASS/*, test/CLASS/* (or val/), in a folder or a zip. Folders "
+        "named by WordNet id are ImageNet's classes.",
+    ),
+]
+Runtime = Annotated[str, typer.Option("--runtime", help="What will run the network.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="That the runtime may use.")]
+Precision = Annotated[str, typer.Option("--precision", help="The network will run in.")]
+BudgetText = Annotated[
+    str,
+    typer.Option("--budget", metavar="60%|12ms", help="A share of the dense latency, or a time."),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        "--criterion",
+        help="What makes a channel worth keeping: taylor (needs --data) or magnitude.",
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
+]
+TrainBatch = Annotated[
+    int, typer.Option("--train-batch", min=2, help="Pictures in a batch of scoring and tuning.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load pictures.")]
+PrunedFile = Annotated[
+    Path, typer.Option("--pruned", help="What `latprune prune` wrote: pruned.safetensors.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
+
+
+@app.command("measure")
+def measure_command(
+    model: Model,
+    classes: Classes = None,
+    input: Input = None,
+    runtime: Runtime = "onnxruntime",
+    precision: Precision = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the widths of a network's layers cost here; the table is kept."""
+    from latprune.cli.live import working
+    from latprune.graph.tracing import trace
+    from latprune.latency.measuring import measure
+
+    source = _source(model, classes=classes, input=input)
+    target = _target(runtime, precision=precision, batch=batch, threads=threads)
+    with working() as progress:
+        network = source.open()
+        example = network.example(batch)
+        progress.stage("trace")
+        graph = trace(network.model, example)
+        progress.stage("measure")
+        table = measure(network.model, graph, example, target, progress=progress.step)
+    dense = table.network(graph)
+    facts = {
+        "target": target.to_json(),
+        "table": str(table.path),
+        "measurements": len(table),
+        "dense": dense.to_json(),
+    }
+    text = (
+        f"{model} takes {dense.median_ms:.3f} ms (spread {dense.iqr_ms:.3f} ms, {dense.runs} runs)"
+        f"\nwith {target.describe()}\n{len(table)} layers measured in {table.path}"
+    )
+    _show(facts if as_json else text)
+
+
+@app.command("plan")
+def plan_command(
+    model: Model,
+    budget: BudgetText,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    classes: Classes = None,
+    input: Input = None,
+    data: DataPath = None,
+    runtime: Runtime = "onnxruntime",
+    precision: Precision = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    criterion: Criterion = None,
+    keep: Keep = None,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show which widths a budget would leave and what that is predicted to take; cut nothing."""
+    from latprune.cli.job import open_data
+    from latprune.cli.live import working
+    from latprune.cli.planned import Planned, choose
+
+    source = _source(model, weights, pretrained=pretrained, classes=classes, input=input)
+    target = _target(runtime, precision=precision, batch=batch, threads=threads)
+    allowed = _budget(budget)
+    chosen = _criterion(criterion, data)
+    with working() as progress:
+        network = source.open()
+        loader = None
+        if data is not None and chosen == "taylor":
+            loader = open_data(data, network, batch=train_batch, workers=workers).train
+        planned: Planned = choose(
+            network,
+            allowed,
+            target,
+            criterion=chosen,
+            loader=loader,
+            keep=tuple(keep or ()),
+            progress=progress,
+        )
+    _show(planned.to_json() if as_json else planned.render())
+
+
+@app.command("prune")
+def prune_command(
+    model: Model,
+    budget: BudgetText,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the result.")],
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    classes: Classes = None,
+    input: Input = None,
+    crop_pct: CropPct = None,
+    data: DataPath = None,
+    runtime: Runtime = "onnxruntime",
+    precision: Precision = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    criterion: Criterion = None,
+    keep: Keep = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Of tuning.")] = 5,
+    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate of tuning.")] = 0.01,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of tuning.")] = 0,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Prune a network to a budget, tune it, and measure it beside the dense one.
+
+    Without --data, channels are scored by magnitude and nothing is tuned. The folder --out gets
+    pruned.safetensors, report.json and report.txt. After Ctrl-C the same command goes on.
+    """
+    from latprune.cli.folder import RunFolder
+    from latprune.cli.job import open_data
+    from latprune.cli.live import working
+    from latprune.pipeline import prune
+    from latprune.report.text import to_text
+    from latprune.tuning import Recipe
+
+    source = _source(model, weights, pretrained, classes, input, crop_pct)
+    target = _target(runtime, precision=precision, batch=batch, threads=threads)
+    allowed = _budget(budget)
+    chosen = _criterion(criterion, data)
+    with _usage("--lr"):
+        recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
+    arguments = {
+        **vars(source),
+        "data": data,
+        "target": target.to_json(),
+        "budget": allowed.to_json(),
+        "criterion": chosen,
+        "keep": keep or [],
+        "epochs": epochs if data else 0,
+        "lr": lr,
+        "seed": seed,
+        "train_batch": train_batch,
+    }
+    with working() as progress:
+        network = source.open()
+        found: Data | None = None
+        if data is not None:
+            found = open_data(data, network, batch=train_batch, workers=workers)
+        with _usage("--out"):
+            folder = RunFolder.claim(out, "prune", arguments)
+        pruned = prune(
+            network.model,
+            network.example(batch),
+            allowed,
+            loader=found.train if found else None,
+            evaluate=found.judge if found and source.is_trained else None,
+            target=target,
+            keep=tuple(keep or ()),
+            criterion=chosen,
+            recipe=recipe,
+            checkpoint=folder.checkpoint,
+            progress=progress,
+        )
+        facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
+        folder.keep(pruned, facts=facts, text=to_text(pruned.report))
+    _conclude(pruned.report, facts if as_json else None)
+
+
+@app.command("check")
+def check_command(
+    model: Model,
+    pruned: PrunedFile,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    classes: Classes = None,
+    input: Input = None,
+    crop_pct: CropPct = None,
+    data: DataPath = None,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a pruned network beside the dense one again, and judge both if there are data.
+
+    Without the dense network's weights only the pruned one's accuracy is shown.
+    """
+    from latprune.cli.job import open_data
+    from latprune.cli.live import working
+    from latprune.graph.tracing import trace
+    from latprune.latency.target import Target
+    from latprune.report import check
+    from latprune.surgery import load, load_plan
+
+    source = _source(model, weights, pretrained, classes, input, crop_pct)
+    stored = load_plan(pruned)
+    was = stored.target
+    here = Target.here(was.runtime, precision=was.precision, batch=was.batch, threads=was.threads)
+    if here != was:
+        _complain(f"planned for {was.describe()}; measured on {here.describe()}")
+    with working() as progress:
+        network = source.open()
+        small = load(pruned, network.model)
+        example = network.example(here.batch)
+        found = None
+        if data is not None:
+            found = open_data(data, network, batch=train_batch, workers=workers)
+
+        def judge(judged: nn.Module) -> Mapping[str, float]:
+            known = judged is small or source.is_trained
+            return found.judge(judged) if found and known else {}
+
+        progress.stage("trace")
+        graph = trace(network.model, example)
+        progress.stage("check")
+        report = check(
+            network.model, small, replace(stored, target=here), example, graph=graph, evaluate=judge
+        )
+    _conclude(report, report.to_json() if as_json else None)
+
+
+@app.command("export")
+def export_command(
+    model: Model,
+    pruned: PrunedFile,
+    to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx or NAME.pt2.")],
+    classes: Classes = None,
+    input: Input = None,
+    batch: Batch = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Write a pruned network as ONNX or .pt2, and check it against torch."""
+    from latprune.cli.live import working
+    from latprune.export import export_onnx, export_pt2
+    from latprune.surgery import load
+
+    writers = {".onnx": export_onnx, ".pt2": export_pt2}
+    if to.suffix not in writers:
+        raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
+    source = _source(model, classes=classes, input=input)
+    with working() as progress:
+        network = source.open()
+        small = load(pruned, network.model)
+        progress.stage("export")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        writers[to.suffix](small, network.example(batch), to)
+    text = f"{to} ({to.stat().st_size / 1e6:.1f} MB) agrees with torch"
+    _show({"file": str(to), "bytes": to.stat().st_size} if as_json else text)
+
+
+@app.command("demo")
+def demo_command(
+    budget: BudgetText = "50%",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the result.")] = Path(
+        "latprune-demo"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Train a small network on handwritten digits and prune it: offline, a few minutes."""
+    from latprune.cli.folder import RunFolder
+    from latprune.cli.live import working
+    from latprune.demo import next_commands, run
+    from latprune.report.text import to_text
+
+    allowed = _budget(budget)
+    with working() as progress:
+        with _usage("--out"):
+            folder = RunFolder.claim(out, "demo", {"budget": allowed.to_json()})
+        pruned = run(folder.path, allowed, progress=progress)
+        facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
+        folder.keep(pruned, facts=facts, text=to_text(pruned.report))
+    after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
+    _conclude(pruned.report, facts if as_json else None, after=after)
+
+
+def _source(
+    model: str,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    classes: int | None = None,
+    input: str | None = None,
+    crop_pct: float | None = None,
+) -> Source:
+    from latprune.cli.job import Source, input_size
+
+    with _usage("--input"):
+        size = None if input is None else input_size(input)
+    return Source(model, weights, pretrained, classes, size, crop_pct)
+
+
+def _target(runtime: str, *, precision: str, batch: int, threads: int) -> Target:
+    from latprune.latency.target import Target
+
+    with _usage("--runtime"):
+        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
+
+
+def _budget(text: str) -> Budget:
+    from latprune.planning import Budget
+
+    with _usage("--budget"):
+        return Budget.parse(text)
+
+
+def _criterion(name: str | None, data: Path | None) -> CriterionName:
+    if name is None:
+        return "magnitude" if data is None else "taylor"
+    if name == "magnitude":
+        return "magnitude"
+    if name != "taylor":
+        sentence = f"{name} is neither taylor nor magnitude"
+        raise typer.BadParameter(sentence, param_hint="--criterion")
+    if data is None:
+        raise typer.BadParameter("taylor needs --data", param_hint="--criterion")
+    return "taylor"
+
+
+@contextmanager
+def _usage(option: str) -> Iterator[None]:
+    """Make a value that latprune does not understand an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _show(result: dict[str, Any] | RenderableType) -> None:
+    """Write a result to stdout: a dict as JSON, anything else for people."""
+    if isinstance(result, dict):
+        print(json.dumps(result, indent=2))
+    elif isinstance(result, str):
+        print(result)
+    else:
+        Console().print(result)
+
+
+def _conclude(report: Report, facts: dict[str, Any] | None, *, after: str = "") -> None:
+    """Show a report and leave with the code that says whether the budget is met."""
+    from latprune.report.text import render
+
+    _show(render(report) if facts is None else facts)
+    if after and facts is None:
+        _show(f"\n{after}")
+    raise typer.Exit(0 if report.met else NOT_MET)
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(sentence, style="red", markup=False)

@@ -1,0 +1,81 @@
+"""The folder of one run: what was asked, what is under way, what came out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from latprune.pipeline import Pruned
+
+
+class FolderTaken(ValueError):
+    """A folder holds the run of another command."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that belongs to one command with its arguments.
+
+    Attributes:
+        path: Holds `run.json` (the arguments), `checkpoint/`, and in the end
+            `pruned.safetensors`, `report.json` and `report.txt`.
+    """
+
+    path: Path
+
+    @classmethod
+    def claim(cls, path: Path, command: str, arguments: Mapping[str, Any]) -> RunFolder:
+        """Take a folder for a command, or go on with that command's run in it.
+
+        Raises:
+            FolderTaken: If another command, or the same one with other arguments, has it.
+        """
+        asked = json.loads(json.dumps({"command": command, **arguments}, default=str))
+        file = path / "run.json"
+        if not file.is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(asked, indent=2) + "\n")
+            return cls(path)
+        found = _read(file)
+        differences = [
+            f"{name} was {found.get(name)}, is {asked.get(name)}"
+            for name in [*asked, *(found.keys() - asked.keys())]
+            if found.get(name) != asked.get(name)
+        ]
+        if differences:
+            raise FolderTaken(
+                f"{path} holds another run ({'; '.join(differences)}). Give another --out, or "
+                f"delete {path} to start afresh."
+            )
+        return cls(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of an unfinished run is kept."""
+        return self.path / "checkpoint"
+
+    @property
+    def pruned(self) -> Path:
+        """The result."""
+        return self.path / "pruned.safetensors"
+
+    def keep(self, pruned: Pruned, *, facts: Mapping[str, Any], text: str) -> None:
+        """Write a finished run's network and its report, as JSON and as text."""
+        pruned.save(self.pruned)
+        (self.path / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (self.path / "report.txt").write_text(text)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise FolderTaken(f"{file} cannot be read. Delete {file.parent} to start afresh.")
+    return found

@@ -1,0 +1,153 @@
+"""What the options of the command line lead to: a network, its input, its data, a target."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from latprune.errors import DataError
+from latprune.tasks.classification import evaluate
+from latprune.tasks.data import open_images
+from latprune.tasks.models import load_model, load_weights
+from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
+from latprune.tuning.losses import main_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+JUDGED = ("test", "val")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the dense network comes from.
+
+    Attributes:
+        model: `timm:NAME`, `torchvision:NAME` or `PATH.py:FACTORY`.
+        weights: A file of weights, or None.
+        pretrained: Whether to fetch the library's published weights.
+        classes: Outputs, or None for the model's own number.
+        input: Channels, height and width, or None for what the model expects.
+        crop_pct: Share of a resized picture that evaluation keeps, or None for the model's.
+    """
+
+    model: str
+    weights: Path | None = None
+    pretrained: bool = False
+    classes: int | None = None
+    input: tuple[int, int, int] | None = None
+    crop_pct: float | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the network's accuracy says anything; a factory may have loaded weights."""
+        return self.weights is not None or self.pretrained or ".py:" in self.model
+
+    def open(self) -> Network:
+        """Build the network and load its weights.
+
+        Raises:
+            UnknownModel: If the model cannot be built.
+            DamagedFile: If the weights cannot be read.
+            ModelMismatch: If they belong to another model.
+        """
+        model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)
+        if self.weights is not None:
+            load_weights(model, self.weights)
+        preprocessing = preprocessing_for(self.model, model)
+        channels = len(preprocessing.mean)
+        if self.input is not None:
+            channels, height, width = self.input
+            preprocessing = replace(preprocessing, size=(height, width))
+        if self.crop_pct is not None:
+            preprocessing = replace(preprocessing, crop_pct=self.crop_pct)
+        return Network(model.eval(), preprocessing, channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The dense network and what its input looks like."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    channels: int
+
+    def example(self, batch: int) -> Tensor:
+        """Give an input of `batch` samples of noise, always the same."""
+        random = torch.Generator().manual_seed(0)
+        return torch.randn(batch, self.channels, *self.preprocessing.size, generator=random)
+
+    @torch.no_grad()
+    def outputs(self) -> int:
+        """Count the model's outputs."""
+        return int(main_output(self.model(self.example(1))).shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Labelled pictures, ready for a network.
+
+    Attributes:
+        train: Batches to score and tune with.
+        judge: Gives a network's accuracy on the split `judged`.
+        judged: The split's name.
+    """
+
+    train: DataLoader[Any]
+    judge: Callable[[nn.Module], Mapping[str, float]]
+    judged: str
+
+
+def open_data(path: Path, network: Network, *, batch: int, workers: int) -> Data:
+    """Open `train`, and `test` or else `val`, of a folder or zip for a network.
+
+    Args:
+        path: As for `open_images`.
+        network: Decides how pictures are prepared and which outputs their classes are.
+        batch: Pictures in a batch.
+        workers: Processes that load pictures; 0 loads in this one.
+
+    Raises:
+        DataError: If a split is missing or empty.
+        ModelMismatch: If the classes do not fit the network's outputs.
+    """
+    images = open_images(path)
+    outputs = network.outputs()
+    labels = images.labels_for(outputs)
+    judged = next((split for split in JUDGED if split in images.pictures), None)
+    if judged is None:
+        raise DataError(f"{path} has neither test/ nor val/ to judge networks on")
+    training, evaluation = network.preprocessing.training(), network.preprocessing.evaluation()
+    train = images.split("train", transform=training, labels=labels)
+    test = images.split(judged, transform=evaluation, labels=labels)
+    options: dict[str, Any] = {"batch_size": batch, "num_workers": workers}
+    full = len(train) >= batch
+    return Data(
+        train=DataLoader(train, shuffle=True, drop_last=full, **options),
+        judge=partial(
+            evaluate,
+            loader=DataLoader(test, **options),
+            classes=labels if len(labels) < outputs else None,
+        ),
+        judged=judged,
+    )
+
+
+def input_size(text: str) -> tuple[int, int, int]:
+    """Read `3x224x224`.
+
+    Raises:
+        ValueError: If it reads otherwise.
+    """
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise ValueError(f"an input reads like 3x224x224, not {text!r}")
+    channels, height, width = map(int, text.split("x"))
+    return channels, height, width

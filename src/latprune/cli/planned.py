@@ -1,0 +1,114 @@
+"""What a budget would do to a network, without cutting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from latprune.fitting import REFINEMENTS
+from latprune.graph.tracing import trace
+from latprune.latency.measuring import measure
+from latprune.planning import plan
+from latprune.report.counting import network_macs
+from latprune.report.text import widths_table
+from latprune.report.wording import count, percent
+from latprune.saliency import magnitude, taylor
+from latprune.tuning import cross_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import RenderableType
+    from torch import Tensor
+
+    from latprune.cli.job import Network
+    from latprune.graph.groups import PruningGraph
+    from latprune.latency.target import Target
+    from latprune.planning import Budget, Plan
+    from latprune.progress import Progress
+    from latprune.saliency import Saliency
+
+SCORE_BATCHES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan and the network that it is for."""
+
+    plan: Plan
+    graph: PruningGraph
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Per channel group its width before and after."""
+        after = self.plan.widths
+        return {name: (before, after[name]) for name, before in self.graph.widths.items()}
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates before and after."""
+        widths = (self.graph.widths, self.plan.widths)
+        before, after = (network_macs(self.graph, at) for at in widths)
+        return before, after
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plan as JSON values, with widths instead of channels."""
+        facts = {**self.plan.to_json(), "gap": self.plan.gap, "macs": list(self.macs)}
+        del facts["kept"]
+        return {**facts, "widths": {name: list(pair) for name, pair in self.widths.items()}}
+
+    def render(self) -> RenderableType:
+        """Give the plan as something that a rich console prints."""
+        plan, (before, after) = self.plan, self.macs
+        return Group(
+            Text(f"latprune on {plan.target.describe()}", style="bold"),
+            Text(
+                f"{plan.baseline_ms:.3f} ms measured → {plan.predicted_ms:.3f} ms predicted "
+                f"({percent(plan.predicted_ms / plan.baseline_ms)}; budget {plan.budget})"
+            ),
+            Text(f"MACs {count(before)} → {count(after)}"),
+            Text(
+                f"saliency kept {percent(plan.value / plan.dense_value)} ({plan.criterion}), "
+                f"proven gap {100 * plan.gap:.3f} % ({plan.solver})"
+            ),
+            widths_table(self.widths),
+        )
+
+
+def choose(
+    network: Network,
+    budget: Budget,
+    target: Target,
+    *,
+    criterion: str,
+    loader: Iterable[tuple[Tensor, Tensor]] | None,
+    keep: Sequence[str],
+    progress: Progress,
+) -> Planned:
+    """Trace, measure, score and plan, until every layer of the plan is measured.
+
+    Raises:
+        BudgetTooSmall: If no network fits.
+    """
+    model, example = network.model, network.example(target.batch)
+    progress.stage("trace")
+    graph = trace(model, example, keep=keep)
+    progress.stage("measure")
+    table = measure(model, graph, example, target, progress=progress.step)
+    progress.stage("score")
+    saliency: Saliency
+    if criterion == "taylor" and loader is not None:
+        saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), cross_entropy)
+    else:
+        saliency = magnitude(model, graph)
+    progress.stage("plan")
+    for _ in range(REFINEMENTS):
+        planned, known = plan(graph, table, saliency, budget), len(table)
+        table = measure(model, graph, example, target, widths=planned.widths)
+        if len(table) == known:
+            break
+    return Planned(planned, graph)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 
 from latprune.errors import DamagedFile, ModelMismatch
 from latprune.graph.groups import groups_from_json, groups_to_json
@@ -77,7 +77,9 @@ def save(
         "notes": json.dumps(dict(notes or {})),
     }
     unfinished = path.with_name(path.name + ".part")
-    save_model(model, str(unfinished), metadata=metadata)
+    # A tensor that two names share is stored twice: a file has no sharing.
+    tensors = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, str(unfinished), metadata=metadata)
     unfinished.replace(path)
 
 
@@ -98,7 +100,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     plan, groups, _ = _read_metadata(Path(path))
     small = _cut(model, groups, plan)
     try:
-        load_model(small, str(path), strict=True)
+        small.load_state_dict(load_file(str(path)), strict=True)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
     return small

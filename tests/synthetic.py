@@ -1,0 +1,100 @@
+"""A runtime whose clock is a formula, so that whole pipelines can be tested without timing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import latprune.fitting
+import latprune.latency.measuring
+import latprune.report.comparison
+from latprune.graph.tracing import trace
+from latprune.latency.runtimes import get_runtime
+from latprune.latency.timing import Comparison, Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pytest
+    from torch import Tensor, nn
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.runtimes import Runtime
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Run
+
+STEP = 8
+
+
+def layer_ms(shape: LayerShape) -> float:
+    """Stairs of `STEP` channels written, straight in those read."""
+    written = math.ceil(shape.out_channels / STEP) * STEP
+    work = shape.in_channels // shape.groups * written * math.prod(shape.kernel)
+    return 0.002 + work * math.prod(shape.size) / 1e7
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Prices layers by `layer_ms`, and networks as their layers' sum times `whole` plus `rest_ms`.
+
+    A sum of layers thus never predicts a network: the loop has something to close.
+    """
+
+    name: str = "synthetic"
+    precisions: tuple[str, ...] = ("fp32",)
+    whole: float = 1.0
+    rest_ms: float = 0.0
+    spread: float = 0.0
+
+    def version(self) -> str:
+        return "1"
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        assert target.runtime == self.name
+        for shape in shapes:
+            yield shape, Measurement(layer_ms(shape), 0.0, 1)
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        raise AssertionError("nothing is run: see network_ms")
+
+    def network_ms(self, model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
+        layers = trace(model, example).layers
+        return self.whole * sum(layer_ms(layer.shape) for layer in layers) + self.rest_ms
+
+    def compare(
+        self,
+        dense: nn.Module,
+        small: nn.Module,
+        example: Tensor | tuple[Tensor, ...],
+        target: Target,
+    ) -> Comparison:
+        assert target.runtime == self.name
+        before, after = (self.network_ms(model, example) for model in (dense, small))
+        iqr = self.spread * after
+        return Comparison(
+            Measurement(before, iqr, 10), Measurement(after, iqr, 10), after / before, iqr / before
+        )
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Make this the runtime `synthetic`, beside the real ones."""
+
+        def runtime(name: str) -> Runtime:
+            return cast("Runtime", self) if name == self.name else get_runtime(name)
+
+        def measure_network(model: nn.Module, graph, example, table, tell) -> None:  # type: ignore[no-untyped-def]
+            try:
+                table.network(graph)
+            except latprune.NotMeasured:
+                table.add_network(graph, Measurement(self.network_ms(model, example), 0.0, 1))
+
+        patch.setattr(latprune.latency.runtimes, "get_runtime", runtime)
+        patch.setattr(latprune.latency.measuring, "get_runtime", runtime)
+        patch.setattr(latprune.latency.measuring, "_measure_network", measure_network)
+        patch.setattr(latprune.fitting, "prepare", lambda model, example, target: model)
+        patch.setattr(latprune.fitting, "compare", self.compare)
+        patch.setattr(latprune.report.comparison, "compare", self.compare)

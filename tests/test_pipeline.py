@@ -1,0 +1,173 @@
+"""The whole line in one call: real scores, real tuning, a clock that is a formula."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import latprune as lp
+from latprune.surgery import load_notes
+from tests.synthetic import Synthetic
+from tests.test_fitting import EXAMPLE, Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    Synthetic(whole=1.2, rest_ms=0.05).install(monkeypatch)
+
+
+@pytest.fixture
+def loader() -> DataLoader[tuple[torch.Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (64,), generator=generator)
+    images = torch.randn(64, 3, 16, 16, generator=generator) + labels.view(-1, 1, 1, 1)
+    return DataLoader(TensorDataset(images, labels), batch_size=16)
+
+
+@pytest.fixture
+def evaluate(loader: DataLoader[tuple[torch.Tensor, ...]]) -> Callable[..., Mapping[str, float]]:
+    @torch.no_grad()
+    def top1(model: nn.Module) -> dict[str, float]:
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in loader)
+        return {"top1": right / 64}
+
+    return top1
+
+
+RECIPE = lp.Recipe(epochs=4, lr=0.05, warmup_epochs=0, distillation=0, precision="no")
+
+
+def test_a_network_is_pruned_tuned_and_reported(
+    loader: DataLoader[tuple[torch.Tensor, ...]],
+    evaluate: Callable[..., Mapping[str, float]],
+    tmp_path: Path,
+) -> None:
+    model = Network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    result = lp.prune(
+        model,
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        target=lp.Target.here("synthetic"),
+        recipe=RECIPE,
+        evaluate=evaluate,
+        folder=tmp_path,
+    )
+
+    assert result.report.met
+    assert result.report.ratio <= 0.5
+    assert len(result.history) == 4
+    assert result.report.small.accuracy["top1"] > result.report.dense.accuracy["top1"] + 0.1
+    assert set(result.before_tuning) == {"top1"}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert "Met" in str(result.report)
+
+
+def test_without_data_channels_are_scored_by_magnitude_and_nothing_is_tuned(
+    tmp_path: Path,
+) -> None:
+    result = lp.prune(Network(), EXAMPLE, 0.6, target=lp.Target.here("synthetic"), folder=tmp_path)
+
+    assert result.plan.criterion == "magnitude"
+    assert result.history == ()
+    assert result.report.met
+
+
+def test_a_saved_result_carries_its_report(tmp_path: Path) -> None:
+    result = lp.prune(Network(), EXAMPLE, 0.6, target=lp.Target.here("synthetic"), folder=tmp_path)
+    result.save(tmp_path / "out" / "small.safetensors")
+
+    again = lp.load(tmp_path / "out" / "small.safetensors", Network()).eval()
+
+    assert torch.equal(again(EXAMPLE), result.model.eval()(EXAMPLE))
+    notes = load_notes(tmp_path / "out" / "small.safetensors")
+    assert notes["report"] == result.report.to_json()
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    loader: DataLoader[tuple[torch.Tensor, ...]],
+    evaluate: Callable[..., Mapping[str, float]],
+    tmp_path: Path,
+) -> None:
+    class Stop(Exception):
+        pass
+
+    class StopsWhileTuning:
+        def __init__(self, after: int) -> None:
+            self.after, self.name = after, ""
+
+        def stage(self, name: str) -> None:
+            self.name = name
+
+        def step(self, done: int, total: int | None, what: str) -> None:
+            if self.name == "tune" and done >= self.after:
+                raise Stop
+
+    def run(checkpoint: Path, after: int) -> lp.Pruned:
+        torch.manual_seed(0)
+        return lp.prune(
+            Network(),
+            EXAMPLE,
+            "50%",
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            recipe=RECIPE,
+            evaluate=evaluate,
+            folder=checkpoint / "tables",
+            checkpoint=checkpoint,
+            progress=StopsWhileTuning(after),
+        )
+
+    unbroken = run(tmp_path / "unbroken", after=1000)
+    with pytest.raises(Stop):
+        run(tmp_path / "broken", after=5)
+    resumed = run(tmp_path / "broken", after=1000)
+
+    assert resumed.plan == unbroken.plan
+    expected = unbroken.model.state_dict()
+    assert all(torch.equal(expected[k], v) for k, v in resumed.model.state_dict().items())
+
+
+def test_a_checkpoint_of_another_budget_is_refused(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    def run(budget: str) -> lp.Pruned:
+        return lp.prune(
+            Network(),
+            EXAMPLE,
+            budget,
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            folder=tmp_path / "tables",
+            checkpoint=tmp_path / "run",
+        )
+
+    run("50%")
+    with pytest.raises(lp.ModelMismatch, match="was cut to 50%"):
+        run("60%")
+
+
+def test_an_unknown_criterion_says_what_there_is(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="'taylor', 'magnitude' or a function"):
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            0.5,
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            criterion="tailor",  # type: ignore[arg-type]
+            folder=tmp_path,
+        )

@@ -1,0 +1,174 @@
+"""A cut network comes back from its file bit by bit, or says why not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import latprune as lp
+from latprune.graph.verifying import random_kept
+from latprune.surgery import load_notes, load_plan
+from tests import networks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def a_plan(graph: lp.PruningGraph, *, seed: int = 0) -> lp.Plan:
+    kept = random_kept(graph.groups, share=0.4, seed=seed)
+    return lp.Plan(
+        kept={name: tuple(channels) for name, channels in kept.items()},
+        target=lp.Target(device="a device", runtime="onnxruntime", runtime_version="1.0"),
+        budget=lp.Budget(fraction=0.6),
+        budget_ms=6.0,
+        baseline_ms=10.0,
+        rest_ms=0.1,
+        predicted_ms=5.9,
+        value=0.1 + 0.2,
+        bound=0.31,
+        dense_value=1.0,
+        solver="joint",
+        criterion="taylor",
+    )
+
+
+@pytest.mark.parametrize("network", networks.EVERY)
+def test_a_saved_network_comes_back_bit_by_bit(network: type[nn.Module], tmp_path: Path) -> None:
+    model = network().eval()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan, notes={"top1": 0.5})
+
+    again = lp.load(tmp_path / "small.safetensors", network().eval())
+
+    assert load_plan(tmp_path / "small.safetensors") == plan
+    assert load_notes(tmp_path / "small.safetensors") == {"top1": 0.5}
+    assert [m.extra_repr() for m in again.modules()] == [m.extra_repr() for m in small.modules()]
+    expected, found = small.state_dict(), again.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
+
+
+def test_cutting_leaves_the_dense_network_alone() -> None:
+    model = networks.Residual().eval()
+    graph = lp.trace(model, EXAMPLE)
+    before = model(EXAMPLE)
+
+    small = lp.cut(model, graph, a_plan(graph))
+
+    assert torch.equal(model(EXAMPLE), before)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_modules_say_what_they_became() -> None:
+    model = networks.Depthwise()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+
+    width = plan.widths["expand.0"]
+    depth = small.get_submodule("depth.0")
+    assert [depth.in_channels, depth.out_channels, depth.groups] == [width] * 3
+    assert small.get_submodule("expand.1").num_features == width
+    assert small.get_submodule("head.2").in_features == width
+
+
+def test_shared_weights_stay_shared_through_a_file(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        model = networks.Residual()
+        model.register_module("again", model.inner)
+        return model.eval()
+
+    model = build()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    lp.save(lp.cut(model, graph, plan), tmp_path / "x.safetensors", graph=graph, plan=plan)
+
+    again = lp.load(tmp_path / "x.safetensors", build())
+
+    assert again.get_submodule("again") is again.get_submodule("inner")
+
+
+def test_a_network_cut_before_is_refused() -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+
+    with pytest.raises(lp.ModelMismatch, match="cut before"):
+        lp.cut(lp.cut(model, graph, plan), graph, plan)
+
+
+def test_a_plan_for_another_graph_is_refused() -> None:
+    plan = a_plan(lp.trace(networks.Plain(), EXAMPLE))
+    model = networks.Residual()
+
+    with pytest.raises(lp.ModelMismatch, match="another network"):
+        lp.cut(model, lp.trace(model, EXAMPLE), plan)
+
+
+def test_a_file_does_not_load_into_another_network(tmp_path: Path) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    lp.save(lp.cut(model, graph, plan), tmp_path / "x.safetensors", graph=graph, plan=plan)
+
+    with pytest.raises(lp.ModelMismatch):
+        lp.load(tmp_path / "x.safetensors", networks.Residual())
+    with pytest.raises(lp.ModelMismatch):
+        lp.load(tmp_path / "x.safetensors", networks.Plain(width=12))
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(lp.DamagedFile, match="no such file"):
+        lp.load(tmp_path / "none.safetensors", networks.Plain())
+
+
+def test_a_torn_file_says_so(tmp_path: Path) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    path = tmp_path / "x.safetensors"
+    lp.save(lp.cut(model, graph, plan), path, graph=graph, plan=plan)
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(lp.DamagedFile, match="damaged"):
+        lp.load(path, networks.Plain())
+
+
+def test_a_file_without_a_plan_says_so(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "plain.safetensors")
+
+    with pytest.raises(lp.DamagedFile, match="no plan"):
+        lp.load(tmp_path / "plain.safetensors", networks.Plain())
+
+
+def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
+    metadata = {"format": "latprune-network", "version": "99", "plan": json.dumps({})}
+    save_file({"w": torch.zeros(2)}, tmp_path / "new.safetensors", metadata=metadata)
+
+    with pytest.raises(lp.DamagedFile, match="version 99"):
+        lp.load(tmp_path / "new.safetensors", networks.Plain())
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    path = tmp_path / "x.safetensors"
+    lp.save(lp.cut(model, graph, plan), path, graph=graph, plan=plan)
+    before = path.read_bytes()
+
+    with pytest.raises(TypeError):
+        lp.save(model, path, graph=graph, plan=plan, notes={"x": object()})
+
+    assert path.read_bytes() == before

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from latprune.graph.layers import Layer, LayerShape
     from latprune.latency.table import LatencyTable
 
+_AS_GOOD_AS_NONE = 1e-12  # a squared distance that keeps the weight of a measured point finite
+
 
 def layer_cost(
     table: LatencyTable, layer: Layer, reads: np.ndarray, writes: np.ndarray
@@ -83,13 +85,12 @@ class _Points:
         """Milliseconds at pairs of widths, both int [n]."""
         asked = np.stack([reads, writes], axis=-1)
         self._check_inside(asked)
-        # Distances are ratios of widths.
-        near = np.log(asked)[:, None, :] - np.log(self._widths)[None, :, :]
-        nearness = 1 / ((near**2).sum(axis=-1) + 1e-12)
-        carried = (nearness * self._residuals).sum(axis=-1) / nearness.sum(axis=-1)
+        nearness = 1 / (_distances(asked, self._widths) + _AS_GOOD_AS_NONE)
+        carried = nearness @ self._residuals / nearness.sum(axis=-1)
         costs: np.ndarray = self._predict(asked) * np.exp(carried)
-        same = (asked[:, None, :] == self._widths[None, :, :]).all(axis=-1)
-        costs[same.any(axis=-1)] = self._times_ms[same.nonzero()[1]]
+        measured = dict(zip(map(tuple, self._widths.tolist()), self._times_ms, strict=True))
+        for index, pair in enumerate(map(tuple, asked.tolist())):
+            costs[index] = measured.get(pair, costs[index])
         return costs
 
     def _check_inside(self, asked: np.ndarray) -> None:
@@ -146,6 +147,14 @@ def _fit(features: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
                 best, least = np.zeros(count), error
                 best[support] = found
     return best
+
+
+def _distances(asked: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Squared distances [asked, points], in logarithms: what counts are ratios of widths."""
+    here, there = np.log(asked), np.log(points)
+    squared: np.ndarray = np.subtract.outer(here[:, 0], there[:, 0]) ** 2
+    squared += np.subtract.outer(here[:, 1], there[:, 1]) ** 2
+    return squared
 
 
 def inside_hull(points: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A *line* is one layer measured at 16 narrow widths along one axis: narrow, because there a step is
 a large part of the time. Its curve, repeated for wider layers, gives every width its *effective*
-width, in which time is nearly straight; equal effective widths are one step.
+width, in which time is nearly straight; equal effective widths are one step. A few wider points
+tell what repeats from what comes once, such as the start of the kernel.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Axis = Literal["reads", "writes"]
 
 _POINTS = 16
+_REPEATS = (1, 2, 4, 8)  # these points come again, one period wider
 _UNIT = 4
 _MOST_OPTIONS = 64
 _SHARE_FINER = 0.2  # of a group's time; layers with less of it do not make its options finer
@@ -53,6 +55,9 @@ class Stairs:
         return whole * float(period) + np.where(points > 0, self.heights[points - 1], 0.0)
 
 
+_LINE = (*range(1, _POINTS + 1), *(_POINTS + point for point in _REPEATS))
+
+
 def moving_axes(layer: Layer) -> tuple[Axis, ...]:
     """Give the axes whose width can change; one where both are tied, as in a depthwise layer."""
     if layer.groups_follow:
@@ -64,7 +69,7 @@ def moving_axes(layer: Layer) -> tuple[Axis, ...]:
 def line_of(layer: Layer, axis: Axis) -> tuple[LayerShape, ...]:
     """Give the shapes to measure for the stairs of a layer's axis; the other axis stays full."""
     shape = layer.shape
-    widths = [_unit(layer) * point for point in range(1, _POINTS + 1)]
+    widths = [_unit(layer) * point for point in _LINE]
     if layer.groups_follow:
         return tuple(layer.shape_of(w * shape.in_channels // shape.out_channels, w) for w in widths)
     if axis == "reads":
@@ -127,10 +132,10 @@ def stairs(table: LatencyTable, layer: Layer, axis: Axis) -> Stairs:
     Raises:
         NotMeasured: If there is no such line.
     """
-    lines = [line / line[-1] for line in _lines(table, layer, axis)]
+    lines = [line / line[_POINTS - 1] for line in _lines(table, layer, axis)]
     if not lines:
         raise NotMeasured(
-            f"{layer.name}: no line of {_POINTS} widths that {axis} channels was measured on "
+            f"{layer.name}: no line of {len(_LINE)} widths that it {axis} was measured on "
             f"{table.target.describe()}; measure() does it"
         )
     return _fit(np.mean(lines, axis=0), unit=_unit(layer))
@@ -143,12 +148,12 @@ def _lines(table: LatencyTable, layer: Layer, axis: Axis) -> Iterator[np.ndarray
         if not _same_grouping(layer, shape):
             continue
         width = shape.in_channels if axis == "reads" else shape.out_channels
-        if width % unit == 0 and width <= unit * _POINTS:
+        if width % unit == 0 and width // unit in _LINE:
             line = measured.setdefault(_all_but(layer, axis, shape), {})
             line[width // unit] = table[shape].median_ms
     for line in measured.values():
-        if len(line) == _POINTS:
-            yield np.array([line[point] for point in range(1, _POINTS + 1)])
+        if len(line) == len(_LINE):
+            yield np.array([line[point] for point in _LINE])
 
 
 def _same_grouping(layer: Layer, shape: LayerShape) -> bool:
@@ -164,11 +169,19 @@ def _all_but(layer: Layer, axis: Axis, shape: LayerShape) -> tuple[object, ...]:
 
 
 def _fit(line: np.ndarray, *, unit: int) -> Stairs:
-    points = _step(line)
-    blocks = line.reshape(-1, points).mean(axis=1)
-    heights = np.repeat(_isotonic(blocks), points)
+    once, repeating = _once(line), line[:_POINTS]
+    points = _step(repeating)
+    blocks = repeating.reshape(-1, points).mean(axis=1)
+    heights = np.repeat(_isotonic(blocks), points) - once
     period = unit * _POINTS
     return Stairs(unit=unit, step=unit * points, heights=heights / heights[-1] * period)
+
+
+def _once(line: np.ndarray) -> float:
+    """The part of a line's time that does not come again with every period."""
+    first, last = line[[point - 1 for point in _REPEATS]], line[_POINTS - 1]
+    once = float(np.median(first - (line[_POINTS:] - last)))
+    return min(max(once, 0.0), 0.9 * float(line[:_POINTS].min()))
 
 
 def _step(line: np.ndarray) -> int:

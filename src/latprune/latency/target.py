@@ -67,7 +67,7 @@ class Target:
         if precision not in chosen.precisions:
             offered = ", ".join(chosen.precisions)
             raise ValueError(
-                f"{runtime} does not offer the precision {precision!r}, but: {offered}"
+                f"{runtime} does not offer the precision {precision!r}; it offers {offered}"
             )
         return cls(
             device=processor(),

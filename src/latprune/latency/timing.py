@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,12 +40,8 @@ class Measurement:
             raise ValueError(f"no run takes such a time: {self}")
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON values; times to a nanosecond."""
-        return {
-            "median_ms": round(self.median_ms, 6),
-            "iqr_ms": round(self.iqr_ms, 6),
-            "runs": self.runs,
-        }
+        """Give the fields as JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Measurement:

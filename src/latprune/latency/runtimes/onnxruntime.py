@@ -19,7 +19,7 @@ import numpy as np
 
 from latprune.errors import import_extra
 from latprune.latency.onnx_model import export_network, input_shape, layer_model
-from latprune.latency.timing import Measurement, clock_for, summarise
+from latprune.latency.timing import Measurement, clock_for, steady_median, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +35,8 @@ _LAYOUT = ("ReorderInput", "ReorderOutput")
 _LAYERS_AT_ONCE = 16
 _WEIGHTS_AT_ONCE = 64 * 2**20
 _ROUNDS = 12
+_MOST_ROUNDS = 36
+_STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
 _MOST_REPEATS = 8
 _FINEST_MS = 5e-4  # the profile counts whole microseconds
@@ -133,9 +135,10 @@ def _time_together(
             _ProfiledLayer(shape, target, Path(folder) / f"{index}", clock)
             for index, shape in enumerate(shapes)
         ]
-        for _ in range(_ROUNDS):
+        for round_ in range(_MOST_ROUNDS):
             for layer in layers:
-                layer.visit()
+                if round_ < _ROUNDS or not layer.steady:
+                    layer.visit()
         for shape, layer in zip(shapes, layers, strict=True):
             yield shape, layer.measured()
 
@@ -150,6 +153,7 @@ class _ProfiledLayer:
         self._feeds = {"x": np.resize(values, input_shape(shape, batch=target.batch))}
         self._clock = clock
         self._waits_ms: list[float] = []
+        self._busy_ms: list[float] = []
         self._run()
         begin = time.perf_counter()
         self._run()
@@ -165,8 +169,14 @@ class _ProfiledLayer:
     def _run(self) -> None:
         begin, own = time.perf_counter(), self._clock()
         self._session.run(None, self._feeds)
-        waited = (time.perf_counter() - begin) - (self._clock() - own)
-        self._waits_ms.append(max(0.0, waited * 1e3))
+        passed, busy = time.perf_counter() - begin, self._clock() - own
+        self._waits_ms.append(max(0.0, passed - busy) * 1e3)
+        self._busy_ms.append(busy * 1e3)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the runs so far agree well enough, seen from outside."""
+        return steady_median([self._busy_ms[self._warmup :]], tolerance=_STEADY)
 
     def measured(self) -> Measurement:
         """End the profile and give the time of the layer's kernels, without the waiting."""

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from latprune.latency import measuring
+from latprune.latency.interpolation import layer_cost
+from latprune.latency.measuring import compare, measure
+from latprune.latency.staircase import options
+from latprune.latency.target import Target
+from tests.latency.synthetic import TARGET, FakeClock, Killed, Processor, network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latprune.latency.table import LatencyTable
+
+GRAPH = network()
+MODEL = nn.Identity()
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+class Bench:
+    """A synthetic processor in the place of this machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.processor = Processor()
+        self.folder = folder
+        monkeypatch.setattr(measuring, "get_runtime", lambda _: self.processor)
+        monkeypatch.setattr("latprune.latency.runtimes.get_runtime", lambda _: self.processor)
+        monkeypatch.setattr("latprune.latency.target.processor", lambda: TARGET.device)
+        monkeypatch.setattr(measuring, "clock_for", lambda _: self.processor.clock)
+
+    def measure(
+        self, *, dies_after: int | None = None, widths: dict[str, int] | None = None
+    ) -> LatencyTable:
+        self.processor.asked.clear()
+        self.processor.dies_after = dies_after
+        return measure(MODEL, GRAPH, EXAMPLE, TARGET, folder=self.folder, widths=widths)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+    return Bench(monkeypatch, tmp_path)
+
+
+def test_after_measuring_every_option_of_every_layer_has_a_cost(bench: Bench) -> None:
+    table = bench.measure()
+    choices = options(GRAPH, table)
+
+    for layer in GRAPH.layers:
+        axes = [
+            choices[width.groups[0][0]] if width.groups else np.array([width.fixed])
+            for width in (layer.reads, layer.writes)
+        ]
+        costs = layer_cost(table, layer, *axes)
+        assert (costs > 0).all()
+        assert np.isfinite(costs).any()
+    assert table.network(GRAPH).median_ms == pytest.approx(50.0)
+
+
+def test_nothing_is_measured_twice(bench: Bench) -> None:
+    bench.measure()
+    asked = Counter(bench.processor.asked)
+    bench.measure()
+
+    assert set(asked.values()) == {1}
+    assert bench.processor.asked == []
+
+
+@settings(
+    max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(st.lists(st.integers(0, 120), min_size=1, max_size=4))
+def test_a_killed_measurement_goes_on_where_it_was(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory, kills: list[int]
+) -> None:
+    bench.folder = tmp_path_factory.mktemp("whole")
+    whole = bench.measure()
+    bench.folder = tmp_path_factory.mktemp("killed")
+    asked = Counter[object]()
+    for dies_after in (*kills, None):
+        with suppress(Killed):
+            resumed = bench.measure(dies_after=dies_after)
+        asked.update(bench.processor.asked)
+
+    assert dict(resumed) == dict(whole)
+    assert set(asked.values()) == {1}
+
+
+def test_with_a_plans_widths_exactly_its_layers_are_measured(bench: Bench) -> None:
+    widths = {"stem": 40, "expand": 88, "project": 24}
+
+    table = bench.measure(widths=widths)
+
+    assert set(table) == {layer.shape_at(widths) for layer in GRAPH.layers}
+
+
+def test_progress_counts_up_to_its_total(bench: Bench) -> None:
+    told: list[tuple[int, int]] = []
+
+    measure(
+        MODEL,
+        GRAPH,
+        EXAMPLE,
+        TARGET,
+        folder=bench.folder,
+        progress=lambda done, total, _: told.append((done, total)),
+    )
+
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert all(before[1] <= after[1] for before, after in pairwise(told))
+    assert told[-1][0] == told[-1][1]
+
+
+def test_an_example_of_another_batch_is_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="4 samples but the target's batch is 1"):
+        measure(MODEL, GRAPH, torch.zeros(4, 3, 8, 8), TARGET, folder=bench.folder)
+
+
+def test_another_machines_target_is_refused() -> None:
+    here = Target.here("eager")
+    there = Target("a machine elsewhere", "eager", here.runtime_version)
+
+    with pytest.raises(ValueError, match="a machine elsewhere"):
+        measure(MODEL, GRAPH, EXAMPLE, there)
+
+
+def test_a_comparison_times_both_networks_in_turns(bench: Bench) -> None:
+    clock: FakeClock = bench.processor.clock
+
+    compared = compare(clock.takes(0.1), clock.takes(0.06), EXAMPLE, TARGET)
+
+    assert compared.ratio == pytest.approx(0.6)
+    assert compared.dense.median_ms == pytest.approx(100.0)
+    assert compared.small.median_ms == pytest.approx(60.0)
+
+
+def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None:
+    clock = bench.processor.clock
+    numbers = np.random.default_rng(0)
+
+    def unsteady() -> None:
+        clock.now += float(numbers.uniform(0.01, 0.2))
+
+    compared = compare(clock.takes(0.1), unsteady, EXAMPLE, TARGET, limit_s=5.0)
+
+    assert compared.dense.runs == pytest.approx(25, abs=8)
+    assert compared.ratio_iqr > 0.2

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from latprune.errors import DamagedTable, NotMeasured, StaleTable
+from latprune.graph.layers import LayerShape
+from latprune.latency.table import LatencyTable, default_folder, table_path
+from latprune.latency.timing import Measurement
+from tests.latency.synthetic import TARGET, conv, network
+
+FIRST, SECOND = Measurement(1.5, 0.1, 12), Measurement(2.5, 0.2, 12)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A table of two layers and one network."""
+    path = tmp_path / "new" / "table.jsonl"
+    table = LatencyTable.open(path, TARGET)
+    table.add(conv(3, 8), FIRST)
+    table.add_network(network(), SECOND)
+    table.add(LayerShape("linear", 8, 10, size=(1,), bias=True), SECOND)
+    return path
+
+
+def test_a_table_reads_what_another_wrote(path: Path) -> None:
+    table = LatencyTable.open(path, TARGET)
+
+    assert dict(table) == {
+        conv(3, 8): FIRST,
+        LayerShape("linear", 8, 10, size=(1,), bias=True): SECOND,
+    }
+    assert table.network(network()) == SECOND
+
+
+def test_a_later_measurement_replaces_an_earlier_one(path: Path) -> None:
+    LatencyTable.open(path, TARGET).add(conv(3, 8), SECOND)
+
+    assert LatencyTable.open(path, TARGET)[conv(3, 8)] == SECOND
+
+
+def test_a_table_without_a_file_is_a_table_too() -> None:
+    table = LatencyTable(TARGET)
+    table.add(conv(3, 8), FIRST)
+
+    assert table[conv(3, 8)] == FIRST
+    assert table.path is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lost=st.integers(1, 400))
+def test_a_process_killed_while_writing_loses_at_most_its_last_line(path: Path, lost: int) -> None:
+    whole = path.read_bytes()
+    torn = path.with_name("torn.jsonl")
+    torn.write_bytes(whole[: max(0, len(whole) - lost)])
+    complete = torn.read_bytes().count(b"\n")
+
+    table = LatencyTable.open(torn, TARGET)
+    entries = len(table) + (network().key.encode() in torn.read_bytes())
+    table.add(conv(9, 9), FIRST)
+
+    assert entries == max(0, complete - 1)
+    assert LatencyTable.open(torn, TARGET)[conv(9, 9)] == FIRST
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "not json",
+        '{"shape": {"kind": "conv"}, "median_ms": 1.0, "iqr_ms": 0.0, "runs": 3}',
+        '{"network": "abc", "median_ms": 0.0, "iqr_ms": 0.0, "runs": 3}',
+        '{"network": "abc", "median_ms": 1.0}',
+        "[1, 2]",
+        "{}",
+    ],
+)
+def test_a_damaged_line_is_named(path: Path, damage: str) -> None:
+    lines = path.read_text().splitlines()
+    lines[2] = damage
+    path.write_text("\n".join(lines) + "\n")
+
+    with pytest.raises(DamagedTable, match="line 3") as caught:
+        LatencyTable.open(path, TARGET)
+    assert caught.value.line == 3
+
+
+@pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}, {"target": {"device": 1}}])
+def test_a_header_that_is_none_is_refused(path: Path, change: dict[str, object]) -> None:
+    header, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(header), **change}), *rest]) + "\n")
+
+    with pytest.raises(DamagedTable, match="line 1"):
+        LatencyTable.open(path, TARGET)
+
+
+def test_a_table_of_another_target_is_refused_with_the_command_that_measures(path: Path) -> None:
+    other = replace(TARGET, runtime_version="2.0", threads=4)
+
+    with pytest.raises(StaleTable) as caught:
+        LatencyTable.open(path, other)
+    message = str(caught.value)
+    assert TARGET.describe() in message
+    assert other.describe() in message
+    assert "latprune measure --model MODEL --runtime synthetic --batch 1 --threads 4" in message
+
+
+def test_what_was_not_measured_is_never_zero() -> None:
+    table = LatencyTable(TARGET)
+
+    with pytest.raises(KeyError):
+        table[conv(3, 8)]
+    with pytest.raises(NotMeasured, match=r"measure\(\)"):
+        table.network(network())
+
+
+def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    monkeypatch.delenv("LATPRUNE_CACHE", raising=False)
+    assert default_folder() == Path("/cache/latprune")
+
+    monkeypatch.setenv("LATPRUNE_CACHE", "/own")
+    assert default_folder() == Path("/own")
+    assert table_path(TARGET).name == f"synthetic-{TARGET.fingerprint}.jsonl"
+
+
+def test_alike_are_layers_that_run_the_same_kernel() -> None:
+    table = LatencyTable(TARGET)
+    for shape in (conv(3, 8), conv(8, 8, size=4), conv(8, 8, kernel=1)):
+        table.add(shape, FIRST)
+
+    assert table.alike(conv(64, 64)) == [conv(3, 8), conv(8, 8, size=4)]

@@ -34,8 +34,8 @@ from latprune.pipeline import Pruned, prune
 from latprune.planning import Budget, Plan, plan
 from latprune.report import Report, check
 from latprune.saliency import Saliency, magnitude, taylor
-from latprune.surgery import cut, load, save
-from latprune.tuning import Recipe, recalibrate, tune
+from latprune.surgery import cut, load, load_notes, load_plan, save
+from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
 
 __version__ = "0.1.0"
 
@@ -65,12 +65,15 @@ __all__ = [
     "UntraceableModel",
     "check",
     "compare",
+    "cross_entropy",
     "cut",
     "export_onnx",
     "export_pt2",
     "fit",
     "joint",
     "load",
+    "load_notes",
+    "load_plan",
     "magnitude",
     "measure",
     "plan",

@@ -159,7 +159,10 @@ def measure_command(
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what the widths of a network's layers cost here; the table is kept."""
+    """Measure what a network's widths cost here.
+
+    The measurements go into a table that all later commands use.
+    """
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
     from latprune.latency.measuring import measure
@@ -206,7 +209,10 @@ def plan_command(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show which widths a budget would leave and what that is predicted to take; cut nothing."""
+    """Show what a budget would do; cut nothing.
+
+    Without --data, channels are scored by magnitude.
+    """
     from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.cli.planned import Planned, choose
@@ -256,7 +262,7 @@ def prune_command(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Prune a network to a budget, tune it, and measure it beside the dense one.
+    """Prune a network to a budget and tune it.
 
     Without --data, channels are scored by magnitude and nothing is tuned. The folder --out gets
     pruned.safetensors, report.json and report.txt. After Ctrl-C the same command goes on.
@@ -325,9 +331,10 @@ def check_command(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a pruned network beside the dense one again, and judge both if there are data.
+    """Measure a pruned network again.
 
-    Without the dense network's weights only the pruned one's accuracy is shown.
+    It is timed beside the dense one, and with --data both are judged. Without the dense network's
+    weights only the pruned one's accuracy is shown.
     """
     from latprune.cli.job import open_data
     from latprune.cli.live import working
@@ -373,7 +380,10 @@ def export_command(
     batch: Batch = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write a pruned network as ONNX or .pt2, and check it against torch."""
+    """Write a pruned network as ONNX or .pt2.
+
+    The file is read back and its outputs compared with torch's; it needs no latprune to run.
+    """
     from latprune.cli.live import working
     from latprune.export import export_onnx, export_pt2
     from latprune.surgery import load
@@ -400,7 +410,10 @@ def demo_command(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Train a small network on handwritten digits and prune it: offline, a few minutes."""
+    """Prune a reader of digits: offline, minutes.
+
+    Trains a compact residual network on scikit-learn's handwritten digits, then prunes it.
+    """
     from latprune.cli.folder import RunFolder
     from latprune.cli.live import working
     from latprune.demo import next_commands, run

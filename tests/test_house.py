@@ -1,0 +1,160 @@
+"""The rules of the house: who may import whom, what is public, what never enters the repository."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import latprune
+
+SOURCE = Path(latprune.__file__).parent
+
+# A stage imports only from stages above it.
+STAGES = [
+    "errors",
+    "progress",
+    "graph",
+    "latency",
+    "saliency",
+    "knapsack",
+    "framing",
+    "planning",
+    "surgery",
+    "fitting",
+    "tuning",
+    "export",
+    "report",
+    "tasks",
+    "pipeline",
+    "demo",
+    "cli",
+]
+OUTSIDE = {"__init__", "__main__", "testing"}  # the front door, the back door, and the tests'
+
+EXTRAS = [
+    "PIL",
+    "accelerate",
+    "hypothesis",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pytest",
+    "rich",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchmetrics",
+    "torchvision",
+    "typer",
+]
+
+
+def stage_of(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_stages(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[1] for name in names if name.startswith("latprune.")}
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: file.stem)
+def test_a_stage_imports_only_from_stages_above_it(file: Path) -> None:
+    if (stage := stage_of(file)) in OUTSIDE:
+        return
+
+    above = STAGES[: STAGES.index(stage) + 1]
+
+    assert imported_stages(file) <= set(above)
+
+
+def test_public_names_are_listed_once_and_in_order() -> None:
+    listed = latprune.__all__
+    present = {
+        name
+        for name, value in vars(latprune).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+
+    assert list(listed) == sorted(set(listed))
+    # A function may share its name with its module; then the function is what is public.
+    assert present == {name for name in listed if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", latprune.__all__)
+def test_a_public_name_says_what_it_is(name: str) -> None:
+    public = getattr(latprune, name)
+    functions = [member for _, member in inspect.getmembers(public) if is_own_method(member)]
+
+    assert (inspect.getdoc(public) or "").strip()
+    assert [function.__qualname__ for function in functions if not function.__doc__] == []
+
+
+def is_own_method(member: object) -> bool:
+    return (
+        inspect.isfunction(member)
+        and member.__module__.startswith("latprune.")
+        and not member.__name__.startswith("_")
+    )
+
+
+def test_importing_latprune_imports_no_extra() -> None:
+    script = "import sys, latprune; print(*{name.partition('.')[0] for name in sys.modules})"
+
+    loaded = output_of(sys.executable, "-c", script).split()
+
+    assert "torch" in loaded
+    assert sorted(set(EXTRAS) & set(loaded)) == []
+
+
+def test_importing_latprune_touches_no_accelerator() -> None:
+    script = "import latprune, torch; print(torch.cuda.is_initialized())"
+
+    assert output_of(sys.executable, "-c", script).strip() == "False"
+
+
+def test_no_tracked_file_names_a_registry_or_the_place_where_it_was_written(
+    repository: Path,
+) -> None:
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = output_of("git", "-C", str(repository), "ls-files", "-z").split("\0")
+    # Written so that this file does not match itself.
+    unwanted = re.compile(r"py[p]i\.org|pythonho[s]ted|/simpl[e]/?\b|index-ur[l]|(?<!\w)/wor[k]/")
+
+    named = [
+        f"{name}: {found[0]}"
+        for name in tracked
+        if name and (found := unwanted.search(readable(repository / name)))
+    ]
+
+    assert named == []
+
+
+def test_constraints_are_plain_versions(repository: Path) -> None:
+    lines = (repository / "constraints.txt").read_text().splitlines()
+
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.+!-]+", line)] == []
+    assert not any(line.startswith("latprune") for line in lines)
+
+
+def output_of(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def readable(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (UnicodeDecodeError, FileNotFoundError):
+        return ""

@@ -127,8 +127,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """Whether the budget was met, how closely, and if not closely, why: in words."""
-        small_ms = self.small.latency.median_ms
-        within = f"{small_ms:.3f} ms, {_percent(self.used)} of the budget of {_budget(self)}"
+        within = f"{_taken(self)}, {_percent(self.used)} of the budget of {self.budget}"
         if not self.met:
             return f"Not met: {within}. {self.remark or self._why_not_met()}"
         if self.used < UNDER_USED:
@@ -249,11 +248,12 @@ def check(
     )
 
 
+def _taken(report: Report) -> str:
+    """Say in the budget's own unit what the pruned network takes."""
+    if report.budget.fraction is None:
+        return f"{report.small.latency.median_ms:.3f} ms"
+    return f"{_percent(report.ratio)} of the dense network's time"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _budget(report: Report) -> str:
-    if report.budget.fraction is None:
-        return f"{report.budget_ms:.3f} ms"
-    return f"{report.budget} = {report.budget_ms:.3f} ms"

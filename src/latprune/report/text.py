@@ -132,7 +132,7 @@ def _summary(report: Report) -> Table:
     for row in rows(report):
         table.add_row(*row)
     table.add_section()
-    table.add_row("budget", "", f"{report.budget_ms:.3f} ms", f"{percent(report.used)} of it used")
+    table.add_row("budget", "", str(report.budget), f"{percent(report.used)} of it used")
     return table
 
 

@@ -40,8 +40,9 @@ def rows(report: Report) -> list[Row]:
             "  spread (IQR)",
             f"{dense.latency.iqr_ms:.3f} ms",
             f"{small.latency.iqr_ms:.3f} ms",
-            f"{percent(report.ratio)} ± {percent(report.ratio_iqr / 2)}",
+            "",
         ),
+        Row("ratio", "", percent(report.ratio), f"IQR {percent(report.ratio_iqr)}"),
         Row(
             "predicted",
             "",

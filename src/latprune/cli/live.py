@@ -29,7 +29,7 @@ def working() -> Iterator[Progress]:
         if not console.is_terminal:
             yield Lines(sys.stderr)
             return
-        with _rich(console) as shown:
+        with bars_on(console) as shown:
             yield Bars(shown)
 
 
@@ -88,7 +88,8 @@ class Lines:
         print(f"{self._stage}: {done}{of} {what}", file=self._file, flush=True)
 
 
-def _rich(console: Console) -> rich_progress.Progress:
+def bars_on(console: Console) -> rich_progress.Progress:
+    """Give the display that `Bars` moves; a context manager."""
     return rich_progress.Progress(
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(bar_width=20),

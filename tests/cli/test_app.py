@@ -1,0 +1,293 @@
+"""The commands do what they say, in one line of JSON or words, and leave with the right code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import latprune as lp
+from latprune.cli import main
+from latprune.latency.timing import Comparison, Measurement
+from latprune.tasks.models import load_model
+from tests.cli.conftest import latprune
+
+if TYPE_CHECKING:
+    from typer.testing import Result
+
+    from tests.cli.conftest import Disk
+
+FORMULA = ("--runtime", "synthetic")
+
+
+@pytest.fixture(scope="module")
+def pruned(disk: Disk, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A finished run: its folder, and what the command said."""
+    out = tmp_path_factory.mktemp("out") / "run"
+    options = ("--budget", "70%", "--epochs", "1", "--out", str(out), "--json")
+    return out, latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+
+def test_version_is_the_packages() -> None:
+    assert latprune("--version").stdout == f"latprune {lp.__version__}\n"
+
+
+def test_measure_says_what_the_network_takes_and_where_the_table_is(disk: Disk) -> None:
+    found = latprune("measure", *disk.model, "--runtime", "eager", "--json")
+
+    said = json.loads(found.stdout)
+    assert found.exit_code == 0
+    assert said["dense"]["median_ms"] > 0
+    assert said["target"]["runtime"] == "eager"
+    assert len(Path(said["table"]).read_text().splitlines()) > said["measurements"]
+
+
+def test_plan_cuts_nothing_and_keeps_to_the_budget_by_its_own_prediction(disk: Disk) -> None:
+    found = latprune("plan", *disk.trained, *disk.data, *FORMULA, "--budget", "80%", "--json")
+
+    said = json.loads(found.stdout)
+    assert found.exit_code == 0
+    assert said["predicted_ms"] <= said["budget_ms"]
+    assert said["budget_ms"] == pytest.approx(0.8 * said["baseline_ms"])
+    assert said["criterion"] == "taylor"
+    assert all(0 < after <= before for before, after in said["widths"].values())
+
+
+def test_plan_without_json_is_a_table(disk: Disk) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, "--budget", "80%")
+
+    assert "channel group" in found.stdout
+    assert "magnitude" in found.stdout
+
+
+def test_prune_writes_json_alone_to_stdout_and_leaves_with_its_verdict(
+    pruned: tuple[Path, Result],
+) -> None:
+    out, found = pruned
+
+    said = json.loads(found.stdout)
+
+    assert said["met"]
+    assert found.exit_code == 0
+    assert said == json.loads((out / "report.json").read_text())
+    assert said["verdict"] in " ".join((out / "report.txt").read_text().split())
+    assert set(said["dense"]["accuracy"]) == {"top1"}
+    assert 0 <= said["before_tuning"]["top1"] <= 1
+    assert "measure" in found.stderr
+
+
+def test_the_pruned_file_loads_into_a_freshly_built_network(
+    disk: Disk, pruned: tuple[Path, Result]
+) -> None:
+    out, found = pruned
+
+    small = lp.load(out / "pruned.safetensors", load_model(disk.model[1]))
+
+    said = json.loads(found.stdout)
+    assert sum(p.numel() for p in small.parameters()) == said["small"]["parameters"]
+
+
+def test_the_same_command_again_gives_the_same_network_without_pruning_again(
+    disk: Disk, pruned: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = pruned
+    before = (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns
+    weights = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
+    monkeypatch.setattr("latprune.pipeline.fit", never)
+
+    options = ("--budget", "70%", "--epochs", "1", "--out", str(out))
+    again = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert again.exit_code == 0
+    assert (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns == before
+    found = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_another_command_may_not_use_the_folder(disk: Disk, pruned: tuple[Path, Result]) -> None:
+    out, _ = pruned
+
+    options = ("--budget", "60%", "--epochs", "1", "--out", str(out))
+    refused = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "0.7" in refused.stderr
+    assert "0.6" in refused.stderr
+
+
+def test_interrupted_in_tuning_the_same_command_goes_on_from_the_cut(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["prune", *disk.trained, *disk.data, *FORMULA, "--budget", "70%", "--epochs", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("latprune.pipeline.tune", interrupt)
+        stopped = latprune(*command, "--out", str(tmp_path))
+    monkeypatch.setattr("latprune.pipeline.fit", never)
+
+    resumed = latprune(*command, "--out", str(tmp_path))
+
+    assert stopped.exit_code == 130
+    assert "same command" in " ".join(stopped.stderr.split())
+    assert resumed.exit_code == 0
+    assert (tmp_path / "pruned.safetensors").is_file()
+
+
+def test_a_budget_that_nothing_fits_is_said_with_the_floor(disk: Disk, tmp_path: Path) -> None:
+    found = latprune(
+        "prune", *disk.model, *FORMULA, "--budget", "0.001ms", "--out", str(tmp_path), "--json"
+    )
+
+    assert found.exit_code == 3
+    assert found.stdout == ""
+    assert "no network fits into 0.001 ms" in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--budget", "50"],
+        ["--budget", "50%", "--runtime", "abacus"],
+        ["--budget", "50%", "--precision", "fp1"],
+        ["--budget", "50%", "--input", "16x16"],
+        ["--budget", "50%", "--criterion", "taylor"],
+        ["--budget", "50%", "--criterion", "taste"],
+        ["--budget", "50%", "--batch", "0"],
+        [],
+    ],
+)
+def test_wrong_usage_is_told_from_failure(disk: Disk, arguments: list[str]) -> None:
+    found = latprune("plan", *disk.model, *arguments)
+
+    assert found.exit_code == 2
+    assert found.stdout == ""
+    assert "--" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--model", "timm:no_such_network"], "no_such_network"),
+        (["--model", "net"], "timm:NAME"),
+        (["--weights", "no_such_file.safetensors"], "no_such_file.safetensors"),
+        (["--data", "no_such_folder"], "no_such_folder"),
+    ],
+)
+def test_a_failure_is_one_line_without_a_traceback(
+    disk: Disk, options: list[str], named: str
+) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, "--budget", "50%", *options)
+
+    last = found.stderr.splitlines()[-1]
+    assert found.exit_code == 1
+    assert found.stdout == ""
+    assert last.startswith("error: ")
+    assert named in last
+    assert "Traceback" not in found.stderr
+
+
+def test_debug_shows_where_it_failed(disk: Disk) -> None:
+    with pytest.raises(lp.DamagedFile):
+        latprune("--debug", "plan", *disk.model, "--weights", "nothing.pt", "--budget", "50%")
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(0.69, 0), (0.75, 4)])
+def test_check_leaves_with_what_the_clock_says(
+    disk: Disk,
+    pruned: tuple[Path, Result],
+    monkeypatch: pytest.MonkeyPatch,
+    ratio: float,
+    code: int,
+) -> None:
+    out, _ = pruned
+    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001)
+    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("check", *disk.trained, *disk.data, *saved, "--json")
+
+    assert found.exit_code == code
+    assert json.loads(found.stdout)["ratio"] == ratio
+    assert json.loads(found.stdout)["small"]["accuracy"] == accuracy_of(out)
+
+
+def test_check_says_if_the_plan_was_made_for_another_machine(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, _ = pruned
+    dense = load_model(disk.model[1])
+    plan = lp.load_plan(out / "pruned.safetensors")
+    elsewhere = replace(plan, target=replace(plan.target, device="another machine"))
+    small = lp.load(out / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    lp.save(small, tmp_path / "other.safetensors", graph=graph, plan=elsewhere)
+
+    found = latprune("check", *disk.model, "--pruned", str(tmp_path / "other.safetensors"))
+
+    assert "another machine" in " ".join(found.stderr.split())
+
+
+def test_an_untrained_dense_network_is_not_judged(
+    pruned: tuple[Path, Result], disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = pruned
+    monkeypatch.setattr("latprune.cli.job.Source.is_trained", False)
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("check", *disk.model, *disk.data, *saved, "--json")
+
+    said: dict[str, Any] = json.loads(found.stdout)
+    assert said["dense"]["accuracy"] == {}
+    assert said["small"]["accuracy"] == accuracy_of(out)
+
+
+def test_an_exported_network_computes_the_same_without_latprune(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, _ = pruned
+    to = tmp_path / "new" / "net.onnx"
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("export", *disk.model, *saved, "--to", str(to), "--json")
+
+    assert json.loads(found.stdout)["file"] == str(to)
+    small = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).eval()
+    pictures = torch.rand(1, 3, 16, 16)
+    session = onnxruntime.InferenceSession(to)
+    (read,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
+    np.testing.assert_allclose(read, small(pictures).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_another_kind_is_not_exported(disk: Disk, tmp_path: Path) -> None:
+    found = latprune(
+        "export", *disk.model, "--pruned", "x.safetensors", "--to", str(tmp_path / "net.tflite")
+    )
+
+    assert found.exit_code == 2
+    assert ".onnx" in found.stderr
+
+
+def test_without_its_libraries_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+
+    with pytest.raises(SystemExit, match=r"pip install 'latprune\[cli\]'"):
+        main()
+
+
+def accuracy_of(out: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((out / "report.json").read_text())["small"]["accuracy"]
+    return found
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("this was done before")
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -104,7 +104,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """Give a value the parameter's memory format: sums in another order round differently."""
     if value.shape != parameter.shape:
-        return value
+        return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

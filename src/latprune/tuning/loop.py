@@ -16,7 +16,7 @@ from latprune.errors import DataError, import_extra
 from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
 from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.modes import evaluating, placed
-from latprune.tuning.precision import Precision, choose_precision
+from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, replayed
 from latprune.tuning.training import Epoch, Lesson, Training
 
@@ -288,6 +288,7 @@ def _precision(
         recipe,
         accelerator.device,
         launcher=accelerator.mixed_precision,
+        has_bf16=has_bf16(accelerator.device),
         trial=trial,
         clock=clock,
     )

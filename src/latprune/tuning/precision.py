@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from latprune.tuning.recipe import Recipe
@@ -19,6 +20,7 @@ PrecisionName = Literal["no", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRIAL_ROUNDS = 3
 TRIAL_SECONDS = 15.0
+HOPELESS = 3.0  # times as slow in the warm-up: not worth another round
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def choose_precision(
     device: torch.device,
     *,
     launcher: str,
+    has_bf16: bool,
     trial: Callable[[], Callable[[Precision], None]],
     clock: Callable[[], float],
 ) -> Precision:
@@ -63,6 +66,7 @@ def choose_precision(
         recipe: Anything but `auto` is taken as it is.
         device: Where training runs.
         launcher: What `accelerate launch` was told: `no`, `bf16` or `fp16`.
+        has_bf16: Whether the device computes in bf16, as from `has_bf16`.
         trial: Prepares, where it comes to a trial, what runs one forward and backward pass and
             leaves the network as it was.
         clock: In seconds.
@@ -71,30 +75,46 @@ def choose_precision(
         return Precision(recipe.precision, "asked for by the recipe")
     if launcher in DTYPES:
         return Precision("bf16" if launcher == "bf16" else "fp16", "asked for by accelerate launch")
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision("bf16", "this GPU computes in bf16")
-        return Precision("no", "this GPU has no bf16; ask for fp16 if the network bears it")
+    if not has_bf16:
+        return Precision("no", f"this {device.type} does not compute in bf16")
     if device.type == "cpu":
         return _faster(trial(), clock)
-    return Precision("no", f"nothing else was tried on {device.type}")
+    return Precision("bf16", f"this {device.type} computes in bf16")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bf16; emulation does not count."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Without oneDNN's kernels a bf16 convolution is some ten times slower than an fp32 one.
+        # torch tells only here whether it has them on this CPU.
+        onednn = torch.backends.mkldnn.is_available()
+        return onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
 
 
 def _faster(trial_step: Callable[[Precision], None], clock: Callable[[], float]) -> Precision:
     """Time both formats in turns, so that what else the machine does slows them alike."""
-    candidates = [Precision("no", "trial"), Precision("bf16", "trial")]
-    try:
+
+    def round_of(candidates: Sequence[Precision]) -> list[float]:
+        moments = [clock()]
         for candidate in candidates:
             trial_step(candidate)
+            moments.append(clock())
+        return [after - before for before, after in pairwise(moments)]
+
+    candidates = [Precision("no", "trial"), Precision("bf16", "trial")]
+    begun = clock()
+    try:
+        warm_up = round_of(candidates)
     except RuntimeError as error:
         return Precision("no", f"bf16 does not run here: {str(error).splitlines()[0]}")
-    seconds: list[list[float]] = [[], []]
-    begun = clock()
-    while len(seconds[1]) < TRIAL_ROUNDS and (not seconds[1] or clock() - begun < TRIAL_SECONDS):
-        for candidate, samples in zip(candidates, seconds, strict=True):
-            before = clock()
-            trial_step(candidate)
-            samples.append(clock() - before)
-    fp32_s, bf16_s = (statistics.median(samples) for samples in seconds)
+    rounds = [warm_up]
+    if warm_up[1] < HOPELESS * warm_up[0]:
+        rounds = [round_of(candidates)]
+        while len(rounds) < TRIAL_ROUNDS and clock() - begun < TRIAL_SECONDS:
+            rounds.append(round_of(candidates))
+    fp32_s, bf16_s = (statistics.median(samples) for samples in zip(*rounds, strict=True))
     name: PrecisionName = "bf16" if bf16_s < fp32_s else "no"
     return Precision(name, f"a step took {fp32_s:.3g} s in fp32 and {bf16_s:.3g} s in bf16 here")

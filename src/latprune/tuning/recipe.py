@@ -28,8 +28,8 @@ class Recipe:
         temperature: At which the teacher's and the network's probabilities are compared.
         clip_norm: Longest gradient, as a Euclidean norm over all parameters; None for any.
         precision: `no` (fp32), `bf16` or `fp16` autocast, or `auto`: what `accelerate launch` was
-            told, else bf16 on GPUs that have it, else on CPUs the faster of fp32 and bf16 by a
-            trial.
+            told; else bf16 on GPUs that have it; on CPUs that have it, the faster of fp32 and
+            bf16 by a trial; else fp32.
         seed: Of the data's order, augmentation and dropout.
     """
 
@@ -48,7 +48,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"a recipe has at least one epoch, not {self.epochs}")
+            raise ValueError(f"epochs is at least 1, not {self.epochs}")
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or self.seed < 0:
             raise ValueError(f"lr is above 0, weight_decay, warmup and seed at least 0: {self}")
         if not 0 <= self.momentum < 1 or not 0 <= self.label_smoothing < 1:

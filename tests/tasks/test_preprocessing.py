@@ -1,0 +1,66 @@
+"""Pictures become inputs by the numbers that the weights were trained with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import ResNet18_Weights
+
+from latprune.tasks.models import load_model
+from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    pixels = torch.randint(256, (40, 60, 3), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy()).resize((300, 260))
+
+
+def test_evaluation_equals_torchvisions_own_transform(picture: Image.Image) -> None:
+    ours = preprocessing_for("torchvision:resnet18", torch.nn.Identity()).evaluation()(picture)
+    theirs = ResNet18_Weights.IMAGENET1K_V1.transforms()(picture)
+
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_picture_of_the_right_size_is_only_normalised(picture: Image.Image) -> None:
+    wanted = Preprocessing(size=(260, 300), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0)
+    seen = wanted.evaluation()(picture)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+
+    expected = (pixels.view(260, 300, 3).permute(2, 0, 1) / 255 - 0.5) / 0.25
+    torch.testing.assert_close(seen, expected)
+
+
+def test_training_pictures_vary_and_have_the_right_size(picture: Image.Image) -> None:
+    transform = Preprocessing(size=(32, 24)).training(scale=(0.2, 1.0))
+    first, second = transform(picture), transform(picture)
+
+    assert first.shape == second.shape == (3, 32, 24)
+    assert not torch.equal(first, second)
+
+
+def test_a_timm_model_brings_its_own_numbers() -> None:
+    spec = "timm:tf_efficientnet_lite0"
+    found = preprocessing_for(spec, load_model(spec))
+
+    assert found == Preprocessing(
+        (224, 224), (0.5,) * 3, (0.5,) * 3, crop_pct=0.875, interpolation="bicubic"
+    )
+
+
+def test_a_torchvision_model_brings_its_published_size() -> None:
+    found = preprocessing_for("torchvision:inception_v3", torch.nn.Identity())
+
+    assert (found.size, found.crop_pct) == ((299, 299), 299 / 342)
+
+
+def test_a_factory_gets_imagenets_numbers() -> None:
+    assert preprocessing_for("nets.py:small", torch.nn.Identity()) == Preprocessing()
+
+
+@pytest.mark.parametrize("wrong", [{"size": (0, 8)}, {"crop_pct": 1.5}, {"std": (1.0, 0.0, 1.0)}])
+def test_impossible_numbers_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"pixel|share|std"):
+        Preprocessing(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Running statistics, computed again from all inputs at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latprune.errors import DataError
+from latprune.tuning.batchnorm import recalibrate
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2), nn.Dropout(0.5), nn.Conv2d(4, 2, 1)
+    ).train()
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return [(3 + 2 * torch.randn(4, 3, 8, 8), torch.zeros(4)) for _ in range(5)]
+
+
+def norm_of(model: nn.Module) -> nn.BatchNorm2d:
+    norm = model.get_submodule("1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm
+
+
+def test_statistics_are_the_plain_average_over_batches(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    seen = [model.get_submodule("0")(images).detach() for images, _ in batches]
+    used = recalibrate(model, batches)
+
+    norm = norm_of(model)
+    assert used == 20
+    mean = torch.stack([x.mean(dim=(0, 2, 3)) for x in seen]).mean(0)
+    variance = torch.stack([x.var(dim=(0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+
+
+def test_it_stops_once_enough_images_were_seen(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    assert recalibrate(model, batches, images=6) == 8
+
+
+def test_weights_modes_and_momenta_stay(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    norm = norm_of(model)
+    norm.eval()
+    before = [parameter.clone() for parameter in model.parameters()]
+    recalibrate(model, batches)
+
+    assert norm.momentum == 0.2
+    assert [m.training for m in model.children()] == [True, False, True, True]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_dropout_is_off_meanwhile(batches: list[tuple[Tensor, Tensor]]) -> None:
+    after_dropout = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(3))
+    recalibrate(after_dropout.train(), batches)
+
+    mean = torch.cat([images for images, _ in batches]).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(after_dropout.get_buffer("1.running_mean"), mean)
+
+
+def test_a_model_without_batch_norms_needs_no_images() -> None:
+    assert recalibrate(nn.Linear(2, 2), []) == 0
+
+
+def test_no_images_are_an_error_and_the_statistics_stay(model: nn.Module) -> None:
+    norm_of(model)(torch.randn(2, 4, 3, 3))
+    before = model.get_buffer("1.running_mean").clone()
+    with pytest.raises(DataError, match="the loader gave none"):
+        recalibrate(model, [])
+
+    assert torch.equal(model.get_buffer("1.running_mean"), before)
+    assert norm_of(model).momentum == 0.2
+
+
+def test_a_last_batch_of_one_does_not_break_norms_over_single_pixels() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    images = [(torch.randn(n, 3), torch.zeros(n)) for n in (4, 1)]
+
+    assert recalibrate(model, images) == 4

@@ -1,0 +1,324 @@
+"""Tuning learns, and an interrupted run ends where an unbroken one does."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from latprune.errors import DamagedFile, DataError, ModelMismatch, NotFinite
+from latprune.tuning import Recipe, Tuned, TuneProgress, tune
+from latprune.tuning.checkpoint import FILE
+from latprune.tuning.precision import has_bf16
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+RECIPE = Recipe(epochs=3, lr=0.05, precision="no", clip_norm=5.0, label_smoothing=0.1)
+STEPS = 4
+CLASSES = 3
+
+
+class Blobs(Dataset[tuple[Tensor, int]]):
+    """Pictures whose class is their brightest channel, with fresh noise at each reading."""
+
+    def __len__(self) -> int:
+        return 22
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = torch.randn(3, 6, 6)
+        image[index % CLASSES] += 2
+        return image, index % CLASSES
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(Blobs(), batch_size=6, shuffle=True, **options)
+
+
+def run(**options: Any) -> Tuned:
+    model, recipe = options.pop("model", None) or network(), options.pop("recipe", RECIPE)
+    return tune(model, options.pop("loader", None) or loader(), recipe=recipe, **options)
+
+
+def interrupting_at(step: int) -> Callable[[TuneProgress], None]:
+    def interrupt(progress: TuneProgress) -> None:
+        if (progress.epoch - 1) * STEPS + progress.step == step:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def assert_same(one: Tuned, other: Tuned) -> None:
+    weights, others = one.model.state_dict(), other.model.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert one.history == other.history
+
+
+def teacher() -> nn.Module:
+    torch.manual_seed(8)
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, CLASSES), nn.Dropout(0.5))
+
+
+def bias_of_head(model: nn.Module) -> dict[str, float]:
+    return {"bias": model.get_parameter("6.bias").sum().item()}
+
+
+# Python 3.12 and later warn of any fork beside threads; the workers only draw pictures.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("recipe", "workers"),
+    [
+        pytest.param(RECIPE, 0, id="sgd"),
+        pytest.param(RECIPE, 1, id="sgd, worker"),
+        pytest.param(replace(RECIPE, optimizer="adamw", lr=0.01), 0, id="adamw"),
+        pytest.param(replace(RECIPE, precision="bf16"), 0, id="bf16"),
+    ],
+)
+def test_an_interrupted_run_equals_an_unbroken_one(
+    tmp_path: Path, recipe: Recipe, workers: int
+) -> None:
+    def part(**options: Any) -> Tuned:
+        pictures = loader(num_workers=workers)
+        return run(
+            loader=pictures, recipe=recipe, teacher=teacher(), evaluate=bias_of_head, **options
+        )
+
+    for step in sorted(random.sample(range(1, 3 * STEPS + 1), 3)):
+        torch.rand(step), random.random()  # another process would have other random states
+        with pytest.raises(KeyboardInterrupt):
+            part(checkpoint=tmp_path, progress=interrupting_at(step))
+
+    assert_same(part(checkpoint=tmp_path), part())
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path: Path) -> None:
+    ticks = iter(range(10**6))
+
+    def die(progress: TuneProgress) -> None:
+        if (progress.epoch, progress.step) == (2, 3):
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(checkpoint=tmp_path, checkpoint_every_s=1.0, progress=die, clock=lambda: next(ticks))
+
+    seen: list[TuneProgress] = []
+    resumed = run(checkpoint=tmp_path, progress=seen.append)
+    assert (seen[0].epoch, seen[0].step) == (2, 3)
+    assert_same(resumed, run())
+
+
+def test_ctrl_c_finishes_and_keeps_the_step_under_way(tmp_path: Path) -> None:
+    class Pressing(nn.Module):
+        """Passes its input on, and presses Ctrl-C in its sixth training step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            return x
+
+    pressing = network()
+    pressing[2] = nn.Sequential(nn.ReLU(), Pressing())  # type: ignore[operator]
+    with pytest.raises(KeyboardInterrupt):
+        run(model=pressing, checkpoint=tmp_path)
+
+    seen: list[TuneProgress] = []
+    resumed = run(checkpoint=tmp_path, progress=seen.append)
+    assert (seen[0].epoch, seen[0].step) == (2, 3)
+    assert_same(resumed, run())
+
+
+def test_a_run_interrupted_while_it_is_judged_judges_again(tmp_path: Path) -> None:
+    def interrupted(_: nn.Module) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path, evaluate=interrupted)
+
+    assert_same(run(checkpoint=tmp_path, evaluate=bias_of_head), run(evaluate=bias_of_head))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = run(checkpoint=tmp_path)
+    seen: list[TuneProgress] = []
+
+    assert_same(run(checkpoint=tmp_path, progress=seen.append), first)
+    assert seen == []
+
+
+def test_any_batches_that_can_be_run_through_will_do(tmp_path: Path) -> None:
+    batches = [(torch.randn(4, 3, 6, 6), torch.randint(CLASSES, (4,))) for _ in range(STEPS)]
+    with pytest.raises(KeyboardInterrupt):
+        run(loader=batches, checkpoint=tmp_path, progress=interrupting_at(6))
+
+    assert_same(run(loader=batches, checkpoint=tmp_path), run(loader=batches))
+
+
+def test_tuning_learns_what_can_be_learnt() -> None:
+    tuned = run(recipe=replace(RECIPE, epochs=12, label_smoothing=0.0))
+
+    assert tuned.history[-1].loss < 0.5 * tuned.history[0].loss
+
+
+def test_a_teacher_alone_is_imitated() -> None:
+    wise, pupil = nn.Sequential(nn.Flatten(), nn.Linear(108, CLASSES)), nn.Linear(108, CLASSES)
+    model, images = nn.Sequential(nn.Flatten(), pupil), torch.randn(50, 3, 6, 6)
+
+    def distance() -> float:
+        return (model(images).softmax(1) - wise(images).softmax(1)).abs().mean().item()
+
+    before = distance()
+    recipe = Recipe(
+        epochs=60, optimizer="adamw", lr=0.02, weight_decay=0.0, distillation=1.0, precision="no"
+    )
+    run(model=model, recipe=recipe, teacher=wise)
+
+    assert distance() < 0.3 * before
+
+
+def test_the_teacher_is_not_changed() -> None:
+    wise = network().train()
+    before = copy.deepcopy(wise.state_dict())
+    run(teacher=wise)
+
+    assert all(torch.equal(value, before[name]) for name, value in wise.state_dict().items())
+    assert all(module.training for module in wise.modules())
+    assert wise.get_parameter("0.weight").is_contiguous()
+    assert wise.get_parameter("0.weight").grad is None
+
+
+def test_the_model_is_tuned_in_place_and_handed_back_ready_to_use() -> None:
+    model = network()
+    tuned = run(model=model)
+
+    assert tuned.model is model
+    assert not any(module.training for module in model.modules())
+    assert model.get_parameter("0.weight").is_contiguous()
+
+
+def test_every_epoch_trains_in_training_mode() -> None:
+    def judged(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        return {}
+
+    model = run(model=network().eval(), evaluate=judged).model
+    assert model.get_buffer("1.num_batches_tracked") == 3 * STEPS
+
+
+def test_progress_tells_pace_and_time_left_by_the_clock() -> None:
+    ticks = iter(range(10**6))
+    seen: list[TuneProgress] = []
+    run(progress=seen.append, clock=lambda: next(ticks))
+
+    first = seen[0]
+    assert [(p.epoch, p.step) for p in seen] == [(e, s) for e in (1, 2, 3) for s in (1, 2, 3, 4)]
+    assert (first.epochs, first.steps) == (3, STEPS)
+    assert (first.images_per_s, first.eta_s) == (6.0, 11.0)  # one tick a step
+    assert seen[-1].eta_s == 0.0
+    assert [p.lr for p in seen[-2:]] == sorted((p.lr for p in seen[-2:]), reverse=True)
+
+
+def test_the_history_tells_loss_rate_and_metrics_of_every_epoch() -> None:
+    seen: list[TuneProgress] = []
+    tuned = run(progress=seen.append, evaluate=bias_of_head)
+
+    for epoch in tuned.history:
+        steps = [p for p in seen if p.epoch == epoch.epoch]
+        assert epoch.loss == pytest.approx(sum(p.loss for p in steps) / STEPS)
+        assert epoch.lr == steps[-1].lr
+    assert tuned.history[-1].metrics == bias_of_head(tuned.model)
+
+
+def test_auto_says_what_was_taken_and_why(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, precision="auto")
+    taken = run(recipe=recipe, checkpoint=tmp_path).precision
+
+    assert ("s in fp32 and" in taken.reason) == has_bf16(torch.device("cpu"))
+    assert run(recipe=recipe, checkpoint=tmp_path).precision == taken
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path, progress=interrupting_at(5))
+    before = (tmp_path / FILE).read_bytes()
+
+    batches = loader()
+    batches.collate_fn = poisoned
+    with pytest.raises(NotFinite, match=r"loss is nan in epoch 2, step 2 of 4, .*Lower lr"):
+        run(loader=batches, checkpoint=tmp_path, checkpoint_every_s=0.0)
+
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def poisoned(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images = torch.stack([image for image, _ in samples]) * float("nan")
+    return images, torch.tensor([label for _, label in samples])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": replace(RECIPE, lr=0.1)}, r"recipe\.lr is 0\.05 there and 0\.1 here"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(108, 3))}, "names and shapes"),
+        ({"teacher": network()}, "teacher is False there and True here"),
+    ],
+    ids=["recipe", "model", "teacher"],
+)
+def test_the_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path, progress=interrupting_at(1))
+
+    with pytest.raises(ModelMismatch, match=message):
+        run(checkpoint=tmp_path, **change)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a checkpoint")
+    with pytest.raises(DamagedFile, match="Delete it"):
+        run(checkpoint=tmp_path)
+
+
+def test_a_network_cannot_teach_itself() -> None:
+    model = network()
+    with pytest.raises(ValueError, match="cannot teach itself"):
+        run(model=model, teacher=model)
+
+
+def test_a_loader_that_can_be_run_through_only_once_is_an_error() -> None:
+    class Once(list[Any]):
+        def __iter__(self) -> Any:
+            while self:
+                yield self.pop()
+
+    with pytest.raises(DataError, match="run through twice"):
+        run(loader=Once([(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]))

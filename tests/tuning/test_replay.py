@@ -1,0 +1,130 @@
+"""The same batches again, from anywhere, in any worker and on any number of processes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+
+from latprune.errors import DataError
+from latprune.tuning.replay import Batches, replayed
+
+
+class Noisy(Dataset[tuple[Tensor, int]]):
+    """Pictures that differ each time they are read, by three generators."""
+
+    def __init__(self, length: int = 10) -> None:
+        self.length, self.read = length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read += 1
+        noise = [random.random(), np.random.rand(), torch.rand(1).item()]
+        return torch.tensor(noise), index
+
+
+class Stream(IterableDataset[tuple[Tensor, int]]):
+    def __len__(self) -> int:
+        return 10
+
+    def __iter__(self) -> Any:
+        yield from ((torch.rand(3), index) for index in torch.randperm(10).tolist())
+
+
+class Drawing:
+    """Batches that are drawn as they are asked for, without any of torch's loaders."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Any:
+        return ((torch.rand(2), torch.ones(2)) for _ in range(4))
+
+
+def shuffled(length: int = 10, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Noisy(length), batch_size=3, shuffle=True, **options)
+
+
+def read(loader: Batches, epoch: int = 0, *, start: int = 0, **options: Any) -> list[list[float]]:
+    """Give each batch as a flat list of what it holds."""
+    replay = replayed(loader, seed=5, **options)
+    batches = []
+    for images, labels in replay.epoch(epoch, start=start):
+        batches.append([*images.flatten().tolist(), *labels.tolist()])
+        torch.rand(3 + start), random.random()  # what a step draws must not matter
+    return batches
+
+
+def loaders() -> list[Any]:
+    weights = WeightedRandomSampler([1.0, 2.0] * 5, 10)
+    return [
+        pytest.param(shuffled, id="shuffled"),
+        pytest.param(lambda: shuffled(generator=torch.Generator()), id="own generator"),
+        pytest.param(lambda: DataLoader(Noisy(), batch_size=3, sampler=weights), id="weighted"),
+        pytest.param(lambda: DataLoader(Stream(), batch_size=3), id="stream"),
+        pytest.param(Drawing, id="own batches"),
+    ]
+
+
+@pytest.mark.parametrize("make", loaders())
+def test_an_epoch_from_the_middle_is_the_epoch_without_its_front(make: Any) -> None:
+    loader = make()
+    whole = read(loader, 2)
+
+    assert len(whole) == len(loader)
+    assert read(loader, 2, start=2) == whole[2:]
+    assert read(loader, 2, start=4) == []
+
+
+@pytest.mark.parametrize("make", loaders())
+def test_another_epoch_is_another_order(make: Any) -> None:
+    assert read(make(), 0) != read(make(), 1)
+
+
+# Python 3.12 and later warn of any fork beside threads; these workers only draw numbers.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_change_nothing(persistent: bool) -> None:
+    helped = replayed(shuffled(num_workers=2, persistent_workers=persistent), seed=5)
+    for epoch, start in ((0, 0), (1, 0), (1, 2)):
+        got = [[*x.flatten().tolist(), *y.tolist()] for x, y in helped.epoch(epoch, start=start)]
+        assert got == read(shuffled(), epoch, start=start)
+
+
+def test_skipped_pictures_are_not_read() -> None:
+    loader = shuffled()
+    read(loader, start=3)
+
+    assert isinstance(loader.dataset, Noisy)
+    assert loader.dataset.read == 1
+
+
+@given(length=st.integers(1, 40), processes=st.integers(1, 5), epoch=st.integers(0, 3))
+def test_processes_share_an_epoch_and_take_equally_many_steps(
+    length: int, processes: int, epoch: int
+) -> None:
+    alone = read(shuffled(length), epoch)
+    shares = [
+        read(shuffled(length), epoch, process=process, processes=processes)
+        for process in range(processes)
+    ]
+    labels = {label for share in shares for batch in share for label in batch[-len(batch) // 4 :]}
+
+    assert len({len(share) for share in shares}) == 1
+    assert labels == set(range(length))
+    for number, batch in enumerate(alone):
+        assert shares[number % processes][number // processes] == batch
+
+
+def test_a_loader_without_batches_is_an_error() -> None:
+    with pytest.raises(DataError, match="no batch"):
+        replayed(DataLoader(Noisy(2), batch_size=3, drop_last=True), seed=0)

@@ -13,7 +13,7 @@ from torch import nn
 from latprune.errors import MissingExtra
 from latprune.graph.layers import LayerShape
 from latprune.latency.runtimes import Runtime, get_runtime
-from latprune.latency.runtimes.onnxruntime import read_profile
+from latprune.latency.runtimes.onnxruntime import read_profile, time_inside
 from latprune.latency.target import Target
 from tests.latency.synthetic import conv
 
@@ -123,3 +123,20 @@ def test_a_profile_gives_every_kernel_a_row_and_every_run_a_column(tmp_path: Pat
 
     assert operators == ["ReorderInput", "Conv"]
     np.testing.assert_allclose(times_ms, [[0.04, 0.08, 0.12], [0.1, 0.2, 0.3]])
+
+
+def test_conversions_of_the_layout_are_no_part_of_a_layer() -> None:
+    times_ms = np.array([[0.2, 0.2], [1.0, 1.5], [0.25, 0.5], [0.3, 0.3]])
+    operators = ["ReorderInput", "Conv", "QuickGelu", "ReorderOutput"]
+
+    found = time_inside(operators, times_ms, waits_ms=np.zeros(2))
+
+    assert found.tolist() == [1.25, 2.0]
+
+
+def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
+    times_ms = np.array([[0.2, 4.2, 0.2], [1.0, 1.0, 4.0]])
+
+    found = time_inside(["ReorderInput", "Conv"], times_ms, waits_ms=np.array([0.0, 4.0, 3.0]))
+
+    assert found.tolist() == [1.0, 1.0, 1.0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from latprune.errors import NotMeasured
 from latprune.graph.groups import ChannelGroup, PruningGraph
-from latprune.graph.layers import Layer, Width
+from latprune.graph.layers import Layer, LayerShape, Width
 from latprune.latency.staircase import line_of, lines_needed, moving_axes, options, stairs
 from latprune.latency.table import LatencyTable
 from tests.latency.synthetic import TARGET, Processor, conv, layer, network
@@ -32,20 +32,23 @@ def pair(channels: int, *, multiple: int = 1) -> PruningGraph:
     )
 
 
-@given(step=STEPS, noise=st.sampled_from([0.0, 0.01]))
-def test_the_step_of_the_processor_is_found(step: int, noise: float) -> None:
-    processor = Processor(reads_step=step, writes_step=step, noise=noise)
-    graph = network()
+@given(step=STEPS, channels=st.sampled_from([64, 128, 320]))
+def test_the_step_of_the_processor_is_found_in_spite_of_noise(step: int, channels: int) -> None:
+    processor, graph = Processor(step, step, noise=0.01), pair(channels)
     table = measured(processor, graph)
 
-    found = {
-        stairs(table, layer, axis).step
-        for layer in graph.layers
-        for axis in ("writes",)
-        if axis in moving_axes(layer)
-    }
+    found = [stairs(table, layer, axis) for layer in graph.layers for axis in moving_axes(layer)]
 
-    assert found == {step}
+    assert {axis.step for axis in found} == {step}
+
+
+@given(step=STEPS)
+def test_a_depthwise_layer_has_steps_too(step: int) -> None:
+    graph = network()
+
+    found = stairs(measured(Processor(step, step), graph), graph.layers[2], "writes")
+
+    assert found.step == step
 
 
 @given(step=STEPS)
@@ -55,6 +58,24 @@ def test_only_whole_steps_are_options(step: int) -> None:
     found = options(graph, measured(Processor(step, step), graph))
 
     assert found["group"].tolist() == list(range(step, 257, step))
+
+
+def test_a_width_that_a_wider_one_matches_everywhere_is_no_option() -> None:
+    class Irregular(Processor):
+        """Has kernels for 8, 16, 24, 32 and 64 channels and fills up to the next."""
+
+        def ms(self, shape: LayerShape) -> float:
+            return super().ms(replace(shape, in_channels=fill(shape.in_channels)))
+
+    def fill(width: int) -> int:
+        whole, rest = divmod(width, 64)
+        return 64 * whole + (64 if rest > 32 else rest)
+
+    graph = PruningGraph((layer("reads", conv(128, 64), "group", None),), pair(128).groups)
+
+    found = options(graph, measured(Irregular(8, 8), graph))
+
+    assert found["group"].tolist() == [8, 16, 24, 32, 64, 72, 80, 88, 96, 128]
 
 
 def test_the_full_width_is_an_option_even_inside_a_step() -> None:

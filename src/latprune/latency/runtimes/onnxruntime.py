@@ -35,7 +35,7 @@ _LAYOUT = ("ReorderInput", "ReorderOutput")
 _LAYERS_AT_ONCE = 16
 _WEIGHTS_AT_ONCE = 64 * 2**20
 _ROUNDS = 12
-_MOST_ROUNDS = 36
+_MOST_ROUNDS = 20
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
 _MOST_REPEATS = 8
@@ -181,12 +181,27 @@ class _ProfiledLayer:
     def measured(self) -> Measurement:
         """End the profile and give the time of the layer's kernels, without the waiting."""
         operators, times_ms = read_profile(Path(self._session.end_profiling()))
-        # A kernel that waited for the processor is the longest of its run: milliseconds longer.
-        runs = np.arange(times_ms.shape[1])
-        times_ms[times_ms.argmax(axis=0), runs] -= self._waits_ms
-        inside = [operator not in _LAYOUT for operator in operators]
-        samples = times_ms[inside].sum(axis=0)[self._warmup :]
-        return summarise(np.maximum(samples, _FINEST_MS))
+        samples = time_inside(operators, times_ms, waits_ms=np.array(self._waits_ms))
+        return summarise(samples[self._warmup :])
+
+
+def time_inside(operators: list[str], times_ms: np.ndarray, *, waits_ms: np.ndarray) -> np.ndarray:
+    """Add up what a layer costs inside a network.
+
+    Args:
+        operators: Of each kernel.
+        times_ms: What each kernel took, [kernels, runs].
+        waits_ms: How long each run waited for a processor, [runs].
+
+    Returns:
+        Milliseconds [runs]: without conversions of the layout and without the waiting, which
+        lies in the longest kernel of a run, since it is what made that kernel so long.
+    """
+    own = times_ms.copy()
+    own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms
+    inside = [operator not in _LAYOUT for operator in operators]
+    samples: np.ndarray = np.maximum(own[inside].sum(axis=0), _FINEST_MS)
+    return samples
 
 
 def read_profile(path: Path) -> tuple[list[str], np.ndarray]:

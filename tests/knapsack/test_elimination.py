@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latprune.errors import ProblemTooDense
-from latprune.knapsack import Problem
+from latprune.knapsack import Problem, buckets
 from latprune.knapsack.elimination import Elimination
 from tests.strategies import problems
 
@@ -44,8 +44,8 @@ def test_the_regrets_of_a_choice_add_up_to_its_distance_from_the_minimum(
     picks = tuple(data.draw(st.integers(0, n - 1)) for n in problem.sizes)
 
     regret = sum(
-        float(regrets[(*(picks[v] for v in bucket.scope), picks[bucket.variable])])
-        for bucket, regrets in zip(relaxed.buckets, relaxed.regrets, strict=True)
+        float(relaxed.regrets(position, np.array([picks]))[0, picks[bucket.variable]])
+        for position, bucket in enumerate(relaxed.buckets)
     )
     distance = weighted(problem, picks, value=value, cost=cost) - relaxed.minimum
     assert regret == pytest.approx(distance, abs=1e-9)
@@ -68,3 +68,31 @@ def test_too_much_memory_is_refused_with_what_it_would_take() -> None:
         Elimination(problem, memory_mib=100)
     assert error.value.needed_mib > options**8 * 8 / 2**20
     assert error.value.allowed_mib == 100
+
+
+@given(problem=problems(), value=weights, cost=weights)
+def test_going_through_allowed_combinations_alone_changes_nothing(
+    problem: Problem, value: float, cost: float
+) -> None:
+    def leasts(share: float) -> list[np.ndarray]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(buckets, "SPARSE_SHARE", share)
+            return list(Elimination(problem).minimise(value=value, cost=cost).leasts)
+
+    for always, never in zip(leasts(1.0), leasts(-1.0), strict=True):
+        np.testing.assert_allclose(always, never, rtol=1e-12)
+
+
+def test_a_sum_of_many_widths_needs_no_more_memory_than_its_combinations() -> None:
+    widths = np.arange(1, 101)
+    totals = np.add.outer(widths, widths)
+    sums = np.unique(totals)
+    must_add_up = np.where(totals[..., None] == sums, 0.0, np.inf)
+    problem = Problem(
+        [widths.astype(float), widths.astype(float), np.zeros(len(sums))],
+        [((0, 1, 2), must_add_up), ((2,), sums / 100)],
+        3.0,
+    )
+
+    assert math.prod(problem.sizes) * 8 / 2**20 > 15
+    assert Elimination(problem, memory_mib=1).minimise(value=1.0, cost=1.0).minimum == -198.0

@@ -43,6 +43,42 @@ def test_the_bound_holds_however_little_is_searched(problem: Problem, searches: 
     assert choice.value <= exhaustive(problem).value <= choice.bound + 1e-9
 
 
+def tangled(seed: int) -> Problem:
+    """Make a problem in which the relaxed optimum seldom fits: six groups that all meet."""
+    rng = np.random.default_rng(seed)
+    values = [np.sort(rng.random(4)) for _ in range(6)]
+    pairs = [(a, b) for a in range(6) for b in range(a)]
+    tables = [(pair, rng.random((4, 4)) * rng.integers(1, 4)) for pair in pairs]
+    mean_ms = math.fsum(float(cost.mean()) for _, cost in tables)
+    return Problem(values, tables, 0.8 * mean_ms)
+
+
+@pytest.mark.parametrize("searches", [(), (1,), (3,), (1, 8)])
+def test_little_search_leaves_a_gap_but_no_false_bound(searches: tuple[int, ...]) -> None:
+    choices = [
+        (joint(tangled(s), search_widths=searches), exhaustive(tangled(s))) for s in range(40)
+    ]
+
+    for found, best in choices:
+        assert found.value <= best.value <= found.bound + 1e-12
+    assert any(found.gap > 0 for found, _ in choices)
+
+
+def test_enough_search_finds_the_optimum_and_proves_it() -> None:
+    for seed in range(40):
+        found, best = joint(tangled(seed), gap=0.0), exhaustive(tangled(seed))
+
+        assert found.value == best.value == found.bound
+
+
+def test_a_cost_above_the_budget_by_rounding_alone_does_not_fit() -> None:
+    assert 0.1 + 0.2 > 0.3
+    tables = [((0,), np.array([0.0, 0.1])), ((1,), np.array([0.0, 0.2]))]
+    problem = Problem([np.array([0.0, 1.0]), np.array([0.0, 1.5])], tables, 0.3)
+
+    assert joint(problem).picks == (0, 1)
+
+
 @given(problem=problems())
 def test_a_budget_of_exactly_the_floor_is_met(problem: Problem) -> None:
     with pytest.raises(BudgetTooSmall) as error:

@@ -2,8 +2,8 @@
 
 Bucket elimination: the variable that leaves takes every table over it along, and what remains is
 a new table over its neighbours. Channel groups form sparse graphs, so those tables stay small.
-What each variable had to choose from is kept: it gives the minimiser and, for any other choice,
-how much worse than the minimum it is, variable by variable.
+Going back, the tables give the minimiser and, for any other choice, how much worse than the
+minimum it is, variable by variable.
 
 Source:
     Dechter, "Bucket elimination: a unifying framework for reasoning", Artificial Intelligence
@@ -12,16 +12,14 @@ Source:
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latprune.errors import ProblemTooDense
+from latprune.knapsack.buckets import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,54 +30,46 @@ MEMORY_MIB = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Bucket:
-    """A variable at the moment it leaves.
-
-    Attributes:
-        variable: The one that leaves.
-        scope: Its neighbours that are still there, the last to leave first.
-        tables: The costs over it, in ms, with axes (*scope, variable), of which some are 1 long.
-        received: Earlier buckets whose minimum is a table over it: their position in the order
-            and the shape that gives that minimum the same axes.
-    """
-
-    variable: int
-    scope: tuple[int, ...]
-    tables: tuple[np.ndarray, ...]
-    received: tuple[tuple[int, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Relaxed:
     """A weighted sum of costs and values, minimised.
 
     Attributes:
         buckets: In the order of elimination.
-        totals: Per bucket, float [*scope, variable]: the least sum of all that is gone by then.
+        parts: Per bucket what it adds up.
+        leasts: Per bucket [*scope], the least of that.
         minimum: The least sum of all.
     """
 
     buckets: tuple[Bucket, ...]
-    totals: tuple[np.ndarray, ...]
+    parts: tuple[Sequence[np.ndarray], ...]
+    leasts: tuple[np.ndarray, ...]
     minimum: float
 
     def picks(self) -> list[int]:
         """Give the minimiser; where options tie, the last of them, which is the widest."""
-        picks = [0] * len(self.buckets)
-        for bucket, total in zip(reversed(self.buckets), reversed(self.totals), strict=True):
-            row = total[tuple(picks[v] for v in bucket.scope)]
-            picks[bucket.variable] = len(row) - 1 - int(row[::-1].argmin())
-        return picks
+        picks = np.zeros((1, len(self.buckets)), dtype=np.intp)
+        for bucket, parts in zip(reversed(self.buckets), reversed(self.parts), strict=True):
+            (row,) = bucket.rows(parts, picks)
+            picks[0, bucket.variable] = len(row) - 1 - row[::-1].argmin()
+        return [int(pick) for pick in picks[0]]
 
-    @cached_property
-    def regrets(self) -> tuple[np.ndarray, ...]:
-        """Per bucket, float [*scope, variable] ≥ 0: what an option adds to the minimum."""
-        return tuple(_regret(total) for total in self.totals)
+    def regrets(self, position: int, picks: np.ndarray) -> np.ndarray:
+        """Give what each option of a bucket's variable adds to the minimum.
 
+        Over all buckets the regrets of a choice add up to its distance from the minimum.
 
-def _regret(total: np.ndarray) -> np.ndarray:
-    least = total.min(axis=-1, keepdims=True)
-    return np.where(np.isinf(total), np.inf, total - np.where(np.isinf(least), 0.0, least))
+        Args:
+            position: Of the bucket, in the order of elimination.
+            picks: int [choices, variables], assigned where the bucket's neighbours are.
+
+        Returns:
+            Regrets ≥ 0 up to rounding, [choices, options]; inf where forbidden.
+        """
+        bucket = self.buckets[position]
+        rows = bucket.rows(self.parts[position], picks)
+        least = self.leasts[position][tuple(picks[:, v] for v in bucket.scope)]
+        # Where nothing is allowed, inf is not less inf.
+        return rows - np.where(np.isinf(least), 0.0, least)[..., None]
 
 
 class Elimination:
@@ -93,16 +83,15 @@ class Elimination:
 
         Args:
             problem: What is to be minimised over.
-            memory_mib: What the tables of one pass may take together.
+            memory_mib: What one call of `minimise` may take.
 
         Raises:
-            ProblemTooDense: If they would take more.
+            ProblemTooDense: If it would take more.
         """
         self.problem = problem
         self.constant_ms = math.fsum(float(cost) for scope, cost in problem.tables if not scope)
-        scopes = _order(problem)
-        _check_memory(problem.sizes, scopes, memory_mib=memory_mib)
-        self.buckets = _buckets(problem, scopes)
+        self.buckets = _buckets(problem, _order(problem))
+        _check_memory(self.buckets, memory_mib=memory_mib)
 
     def minimise(self, *, value: float, cost: float) -> Relaxed:
         """Minimise `cost` times the sum of tables minus `value` times the sum of values.
@@ -111,27 +100,22 @@ class Elimination:
             value: Weight of the values, ≥ 0.
             cost: Weight of the tables, ≥ 0; what they forbid stays forbidden at 0.
         """
-        totals: list[np.ndarray] = []
+        every: list[Sequence[np.ndarray]] = []
         leasts: list[np.ndarray] = []
         minimum = cost * self.constant_ms
         for bucket in self.buckets:
-            parts = [-value * self.problem.values[bucket.variable]]
-            parts += [_weighted(table, cost) for table in bucket.tables]
-            parts += [leasts[position].reshape(shape) for position, shape in bucket.received]
-            # Smallest first: only the last additions then run over the full shape.
-            total = functools.reduce(operator.add, sorted(parts, key=np.size))
-            totals.append(total)
-            leasts.append(total.min(axis=-1))
+            values = -value * self.problem.values[bucket.variable]
+            parts = [
+                values.reshape([1] * len(bucket.scope) + [-1]),
+                *(cost * table for table in bucket.costs),
+                *bucket.constraints,
+                *(leasts[position].reshape(shape) for position, shape in bucket.received),
+            ]
+            every.append(parts)
+            leasts.append(bucket.least(parts))
             if not bucket.scope:
                 minimum += float(leasts[-1])
-        return Relaxed(self.buckets, tuple(totals), minimum)
-
-
-def _weighted(table: np.ndarray, weight: float) -> np.ndarray:
-    """Scale a table; 0 times inf is inf, for what is forbidden is so at every price."""
-    if weight:
-        return table * weight
-    return np.where(np.isinf(table), np.inf, 0.0)
+        return Relaxed(self.buckets, tuple(every), tuple(leasts), minimum)
 
 
 def _order(problem: Problem) -> dict[int, tuple[int, ...]]:
@@ -163,19 +147,21 @@ def _order(problem: Problem) -> dict[int, tuple[int, ...]]:
     return {v: tuple(sorted(around, key=lambda u: -position[u])) for v, around in order.items()}
 
 
-def _check_memory(
-    sizes: Sequence[int], scopes: Mapping[int, tuple[int, ...]], *, memory_mib: float
-) -> None:
-    entries = sum(sizes[v] * math.prod(sizes[u] for u in scope) for v, scope in scopes.items())
-    needed_mib = entries * np.dtype(np.float64).itemsize / 2**20
+def _check_memory(buckets: Sequence[Bucket], *, memory_mib: float) -> None:
+    """Count what is kept, every bucket's least, and the largest bucket while it is summed."""
+    kept = sum(math.prod(bucket.shape[:-1]) for bucket in buckets)
+    # One sum, and the part or the sum that it was made from.
+    passing = 2 * max((bucket.entries for bucket in buckets), default=0)
+    needed_mib = (kept + passing) * np.dtype(np.float64).itemsize / 2**20
     if needed_mib > memory_mib:
         raise ProblemTooDense(needed_mib, memory_mib)
 
 
 def _buckets(problem: Problem, scopes: Mapping[int, tuple[int, ...]]) -> tuple[Bucket, ...]:
-    """Give every table, and every bucket's minimum, to the first of its variables to leave."""
+    """Give every table, and every bucket's least, to the first of its variables to leave."""
     position = {variable: index for index, variable in enumerate(scopes)}
-    tables: dict[int, dict[tuple[int, ...], np.ndarray]] = {v: {} for v in scopes}
+    costs: dict[int, _Merged] = {v: {} for v in scopes}
+    constraints: dict[int, _Merged] = {v: {} for v in scopes}
     received: dict[int, list[tuple[int, tuple[int, ...]]]] = {v: [] for v in scopes}
 
     def axes_at(taker: int, scope: Sequence[int]) -> tuple[int, ...]:
@@ -187,14 +173,32 @@ def _buckets(problem: Problem, scopes: Mapping[int, tuple[int, ...]]) -> tuple[B
             continue
         axes = sorted(range(len(scope)), key=lambda axis: -position[scope[axis]])
         taker = scope[axes[-1]]
-        shape = axes_at(taker, scope)
-        table = cost.transpose(axes).reshape(shape)
-        merged = tables[taker]
-        merged[shape] = merged[shape] + table if shape in merged else table
+        table = cost.transpose(axes).reshape(axes_at(taker, scope))
+        forbidden = np.isinf(table)
+        if forbidden.any():
+            _merge(constraints[taker], np.where(forbidden, np.inf, 0.0))
+        _merge(costs[taker], np.where(forbidden, 0.0, table))
     for index, scope in enumerate(scopes.values()):
         if scope:
             received[scope[-1]].append((index, axes_at(scope[-1], scope)))
     return tuple(
-        Bucket(v, scope, tuple(tables[v].values()), tuple(received[v]))
+        Bucket(
+            variable=v,
+            scope=scope,
+            shape=tuple(problem.sizes[u] for u in (*scope, v)),
+            costs=tuple(costs[v].values()),
+            constraints=tuple(constraints[v].values()),
+            received=tuple(received[v]),
+        )
         for v, scope in scopes.items()
     )
+
+
+_Merged = dict[tuple[int, ...], np.ndarray]
+
+
+def _merge(tables: _Merged, table: np.ndarray) -> None:
+    """Add a table to the one over the same axes; leave out one that is 0 everywhere."""
+    if table.any():
+        shape = table.shape
+        tables[shape] = tables[shape] + table if shape in tables else table

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from latprune.knapsack.elimination import Bucket, Relaxed
+    from latprune.knapsack.elimination import Relaxed
 
 # A sum of costs in another order may differ by this much of the largest sum it passes through.
 ROUNDING = 1e-12
@@ -54,18 +54,17 @@ class _Partial:
 
     @classmethod
     def empty(cls, variables: int) -> _Partial:
-        return cls(np.zeros((1, variables), dtype=np.int32), np.zeros(1), np.zeros(1))
+        return cls(np.zeros((1, variables), dtype=np.intp), np.zeros(1), np.zeros(1))
 
     def extended(
-        self, bucket: Bucket, regrets: np.ndarray, extras: np.ndarray, *, most: _Limits
+        self, variable: int, regrets: np.ndarray, extras_ms: np.ndarray, *, most: _Limits
     ) -> _Partial:
         """Assign one more variable in every way that stays within the limits."""
-        at = tuple(self.picks[:, variable] for variable in bucket.scope)
-        regret = self.regret[:, None] + regrets[at]
-        extra_ms = self.extra_ms[:, None] + extras[at]
+        regret = self.regret[:, None] + regrets
+        extra_ms = self.extra_ms[:, None] + extras_ms
         rows, options = np.nonzero((regret < most.regret) & (extra_ms <= most.extra_ms))
         picks = self.picks[rows]
-        picks[:, bucket.variable] = options
+        picks[:, variable] = options
         return _Partial(picks, regret[rows, options], extra_ms[rows, options])
 
     def best(self, width: int) -> tuple[_Partial, float]:
@@ -112,9 +111,13 @@ def search(
         extra_ms=slack_ms + ROUNDING * (abs(budget_ms) + abs(floor.minimum)),
     )
     partial, dropped = _Partial.empty(len(relaxed.buckets)), math.inf
-    steps = zip(relaxed.buckets, relaxed.regrets, floor.regrets, strict=True)
-    for bucket, regrets, extras in reversed(list(steps)):
-        partial, least = partial.extended(bucket, regrets, extras, most=most).best(width)
+    for position in reversed(range(len(relaxed.buckets))):
+        partial, least = partial.extended(
+            relaxed.buckets[position].variable,
+            relaxed.regrets(position, partial.picks),
+            floor.regrets(position, partial.picks),
+            most=most,
+        ).best(width)
         dropped = min(dropped, least)
 
     value = upper - partial.regret - price * (slack_ms - partial.extra_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +15,17 @@ from latprune.latency.onnx_model import evaluating, export_network
 from latprune.latency.runtimes.onnxruntime import feeds_of, open_session
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
 
     Inputs = Tensor | tuple[Tensor, ...]
 
 
-def export_onnx(model: nn.Module, example: Inputs, path: Path, *, tolerance: float = 1e-4) -> None:
+def export_onnx(
+    model: nn.Module, example: Inputs, path: str | os.PathLike[str], *, tolerance: float = 1e-4
+) -> None:
     """Write a network as ONNX and check its outputs in ONNX Runtime against torch's.
 
     Args:
@@ -35,13 +38,16 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path, *, tolerance: flo
         ExportDisagrees: If the outputs differ by more; the file is removed.
         MissingExtra: If onnx, onnxscript or onnxruntime is not installed.
     """
+    path = Path(path)
     export_network(model, example, path)
     session = open_session(path)
     found = session.run(None, feeds_of(session, example))
     _check(path, _outputs(model, example), found, tolerance=tolerance, reader="ONNX Runtime")
 
 
-def export_pt2(model: nn.Module, example: Inputs, path: Path, *, tolerance: float = 1e-4) -> None:
+def export_pt2(
+    model: nn.Module, example: Inputs, path: str | os.PathLike[str], *, tolerance: float = 1e-4
+) -> None:
     """Write a network with `torch.export` and check the outputs of what `torch.export.load` reads.
 
     Args:
@@ -54,6 +60,7 @@ def export_pt2(model: nn.Module, example: Inputs, path: Path, *, tolerance: floa
         ExportDisagrees: If the outputs differ by more; the file is removed.
         Exception: Whatever `torch.export` raises for what it cannot capture.
     """
+    path = Path(path)
     inputs = example if isinstance(example, tuple) else (example,)
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export speaks of its own future

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
 from latprune.graph.groups import groups_from_json, groups_to_json
@@ -79,7 +80,7 @@ def save(
     unfinished = path.with_name(path.name + ".part")
     # A tensor that two names share is stored twice: a file has no sharing.
     tensors = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, str(unfinished), metadata=metadata)
+    unfinished.write_bytes(to_bytes(tensors, metadata=metadata))
     unfinished.replace(path)
 
 

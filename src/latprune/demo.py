@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.latency.target import Target
     from latprune.pipeline import Pruned
     from latprune.planning import Budget
     from latprune.progress import Progress
@@ -41,6 +42,7 @@ def run(
     *,
     dense: Recipe = DENSE,
     small: Recipe = SMALL,
+    target: Target | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
     """Train a compact residual network on handwritten digits, prune and tune it.
@@ -48,9 +50,10 @@ def run(
     Args:
         folder: Keeps `dense.safetensors` (weights), `pruned.safetensors` and what an interrupted
             run needs to go on.
-        budget: What the pruned network may take in ONNX Runtime here, one picture, one thread.
+        budget: What the pruned network may take.
         dense: How the network is trained.
         small: How the pruned network is tuned.
+        target: Where it will run; by default ONNX Runtime here, one picture on one thread.
         progress: Is told of every stage.
 
     Raises:
@@ -64,6 +67,7 @@ def run(
         model,
         torch.zeros(1, 1, task.SIZE, task.SIZE),
         budget,
+        target=target,
         loader=train,
         recipe=small,
         evaluate=judge,

@@ -11,16 +11,19 @@ import pytest
 from latprune.tuning.interrupts import Interrupts
 
 
-def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def press_ctrl_c(survived: list[str] | None = None, *, times: int = 1) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+        if survived is not None:
+            survived.append("once")
 
 
 def test_ctrl_c_within_a_block_waits_for_its_end() -> None:
-    reached = []
+    reached: list[str] = []
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.held():
-            reached.extend([press_ctrl_c(), "end"])
-        assert reached == [None, "end"]
+            press_ctrl_c(reached)
+        assert reached == ["once"]
         assert not interrupts.torn
 
 
@@ -34,11 +37,11 @@ def test_ctrl_c_outside_a_block_does_not_wait() -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_and_leaves_the_block_torn() -> None:
-    reached = []
+    reached: list[str] = []
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.held():
-            reached.extend([press_ctrl_c(), press_ctrl_c(), "end"])
-        assert reached == []
+            press_ctrl_c(reached, times=2)
+        assert reached == ["once"]
         assert interrupts.torn
 
 

@@ -191,7 +191,7 @@ def test_a_teacher_alone_is_imitated() -> None:
     model, images = nn.Sequential(nn.Flatten(), pupil), torch.randn(50, 3, 6, 6)
 
     def distance() -> float:
-        return (model(images).softmax(1) - wise(images).softmax(1)).abs().mean().item()
+        return float((model(images).softmax(1) - wise(images).softmax(1)).abs().mean().item())
 
     before = distance()
     recipe = Recipe(

@@ -67,14 +67,19 @@ def test_on_a_cpu_the_faster_format_wins_and_both_times_are_told(
     ],
 )
 def test_a_trial_takes_no_longer_than_it_must(seconds: dict[str, float], rounds: int) -> None:
-    clock, steps = FakeClock(), []
-    step = clock.steps_of(seconds)
+    clock, steps = FakeClock(), list[str]()
+    takes = clock.steps_of(seconds)
+
+    def step(precision: Precision) -> None:
+        steps.append(precision.name)
+        takes(precision)
+
     choose_precision(
         Recipe(),
         CPU,
         launcher="no",
         has_bf16=True,
-        trial=lambda: lambda precision: (steps.append(precision.name), step(precision))[1],
+        trial=lambda: step,
         clock=clock,
     )
 

@@ -128,6 +128,9 @@ class Split(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         picture = self.pictures[index]
         image = read_rgb(self.store, picture.name)

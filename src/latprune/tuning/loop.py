@@ -204,6 +204,7 @@ class _Run:
             try:
                 while training.state.epoch < training.lesson.recipe.epochs:
                     self._take_steps(interrupts)
+                    self._share_buffers()
                     metrics = {} if self.evaluate is None else self.evaluate(training.model)
                     with interrupts.held():
                         training.finish_epoch(loss=self._mean_loss(), metrics=metrics)
@@ -230,6 +231,12 @@ class _Run:
             raise DataError(
                 "the loader has a length and gave no batch: can it be run through twice?"
             )
+
+    def _share_buffers(self) -> None:
+        """Give every process the main one's running statistics: all judge the same network."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.training.model.buffers():
+                buffer.copy_(import_extra("accelerate", "train").utils.broadcast(buffer))
 
     def _so_far(self, loss: float, elapsed_s: float, images: int, steps: int) -> TuneProgress:
         training, state = self.training, self.training.state

@@ -85,12 +85,11 @@ def choose_precision(
 def has_bf16(device: torch.device) -> bool:
     """Tell whether a device has instructions for bf16; emulation does not count."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # Without oneDNN's kernels a bf16 convolution is some ten times slower than an fp32 one.
         # torch tells only here whether it has them on this CPU.
-        onednn = torch.backends.mkldnn.is_available()
-        return onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprune.errors import ProblemTooDense
@@ -24,6 +24,7 @@ def weighted(problem: Problem, picks: tuple[int, ...], *, value: float, cost: fl
     return math.inf if math.isinf(cost_ms) else cost * cost_ms - value * problem.value_of(picks)
 
 
+@settings(max_examples=50)
 @given(problem=problems(), value=weights, cost=weights)
 def test_the_minimum_is_the_least_of_all_combinations(
     problem: Problem, value: float, cost: float
@@ -36,6 +37,7 @@ def test_the_minimum_is_the_least_of_all_combinations(
     assert weighted(problem, tuple(relaxed.picks()), value=value, cost=cost) == pytest.approx(least)
 
 
+@settings(max_examples=50)
 @given(problem=problems(), value=weights, cost=weights, data=st.data())
 def test_the_regrets_of_a_choice_add_up_to_its_distance_from_the_minimum(
     problem: Problem, value: float, cost: float, data: st.DataObject
@@ -70,6 +72,7 @@ def test_too_much_memory_is_refused_with_what_it_would_take() -> None:
     assert error.value.allowed_mib == 100
 
 
+@settings(max_examples=50)
 @given(problem=problems(), value=weights, cost=weights)
 def test_going_through_allowed_combinations_alone_changes_nothing(
     problem: Problem, value: float, cost: float

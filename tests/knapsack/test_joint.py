@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprune.errors import BudgetTooSmall, ProblemTooDense
@@ -35,6 +35,7 @@ def test_a_network_of_real_size_is_solved_to_a_proven_gap(
     assert choice.value > uniform(problem).value
 
 
+@settings(max_examples=50)
 @given(problem=problems(), searches=st.lists(st.integers(1, 4), max_size=2))
 def test_the_bound_holds_however_little_is_searched(problem: Problem, searches: list[int]) -> None:
     choice = joint(problem, gap=0.0, search_widths=searches)
@@ -79,6 +80,7 @@ def test_a_cost_above_the_budget_by_rounding_alone_does_not_fit() -> None:
     assert joint(problem).picks == (0, 1)
 
 
+@settings(max_examples=50)
 @given(problem=problems())
 def test_a_budget_of_exactly_the_floor_is_met(problem: Problem) -> None:
     with pytest.raises(BudgetTooSmall) as error:

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprune.knapsack import Choice, Problem
 from tests.strategies import problems
 
 
+@settings(max_examples=50)
 @given(problem=problems(), data=st.data())
 def test_a_choice_adds_up_the_tables_entry_by_entry(problem: Problem, data: st.DataObject) -> None:
     picks = [data.draw(st.integers(0, n - 1)) for n in problem.sizes]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import Problem, uniform
@@ -49,6 +49,7 @@ def test_auxiliary_variables_follow() -> None:
     assert uniform(problem).picks == (0, 0, 0)
 
 
+@settings(max_examples=50)
 @given(problem=problems())
 def test_no_larger_factor_fits(problem: Problem) -> None:
     try:

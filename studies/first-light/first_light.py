@@ -76,7 +76,6 @@ def cut(case: Case) -> None:
     lp.recalibrate(fitted.model, replayed(case.train, seed=case.recipe.seed).epoch(0))
     notes = {
         "before_tuning": dict(case.judge(fitted.model)),
-        "dense": dict(case.judge(case.model)),
         "rounds": fitted.rounds,
         "seconds": round(time.perf_counter() - begin, 1),
     }

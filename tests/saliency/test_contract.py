@@ -27,7 +27,7 @@ class TestMagnitude(CriterionContract):
         self,
         model: nn.Module,
         graph: PruningGraph,
-        batches: Batches,  # noqa: ARG002
-        loss: Loss,  # noqa: ARG002
+        batches: Batches,
+        loss: Loss,
     ) -> Saliency:
         return magnitude(model, graph)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from latprune.errors import import_extra
+from latprune.modes import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -207,18 +207,6 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
     inputs = example if isinstance(example, tuple) else (example,)
     with evaluating(model):
         _export(model, inputs, path)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

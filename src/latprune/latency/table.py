@@ -83,8 +83,9 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def add(self, shape: LayerShape, measurement: Measurement) -> None:
         """Add, or replace, a layer's measurement; in the file too before this returns."""
-        self._keep(shape, measurement)
-        self._store({"shape": shape.to_json(), **measurement.to_json()})
+        stored = measurement.to_json()
+        self._keep(shape, Measurement.from_json(stored))  # what the next process will read
+        self._store({"shape": shape.to_json(), **stored})
 
     def network(self, graph: PruningGraph) -> Measurement:
         """Give the measurement of a whole dense network.
@@ -102,8 +103,9 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def add_network(self, graph: PruningGraph, measurement: Measurement) -> None:
         """Add, or replace, a whole dense network's measurement, as `add` does a layer's."""
-        self._networks[graph.key] = measurement
-        self._store({"network": graph.key, **measurement.to_json()})
+        stored = measurement.to_json()
+        self._networks[graph.key] = Measurement.from_json(stored)
+        self._store({"network": graph.key, **stored})
 
     def alike(self, shape: LayerShape) -> Sequence[LayerShape]:
         """Give the measured layers that run the same kernel: widths and sizes may differ."""

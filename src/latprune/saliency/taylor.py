@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latprune.errors import NotFinite
+from latprune.modes import evaluating
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
@@ -74,7 +75,7 @@ def taylor(
     total = len(batches) if isinstance(batches, Sized) else None
     sums: dict[str, Tensor] = {}
     used, skips = 0, _Skips(max_skips)
-    with _evaluating(model), _differentiable(needed.values()), torch.enable_grad():
+    with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
         for inputs, labels in batches:
             batch = inputs.to(device), labels.to(device)
             changes = _changes(model, batch, loss, needed)
@@ -144,18 +145,6 @@ def _changes(
 def _score(members: tuple[Member, ...], changes: Mapping[str, Tensor]) -> Tensor:
     """Add up what one batch's loss changes by without a channel; then drop the sign."""
     return torch.stack([per_channel(changes[m.parameter], m) for m in members]).sum(dim=0).abs()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every module to evaluation, and each back to the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import DataError, import_extra
+from latprune.modes import evaluating
 from latprune.tuning.losses import cross_entropy, main_output
-from latprune.tuning.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import DataError
-from latprune.tuning.modes import device_of, evaluating
+from latprune.modes import device_of, evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

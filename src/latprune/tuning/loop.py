@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import DataError, import_extra
+from latprune.modes import evaluating, placed
 from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
 from latprune.tuning.interrupts import Interrupts
-from latprune.tuning.modes import evaluating, placed
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, replayed
 from latprune.tuning.training import Epoch, Lesson, Training

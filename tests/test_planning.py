@@ -156,6 +156,13 @@ def test_a_budget_that_the_dense_network_meets_keeps_everything(budget: Budget) 
     assert made.gap == 0.0
 
 
+def test_what_the_dense_network_was_measured_to_take_counts_more_than_a_prediction() -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=1.0), rest_ms=REST_MS + 0.2)
+
+    assert made.widths == GRAPH.widths
+    assert made.predicted_ms > made.budget_ms
+
+
 @pytest.mark.parametrize("rest_ms", [0.25, -0.05])
 def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -> None:
     table = measured(GRAPH, network_ms=DENSE_MS + rest_ms)

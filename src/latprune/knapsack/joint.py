@@ -32,7 +32,7 @@ MOST_PRICES = 100
 def joint(
     problem: Problem,
     *,
-    gap: float = 1e-5,
+    gap: float = 1e-7,
     search_widths: Sequence[int] = WIDTHS,
     memory_mib: float = MEMORY_MIB,
 ) -> Choice:

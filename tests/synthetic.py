@@ -72,6 +72,7 @@ class Synthetic:
         small: nn.Module,
         example: Tensor | tuple[Tensor, ...],
         target: Target,
+        **_: object,
     ) -> Comparison:
         assert target.runtime == self.name
         before, after = (self.network_ms(model, example) for model in (dense, small))

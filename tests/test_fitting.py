@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import latprune as lp
+from latprune.fitting import AIM, _decided
+from latprune.latency.timing import Comparison, Measurement
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
 
@@ -85,3 +87,27 @@ def test_a_slower_network_is_never_returned(
 
     assert found.is_dense
     assert found.comparison.ratio == 1
+
+
+def compared(used: float, *, spread: float, rounds: int) -> Comparison:
+    """A comparison of networks, the budget being half of the dense one."""
+    small = Measurement(5.0 * used, 0.1, rounds)
+    return Comparison(Measurement(10.0, 0.1, rounds), small, 0.5 * used, 0.5 * spread)
+
+
+@pytest.mark.parametrize(
+    ("used", "spread", "rounds", "clear"),
+    [
+        (AIM, 0.001, 10, True),  # near, and well known
+        (AIM, 0.1, 10, False),  # near, as far as one can say
+        (AIM - 0.05, 0.03, 10, True),  # far, beyond doubt
+        (AIM - 0.015, 0.05, 10, False),  # perhaps far
+        (AIM - 0.015, 0.05, 10_000, True),  # far, after many rounds
+    ],
+)
+def test_a_network_is_timed_until_it_is_clear_whether_it_is_near(
+    used: float, spread: float, rounds: int, clear: bool
+) -> None:
+    found = compared(used, spread=spread, rounds=rounds)
+
+    assert _decided(lp.Budget(fraction=0.5), found) is clear

@@ -7,6 +7,7 @@ itself and goes into the next plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetTooSmall
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 AIM = 0.985
 """The share of the budget that plans spend: the middle of what counts as well used."""
 
-CLOSE = 0.008
+CLOSE = 0.01
 """How far from `AIM` a measured network may be for the loop to end."""
 
 ROUNDS = 6
@@ -69,7 +70,8 @@ class Fitted:
     @property
     def used(self) -> float:
         """The share of the budget that the network takes; above 1 it is not met."""
-        return share_used(self.plan, self.comparison)
+        compared = self.comparison
+        return self.plan.budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
 
 
 def fit(
@@ -109,15 +111,33 @@ def fit(
     return loop.dense(best) if best.comparison.ratio > 1 and not best.is_dense else best
 
 
-def share_used(plan: Plan, comparison: Comparison) -> float:
-    """Give the share of a plan's budget that its network was measured to take.
+def refine(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    table: LatencyTable,
+    saliency: Saliency,
+    budget: Budget,
+    *,
+    solver: Solver = joint,
+    rest_ms: float | None = None,
+    aim: float = 1.0,
+    folder: Path | None = None,
+) -> tuple[Plan, LatencyTable]:
+    """Plan, measure the plan's own layers, and plan again until none of them is new.
 
-    Against a share of the dense network it is the ratio that counts, since drift cancels in it;
-    against milliseconds the median.
+    Args and errors are those of `measure` and `plan`.
+
+    Returns:
+        The plan, and the table with its layers.
     """
-    if plan.budget.fraction is not None:
-        return comparison.ratio / plan.budget.fraction
-    return comparison.small.median_ms / plan.budget_ms
+    for _ in range(REFINEMENTS):
+        planned = plan(graph, table, saliency, budget, solver=solver, rest_ms=rest_ms, aim=aim)
+        known, widths = len(table), planned.widths
+        table = measure(model, graph, example, table.target, widths=widths, folder=folder)
+        if len(table) == known:
+            break
+    return planned, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +160,18 @@ class _Loop:
         while len(fitted) < ROUNDS:
             self.progress.step(len(fitted), None, "choosing widths")
             try:
-                planned, table = self._plan(table, rest_ms)
+                planned, table = refine(
+                    self.model,
+                    self.graph,
+                    self.example,
+                    table,
+                    self.saliency,
+                    self.budget,
+                    solver=self.solver,
+                    rest_ms=rest_ms,
+                    aim=AIM,
+                    folder=self.folder,
+                )
             except BudgetTooSmall:
                 if any(found.used <= 1 for found in fitted):
                     break
@@ -149,7 +180,9 @@ class _Loop:
                 break
             self.progress.step(len(fitted), None, "timing the network")
             small = cut(self.model, self.graph, planned)
-            times = compare(dense_run, small, self.example, table.target)
+            times = compare(
+                dense_run, small, self.example, table.target, enough=partial(_decided, self.budget)
+            )
             found = Fitted(small, planned, times, table, len(fitted) + 1)
             fitted.append(found)
             self.progress.step(len(fitted), None, f"takes {100 * found.used:.1f} % of the budget")
@@ -171,30 +204,13 @@ class _Loop:
         times = compare(self.model, small, self.example, plan.target)
         return Fitted(small, plan, times, slower.table, slower.rounds)
 
-    def _plan(self, table: LatencyTable, rest_ms: float | None) -> tuple[Plan, LatencyTable]:
-        """Plan, measure the plan's own layers, and plan again until none of them is new."""
-        for _ in range(REFINEMENTS):
-            planned = plan(
-                self.graph,
-                table,
-                self.saliency,
-                self.budget,
-                solver=self.solver,
-                rest_ms=rest_ms,
-                aim=AIM,
-            )
-            known = len(table)
-            table = measure(
-                self.model,
-                self.graph,
-                self.example,
-                table.target,
-                widths=planned.widths,
-                folder=self.folder,
-            )
-            if len(table) == known:
-                break
-        return planned, table
+
+def _decided(budget: Budget, compared: Comparison) -> bool:
+    """Whether it is clear that a network is near the aim, or that it is not."""
+    used = budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
+    error = used * compared.ratio_error / compared.ratio
+    distance = abs(used - AIM)
+    return distance + error <= CLOSE or distance >= CLOSE + 3 * error
 
 
 def _preference(fitted: Fitted) -> tuple[bool, float]:

@@ -21,6 +21,7 @@ from latprune.saliency import magnitude, taylor
 from latprune.surgery import load, load_plan, save
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.replay import replayed
+from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from latprune.knapsack import Solver
     from latprune.progress import Progress
     from latprune.saliency import Saliency
-    from latprune.tuning import Epoch, Recipe, TuneProgress
+    from latprune.tuning import Epoch, Recipe
     from latprune.tuning.replay import Batches
 
     Loss = Callable[[Any, Tensor], Tensor]
@@ -171,7 +172,7 @@ def prune(
             recipe=recipe,
             teacher=dense,
             checkpoint=checkpoint,
-            progress=_tuning_steps(progress),
+            progress=tuning_steps(progress),
         ).history
     progress.stage("check")
     report = check(dense, small, plan, example, graph=graph, evaluate=evaluate)
@@ -223,14 +224,3 @@ def _resumed_plan(cut_file: Path, budget: Budget, target: Target) -> Plan:
             f"{target.describe()}: give another checkpoint folder, or delete this one"
         )
     return plan
-
-
-def _tuning_steps(progress: Progress) -> Callable[[TuneProgress], None]:
-    def tell(at: TuneProgress) -> None:
-        progress.step(
-            (at.epoch - 1) * at.steps + at.step,
-            at.epochs * at.steps,
-            f"epoch {at.epoch} of {at.epochs}, loss {at.loss:.3f}, {at.images_per_s:.0f} images/s",
-        )
-
-    return tell

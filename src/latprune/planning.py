@@ -68,6 +68,19 @@ class Budget:
         assert self.ms is not None
         return self.ms
 
+    def used(self, *, ratio: float, ms: float) -> float:
+        """Give the share of the budget that a network takes; above 1 it is not met.
+
+        Args:
+            ratio: Its time over the dense network's, timed in turns. It is what counts against a
+                share: drift cancels in it.
+            ms: Its time, which counts against milliseconds.
+        """
+        if self.fraction is not None:
+            return ratio / self.fraction
+        assert self.ms is not None
+        return ms / self.ms
+
     def __str__(self) -> str:
         return f"{self.ms:g} ms" if self.fraction is None else f"{100 * self.fraction:g}%"
 

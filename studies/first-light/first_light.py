@@ -27,7 +27,7 @@ import onnxruntime
 import timm
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -57,6 +57,7 @@ class Case:
     recipe: lp.Recipe
     target: lp.Target
     score_batches: int
+    tuning_images: int
 
     @property
     def folder(self) -> Path:
@@ -98,7 +99,7 @@ def tune(case: Case) -> None:
 
     tuned = lp.tune(
         small,
-        case.train,
+        _part(case.train, case.tuning_images),
         recipe=case.recipe,
         teacher=case.model,
         checkpoint=case.folder / "checkpoint",
@@ -187,6 +188,7 @@ def cases(name: str | None, budget: str | None) -> Iterator[Case]:
                     recipe=lp.Recipe(**settings["recipe"], seed=config["seed"]),
                     target=lp.Target.here(**config["target"]),
                     score_batches=config["score_batches"],
+                    tuning_images=settings["tuning_images"],
                 )
 
 
@@ -238,6 +240,13 @@ DATA: Mapping[str, Callable[[int], Parts]] = {
     "resnet50_v1": _resnet50,
     "cifar_resnet56": _resnet56,
 }
+
+
+def _part(loader: DataLoader[Any], images: int) -> DataLoader[Any]:
+    """Keep a random part of a loader's pictures, always the same."""
+    order = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    part = Subset(loader.dataset, order[:images].tolist())
+    return DataLoader(part, batch_size=loader.batch_size, shuffle=True, drop_last=True)
 
 
 def _first(loader: DataLoader[Any], count: int, *, seed: int) -> Iterator[Any]:

@@ -145,6 +145,21 @@ def test_a_comparison_times_both_networks_in_turns(bench: Bench) -> None:
     assert compared.small.median_ms == pytest.approx(60.0)
 
 
+def test_a_comparison_ends_when_its_question_is_answered(bench: Bench) -> None:
+    clock: FakeClock = bench.processor.clock
+
+    compared = compare(
+        clock.takes(0.1),
+        clock.takes(0.06),
+        EXAMPLE,
+        TARGET,
+        enough=lambda so_far: so_far.small.runs == 13,
+        limit_s=100.0,
+    )
+
+    assert compared.small.runs == 13
+
+
 def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None:
     clock = bench.processor.clock
     numbers = np.random.default_rng(0)

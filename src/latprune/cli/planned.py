@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from latprune.fitting import REFINEMENTS
+from latprune.fitting import refine
 from latprune.graph.tracing import trace
 from latprune.latency.measuring import measure
-from latprune.planning import plan
 from latprune.report.counting import network_macs
 from latprune.report.text import widths_table
 from latprune.report.wording import count, percent
@@ -106,9 +105,5 @@ def choose(
     else:
         saliency = magnitude(model, graph)
     progress.stage("plan")
-    for _ in range(REFINEMENTS):
-        planned, known = plan(graph, table, saliency, budget), len(table)
-        table = measure(model, graph, example, target, widths=planned.widths)
-        if len(table) == known:
-            break
+    planned, _ = refine(model, graph, example, table, saliency, budget)
     return Planned(planned, graph)

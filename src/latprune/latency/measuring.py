@@ -20,7 +20,6 @@ from latprune.latency.timing import (
     Comparison,
     clock_for,
     steady_median,
-    steady_ratio,
     summarise,
     time_interleaved,
 )
@@ -102,7 +101,7 @@ def compare(
     example: Tensor | tuple[Tensor, ...],
     target: Target,
     *,
-    tolerance: float = 0.003,
+    enough: Callable[[Comparison], bool] | None = None,
     limit_s: float = 4.0,
 ) -> Comparison:
     """Time two whole networks in turns until the ratio of their times is known.
@@ -112,8 +111,9 @@ def compare(
         small: The pruned network, or what `prepare` made of it.
         example: Their input, or inputs.
         target: This machine, with a runtime.
-        tolerance: Stop when the ratio's standard error, relative to it, is below this …
-        limit_s: … or after so long.
+        enough: Looks at what is known after every round from the tenth; true ends the timing.
+            None: when the ratio's standard error is below 0.3 % of it.
+        limit_s: In any case no round begins after so long.
 
     Returns:
         Times, ratio, and how well it is known.
@@ -126,9 +126,14 @@ def compare(
         runs,
         clock=clock_for(target.threads),
         limit_s=limit_s,
-        enough=lambda found: steady_ratio(found, tolerance=tolerance),
+        enough=lambda found: (enough or steady)(Comparison.of(*found)),
     )
     return Comparison.of(*samples)
+
+
+def steady(compared: Comparison, *, tolerance: float = 0.003) -> bool:
+    """Tell whether a ratio is known to `tolerance` (standard error, relative)."""
+    return compared.ratio_error <= tolerance * compared.ratio
 
 
 def _check(example: Tensor | tuple[Tensor, ...], target: Target) -> None:

@@ -144,12 +144,6 @@ def _over(
     return late or (enough is not None and enough(samples))
 
 
-def steady_ratio(samples: list[list[float]], *, tolerance: float = 0.003) -> bool:
-    """Tell whether second ÷ first is known to `tolerance` (standard error, relative)."""
-    compared = Comparison.of(samples[0], samples[1])
-    return compared.ratio_error <= tolerance * compared.ratio
-
-
 def steady_median(samples: list[list[float]], *, tolerance: float = 0.003) -> bool:
     """Tell whether the first call's median is known to `tolerance` (standard error, relative)."""
     found = summarise(samples[0])

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import joint
 from latprune.latency.measuring import compare, measure, prepare
@@ -18,6 +20,7 @@ from latprune.progress import Quiet
 from latprune.surgery import cut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -39,6 +42,12 @@ CLOSE = 0.01
 
 ROUNDS = 6
 """Networks that are timed whole, at the most."""
+
+ALIKE = 0.03
+"""How much the layers of two networks may differ, relatively, to have the same rest."""
+
+TIMING_S = 3.5
+"""For how long a candidate is timed, at the most, beside the dense network."""
 
 REFINEMENTS = 8
 """Plans per round, each with the layers of the one before measured."""
@@ -181,15 +190,21 @@ class _Loop:
             self.progress.step(len(fitted), None, "timing the network")
             small = cut(self.model, self.graph, planned)
             times = compare(
-                dense_run, small, self.example, table.target, enough=partial(_decided, self.budget)
+                dense_run,
+                small,
+                self.example,
+                table.target,
+                enough=partial(_decided, self.budget),
+                limit_s=TIMING_S,
             )
             found = Fitted(small, planned, times, table, len(fitted) + 1)
             fitted.append(found)
             self.progress.step(len(fitted), None, f"takes {100 * found.used:.1f} % of the budget")
-            if found.is_dense or abs(found.used - AIM) <= CLOSE:
+            rest_ms = _rest_ms(fitted)
+            near = abs(_believed(found, rest_ms) - AIM) <= CLOSE
+            if found.is_dense or (near and found.used <= 1):
                 break
-            rest_ms = planned.rest_ms + found.used * planned.budget_ms - planned.predicted_ms
-        return min(fitted, key=_preference)
+        return min(fitted, key=partial(_preference, rest_ms=rest_ms))
 
     def dense(self, slower: Fitted) -> Fitted:
         """The dense network, as a cut of nothing."""
@@ -213,6 +228,30 @@ def _decided(budget: Budget, compared: Comparison) -> bool:
     return distance + error <= CLOSE or distance >= CLOSE + 3 * error
 
 
-def _preference(fitted: Fitted) -> tuple[bool, float]:
+def _layers_ms(fitted: Fitted) -> float:
+    """What a network's layers take, one by one."""
+    return fitted.plan.predicted_ms - fitted.plan.rest_ms
+
+
+def _rest_ms(fitted: Sequence[Fitted]) -> float:
+    """What networks take beside their layers, from all that are about as large as the last one.
+
+    One network's time is known to a percent or so; what several have in common is known better.
+    A network that went over the budget is not explained away, though.
+    """
+    last_ms = _layers_ms(fitted[-1])
+    alike = [one for one in fitted if abs(_layers_ms(one) - last_ms) <= ALIKE * last_ms]
+    rests = [one.used * one.plan.budget_ms - _layers_ms(one) for one in alike]
+    common = float(np.average(rests, weights=[one.comparison.small.runs for one in alike]))
+    return common if fitted[-1].used <= 1 else max(common, rests[-1])
+
+
+def _believed(fitted: Fitted, rest_ms: float) -> float:
+    """The share of the budget that a network takes, by its layers and the common rest."""
+    return (_layers_ms(fitted) + rest_ms) / fitted.plan.budget_ms
+
+
+def _preference(fitted: Fitted, rest_ms: float | None) -> tuple[bool, float]:
     """Networks within the budget first, and of these the one that spends what plans aim at."""
-    return fitted.used > 1, abs(fitted.used - AIM)
+    used = fitted.used if rest_ms is None else _believed(fitted, rest_ms)
+    return fitted.used > 1, abs(used - AIM)

@@ -63,7 +63,7 @@ def run_network(name: str, budgets: list[lp.Budget]) -> list[dict[str, Any]]:
                 begin = time.perf_counter()
                 fitted = fit(model, example, target, saliency, budget, folder=Path(folder))
                 seconds[f"seconds_from_{start}"] = round(time.perf_counter() - begin, 2)
-            again = lp.compare(model, fitted.model, example, target, enough=_well_known, limit_s=12)
+            again = lp.compare(model, fitted.model, example, target, enough=_well_known, limit_s=20)
             cases.append(_case(name, fitted, again, seconds))
             print(_line(cases[-1]), flush=True)
     return cases

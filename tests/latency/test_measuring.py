@@ -153,11 +153,19 @@ def test_a_comparison_ends_when_its_question_is_answered(bench: Bench) -> None:
         clock.takes(0.06),
         EXAMPLE,
         TARGET,
-        enough=lambda so_far: so_far.small.runs == 13,
+        enough=lambda so_far: so_far.small.runs >= 13,
         limit_s=100.0,
     )
 
     assert compared.small.runs == 13
+
+
+def test_quick_networks_are_timed_for_longer_than_a_burst_of_noise(bench: Bench) -> None:
+    clock: FakeClock = bench.processor.clock
+
+    compared = compare(clock.takes(0.002), clock.takes(0.001), EXAMPLE, TARGET)
+
+    assert compared.small.runs == pytest.approx(500, abs=1)
 
 
 def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None:

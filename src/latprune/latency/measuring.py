@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     Tell = Callable[[int, int, str], None]
 
+LEAST_S = 1.5
+"""For how long two networks are timed in turns, at the least."""
+
 
 def measure(
     model: nn.Module,
@@ -111,8 +114,8 @@ def compare(
         small: The pruned network, or what `prepare` made of it.
         example: Their input, or inputs.
         target: This machine, with a runtime.
-        enough: Looks at what is known after every round from the tenth; true ends the timing.
-            None: when the ratio's standard error is below 0.3 % of it.
+        enough: Looks at what is known after every round, once the rounds took 1.5 s; true ends the
+            timing. None: when the ratio's standard error is below 0.3 % of it.
         limit_s: In any case no round begins after so long.
 
     Returns:
@@ -126,9 +129,14 @@ def compare(
         runs,
         clock=clock_for(target.threads),
         limit_s=limit_s,
-        enough=lambda found: (enough or steady)(Comparison.of(*found)),
+        enough=lambda found: _lasted(found) and (enough or steady)(Comparison.of(*found)),
     )
     return Comparison.of(*samples)
+
+
+def _lasted(samples: list[list[float]]) -> bool:
+    """Whether a quick network was timed for long enough: what disturbs it comes in bursts."""
+    return sum(map(sum, samples)) >= LEAST_S * 1e3
 
 
 def steady(compared: Comparison, *, tolerance: float = 0.003) -> bool:

@@ -78,7 +78,11 @@ class Synthetic:
         before, after = (self.network_ms(model, example) for model in (dense, small))
         iqr = self.spread * after
         return Comparison(
-            Measurement(before, iqr, 10), Measurement(after, iqr, 10), after / before, iqr / before
+            Measurement(before, iqr, 10),
+            Measurement(after, iqr, 10),
+            after / before,
+            iqr / before,
+            0.3 * iqr / before,
         )
 
     def install(self, patch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ def test_a_slower_network_is_never_returned(
 def compared(used: float, *, spread: float, rounds: int) -> Comparison:
     """A comparison of networks, the budget being half of the dense one."""
     small = Measurement(5.0 * used, 0.1, rounds)
-    return Comparison(Measurement(10.0, 0.1, rounds), small, 0.5 * used, 0.5 * spread)
+    error = 0.93 * spread / rounds**0.5
+    return Comparison(Measurement(10.0, 0.1, rounds), small, 0.5 * used, 0.5 * spread, 0.5 * error)
 
 
 @pytest.mark.parametrize(

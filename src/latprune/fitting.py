@@ -1,20 +1,20 @@
 """Close the loop: plan, cut, time the real small network beside the dense one, correct, plan again.
 
 The layers' times do not quite add up to a network's: what is missing is measured on the network
-itself and goes into the next plan.
+itself and goes into the next plan, and into the table for the next time.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import joint
 from latprune.latency.measuring import compare, measure, prepare
+from latprune.latency.rest import Whole, rest_at, rest_within
 from latprune.planning import plan
 from latprune.progress import Quiet
 from latprune.surgery import cut
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
-    from latprune.latency.timing import Comparison
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Comparison, Run
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
@@ -37,17 +38,21 @@ if TYPE_CHECKING:
 AIM = 0.985
 """The share of the budget that plans spend: the middle of what counts as well used."""
 
-CLOSE = 0.01
+CLOSE = 0.006
 """How far from `AIM` a measured network may be for the loop to end."""
 
-ROUNDS = 6
-"""Networks that are timed whole, at the most."""
+SURE = 0.0065
+"""How well a network's time must be known for the loop to end: a standard error, relative."""
 
-ALIKE = 0.03
-"""How much the layers of two networks may differ, relatively, to have the same rest."""
+FLOOR = 0.01
+"""The error of a timing, relative, that its own spread does not show: machines have moods that
+last longer than a few seconds, and networks of different sizes take them differently."""
 
-TIMING_S = 3.5
-"""For how long a candidate is timed, at the most, beside the dense network."""
+TIMINGS = 6
+"""Of whole networks, at the most; one that is near the aim is timed until that is sure."""
+
+TIMING_S = 4.0
+"""For how long a candidate is timed beside the dense network, each time, at the most."""
 
 REFINEMENTS = 8
 """Plans per round, each with the layers of the one before measured."""
@@ -62,7 +67,7 @@ class Fitted:
         plan: What it was cut to.
         comparison: It and the dense network, timed in turns.
         table: With every layer of the plan measured.
-        rounds: How many networks were timed.
+        rounds: How many times a network was timed.
     """
 
     model: nn.Module
@@ -149,6 +154,19 @@ def refine(
     return planned, table
 
 
+class _Candidate:
+    """A network that may be the one, ready to be timed as often as it takes."""
+
+    def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
+        self.model, self.plan, self.run = model, plan, run
+        self.times: Comparison | None = None
+
+    def add(self, times: Comparison) -> Comparison:
+        """Join a timing to those before."""
+        self.times = times if self.times is None else self.times.pooled(times)
+        return self.times
+
+
 @dataclass(frozen=True, eq=False)
 class _Loop:
     """What stays the same from round to round."""
@@ -163,48 +181,31 @@ class _Loop:
     progress: Progress
 
     def run(self, table: LatencyTable) -> Fitted:
+        """Time candidates until one is surely near the aim, or there is nothing more to try."""
         dense_run = prepare(self.model, self.example, table.target)
         fitted: list[Fitted] = []
-        rest_ms: float | None = None
-        while len(fitted) < ROUNDS:
-            self.progress.step(len(fitted), None, "choosing widths")
-            try:
-                planned, table = refine(
-                    self.model,
-                    self.graph,
-                    self.example,
-                    table,
-                    self.saliency,
-                    self.budget,
-                    solver=self.solver,
-                    rest_ms=rest_ms,
-                    aim=AIM,
-                    folder=self.folder,
-                )
-            except BudgetTooSmall:
-                if any(found.used <= 1 for found in fitted):
+        candidate: _Candidate | None = None
+        for timing in range(TIMINGS):
+            if candidate is None:
+                self.progress.step(timing, None, "choosing widths")
+                planned, table = self._plan(table, fitted)
+                if planned is None or any(planned.kept == found.plan.kept for found in fitted):
                     break
-                raise
-            if any(planned.kept == found.plan.kept for found in fitted):
-                break
-            self.progress.step(len(fitted), None, "timing the network")
-            small = cut(self.model, self.graph, planned)
-            times = compare(
-                dense_run,
-                small,
-                self.example,
-                table.target,
-                enough=partial(_decided, self.budget),
-                limit_s=TIMING_S,
-            )
-            found = Fitted(small, planned, times, table, len(fitted) + 1)
+                candidate = self._candidate(planned)
+            else:
+                fitted.pop()
+            self.progress.step(timing, None, "timing the network")
+            times = self._time(dense_run, candidate.run, table.target)
+            table.add_cut(self.graph, candidate.plan.widths, times)
+            found = Fitted(candidate.model, candidate.plan, candidate.add(times), table, timing + 1)
             fitted.append(found)
-            self.progress.step(len(fitted), None, f"takes {100 * found.used:.1f} % of the budget")
-            rest_ms = _rest_ms(fitted)
-            near = abs(_believed(found, rest_ms) - AIM) <= CLOSE
-            if found.is_dense or (near and found.used <= 1):
+            self.progress.step(timing, None, f"takes {100 * found.used:.1f} % of the budget")
+            near, sure = self._judged(found)
+            if found.is_dense or (near and sure):
                 break
-        return min(fitted, key=partial(_preference, rest_ms=rest_ms))
+            if not near:
+                candidate = None
+        return min(fitted, key=self._preference)
 
     def dense(self, slower: Fitted) -> Fitted:
         """The dense network, as a cut of nothing."""
@@ -219,39 +220,84 @@ class _Loop:
         times = compare(self.model, small, self.example, plan.target)
         return Fitted(small, plan, times, slower.table, slower.rounds)
 
+    def _plan(
+        self, table: LatencyTable, fitted: Sequence[Fitted]
+    ) -> tuple[Plan | None, LatencyTable]:
+        """Plan with all that is known by now; None if only what was already found fits."""
+        budget_ms = self.budget.in_ms(table.network(self.graph).median_ms)
+        try:
+            return refine(
+                self.model,
+                self.graph,
+                self.example,
+                table,
+                self.saliency,
+                self.budget,
+                solver=self.solver,
+                rest_ms=rest_within(self._known(table), AIM * budget_ms),
+                aim=AIM,
+                folder=self.folder,
+            )
+        except BudgetTooSmall:
+            if any(found.used <= 1 for found in fitted):
+                return None, table
+            raise
+
+    def _candidate(self, planned: Plan) -> _Candidate:
+        small = cut(self.model, self.graph, planned)
+        return _Candidate(small, planned, prepare(small, self.example, planned.target))
+
+    def _time(self, dense: Run, small: Run, target: Target) -> Comparison:
+        return compare(
+            dense,
+            small,
+            self.example,
+            target,
+            enough=partial(_decided, self.budget),
+            limit_s=TIMING_S,
+        )
+
+    def _known(self, table: LatencyTable) -> list[Whole]:
+        """All networks that were ever timed whole, the dense one first."""
+        dense = table.network(self.graph)
+        budget_ms = self.budget.in_ms(dense.median_ms)
+        known = [
+            Whole(
+                table.layers_ms(self.graph, self.graph.widths),
+                dense.median_ms,
+                FLOOR * dense.median_ms,
+            )
+        ]
+        for one in table.cuts(self.graph):
+            compared = one.comparison
+            taken_ms = budget_ms * self.budget.used(
+                ratio=compared.ratio, ms=compared.small.median_ms
+            )
+            error = math.hypot(compared.ratio_error / compared.ratio, FLOOR)
+            known.append(Whole(table.layers_ms(self.graph, one.widths), taken_ms, error * taken_ms))
+        return known
+
+    def _believed(self, found: Fitted) -> tuple[float, float]:
+        """The share of the budget that a network takes by all that is known, and its error."""
+        plan = found.plan
+        layers_ms = found.table.layers_ms(self.graph, plan.widths)
+        rest_ms, error_ms = rest_at(self._known(found.table), layers_ms)
+        return (layers_ms + rest_ms) / plan.budget_ms, error_ms / plan.budget_ms
+
+    def _judged(self, found: Fitted) -> tuple[bool, bool]:
+        """Whether a network is near the aim, and whether all timings and its own are sure of it."""
+        used, error = self._believed(found)
+        own_error = found.used * found.comparison.ratio_error / found.comparison.ratio
+        agrees = abs(found.used - used) <= 2 * max(own_error, FLOOR)
+        return abs(used - AIM) <= CLOSE, error <= SURE and agrees and found.used <= 1
+
+    def _preference(self, found: Fitted) -> tuple[bool, float]:
+        """Networks within the budget first; of these the one that spends what plans aim at."""
+        return found.used > 1, abs(self._believed(found)[0] - AIM)
+
 
 def _decided(budget: Budget, compared: Comparison) -> bool:
-    """Whether it is clear that a network is near the aim, or that it is not."""
+    """Whether a network's time is well known, or is beyond doubt far from the aim."""
     used = budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
     error = used * compared.ratio_error / compared.ratio
-    distance = abs(used - AIM)
-    return distance + error <= CLOSE or distance >= CLOSE + 3 * error
-
-
-def _layers_ms(fitted: Fitted) -> float:
-    """What a network's layers take, one by one."""
-    return fitted.plan.predicted_ms - fitted.plan.rest_ms
-
-
-def _rest_ms(fitted: Sequence[Fitted]) -> float:
-    """What networks take beside their layers, from all that are about as large as the last one.
-
-    One network's time is known to a percent or so; what several have in common is known better.
-    A network that went over the budget is not explained away, though.
-    """
-    last_ms = _layers_ms(fitted[-1])
-    alike = [one for one in fitted if abs(_layers_ms(one) - last_ms) <= ALIKE * last_ms]
-    rests = [one.used * one.plan.budget_ms - _layers_ms(one) for one in alike]
-    common = float(np.average(rests, weights=[one.comparison.small.runs for one in alike]))
-    return common if fitted[-1].used <= 1 else max(common, rests[-1])
-
-
-def _believed(fitted: Fitted, rest_ms: float) -> float:
-    """The share of the budget that a network takes, by its layers and the common rest."""
-    return (_layers_ms(fitted) + rest_ms) / fitted.plan.budget_ms
-
-
-def _preference(fitted: Fitted, rest_ms: float | None) -> tuple[bool, float]:
-    """Networks within the budget first, and of these the one that spends what plans aim at."""
-    used = fitted.used if rest_ms is None else _believed(fitted, rest_ms)
-    return fitted.used > 1, abs(used - AIM)
+    return error <= FLOOR / 4 or abs(used - AIM) >= CLOSE + 2 * error

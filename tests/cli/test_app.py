@@ -206,7 +206,7 @@ def test_check_leaves_with_what_the_clock_says(
     code: int,
 ) -> None:
     out, _ = pruned
-    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001)
+    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001, 0.0003)
     monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
 
     saved = ("--pruned", str(out / "pruned.safetensors"))

@@ -104,7 +104,7 @@ def test_print_needs_no_library_and_shows_predicted_beside_measured() -> None:
 def test_check_counts_and_judges_both_networks() -> None:
     graph = chain(4, 8)
     dense, small = networks(4, 8), networks(4, 2)
-    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01)
+    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
 
     judged = checked(dense, small, comparison=taken)
 

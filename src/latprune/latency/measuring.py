@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Tell = Callable[[int, int, str], None]
 
 LEAST_S = 1.5
-"""For how long two networks are timed in turns, at the least."""
+"""For how long two networks are timed in turns, at the least: what disturbs comes in bursts."""
 
 
 def measure(

@@ -10,18 +10,30 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
 from latprune.graph.layers import LayerShape
 from latprune.latency.target import Target
-from latprune.latency.timing import Measurement
+from latprune.latency.timing import Comparison, Measurement
 
 if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
 
 _FORMAT = "latprune-table"
 _VERSION = 1
+
+
+class Cut(NamedTuple):
+    """A pruned network that was timed in turns with the dense one.
+
+    Attributes:
+        widths: Of the graph's groups.
+        comparison: The times.
+    """
+
+    widths: Mapping[str, int]
+    comparison: Comparison
 
 
 class LatencyTable(Mapping[LayerShape, Measurement]):
@@ -37,6 +49,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         self.path = path
         self._layers: dict[LayerShape, Measurement] = {}
         self._networks: dict[str, Measurement] = {}
+        self._cuts: dict[str, list[Cut]] = {}
         self._alike: dict[tuple[object, ...], list[LayerShape]] = {}
 
     @classmethod
@@ -107,6 +120,41 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         self._networks[graph.key] = Measurement.from_json(stored)
         self._store({"network": graph.key, **stored})
 
+    def layers_ms(self, graph: PruningGraph, widths: Mapping[str, int]) -> float:
+        """Add up what a network's layers take, one by one, at these widths of its groups.
+
+        Raises:
+            NotMeasured: If the table lacks one of them.
+        """
+        try:
+            return sum(self[layer.shape_at(widths)].median_ms for layer in graph.layers)
+        except KeyError as error:
+            raise NotMeasured(
+                f"{error.args[0]} was not measured on {self.target.describe()}; measure() with "
+                "these widths does it"
+            ) from None
+
+    def cuts(self, graph: PruningGraph) -> list[Cut]:
+        """Give what is known of networks cut from this one in these groups, oldest first.
+
+        Only those whose layers are all measured, too.
+        """
+        groups = graph.widths.keys()
+        return [
+            cut
+            for cut in self._cuts.get(graph.key, ())
+            if cut.widths.keys() == groups
+            and all(layer.shape_at(cut.widths) in self for layer in graph.layers)
+        ]
+
+    def add_cut(
+        self, graph: PruningGraph, widths: Mapping[str, int], comparison: Comparison
+    ) -> None:
+        """Add a pruned network's times, as `add` does a layer's."""
+        stored = {"widths": dict(widths), "comparison": comparison.to_json()}
+        self._keep_cut(graph.key, stored)
+        self._store({"cut": graph.key, **stored})
+
     def alike(self, shape: LayerShape) -> Sequence[LayerShape]:
         """Give the measured layers that run the same kernel: widths and sizes may differ."""
         return self._alike.get(_kernel(shape), ())
@@ -116,6 +164,11 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             self._alike.setdefault(_kernel(shape), []).append(shape)
         self._layers[shape] = measurement
 
+    def _keep_cut(self, key: str, stored: Mapping[str, Any]) -> None:
+        widths = {str(group): int(width) for group, width in stored["widths"].items()}
+        cut = Cut(widths, Comparison.from_json(stored["comparison"]))
+        self._cuts.setdefault(key, []).append(cut)
+
     def _store(self, entry: Mapping[str, Any]) -> None:
         if self.path is not None:
             _append(self.path, entry)
@@ -123,11 +176,12 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
     def _read(self, path: Path, number: int, line: str) -> None:
         try:
             entry = json.loads(line)
-            measurement = Measurement.from_json(entry)
-            if "network" in entry:
-                self._networks[str(entry["network"])] = measurement
+            if "cut" in entry:
+                self._keep_cut(str(entry["cut"]), entry)
+            elif "network" in entry:
+                self._networks[str(entry["network"])] = Measurement.from_json(entry)
             else:
-                self._keep(LayerShape.from_json(entry["shape"]), measurement)
+                self._keep(LayerShape.from_json(entry["shape"]), Measurement.from_json(entry))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedTable(path, number, f"not a measurement ({error!r})") from error
 

@@ -19,6 +19,11 @@ Clock = Callable[[], float]
 Run = Callable[[], None]
 """Does once what is to be timed."""
 
+CACHED_S = 0.03
+"""A run this short finds its weights in the caches, if the run before it was the same network's."""
+
+_BLOCKS = 10
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -38,6 +43,15 @@ class Measurement:
         finite = math.isfinite(self.median_ms) and math.isfinite(self.iqr_ms)
         if not finite or self.median_ms <= 0 or self.iqr_ms < 0 or self.runs < 1:
             raise ValueError(f"no run takes such a time: {self}")
+
+    def pooled(self, other: Measurement) -> Measurement:
+        """Join two timings of the same thing; each counts by its runs."""
+        weights = [self.runs, other.runs]
+        return Measurement(
+            float(np.average([self.median_ms, other.median_ms], weights=weights)),
+            float(np.average([self.iqr_ms, other.iqr_ms], weights=weights)),
+            sum(weights),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -63,24 +77,54 @@ class Comparison:
         small: The pruned one.
         ratio: Median over the rounds of small ÷ dense: what slows a whole round down cancels.
         ratio_iqr: Between the quartiles of that ratio.
+        ratio_error: The standard error of `ratio`. Times drift, so that rounds close to each
+            other agree more than they should: it is taken from the spread of ten parts of the
+            timing, where that is larger than what the spread of single rounds gives.
     """
 
     dense: Measurement
     small: Measurement
     ratio: float
     ratio_iqr: float
+    ratio_error: float
 
     @classmethod
     def of(cls, dense_ms: Sequence[float], small_ms: Sequence[float]) -> Comparison:
         """Compare times, one per round and network, in milliseconds."""
         ratios = np.asarray(small_ms) / np.asarray(dense_ms)
         low, ratio, high = np.percentile(ratios, (25, 50, 75))
-        return cls(summarise(dense_ms), summarise(small_ms), float(ratio), float(high - low))
+        iqr = float(high - low)
+        error = max(_median_error(iqr, len(ratios)), _error_by_blocks(ratios))
+        return cls(summarise(dense_ms), summarise(small_ms), float(ratio), iqr, error)
 
-    @property
-    def ratio_error(self) -> float:
-        """The standard error of `ratio`, by its spread and the number of rounds."""
-        return _median_error(self.ratio_iqr, self.small.runs)
+    def pooled(self, other: Comparison) -> Comparison:
+        """Join two timings of the same networks; each counts by how well it knows the ratio."""
+        weights = [max(one.ratio_error, 1e-9 * one.ratio) ** -2 for one in (self, other)]
+        return Comparison(
+            self.dense.pooled(other.dense),
+            self.small.pooled(other.small),
+            float(np.average([self.ratio, other.ratio], weights=weights)),
+            float(np.average([self.ratio_iqr, other.ratio_iqr], weights=weights)),
+            float(sum(weights) ** -0.5),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Comparison:
+        """Read what `to_json` gave.
+
+        Raises:
+            ValueError: If a time is not a positive number.
+            KeyError: If a field is missing.
+        """
+        dense, small = (Measurement.from_json(stored[name]) for name in ("dense", "small"))
+        ratio, iqr, error = (float(stored[name]) for name in ("ratio", "ratio_iqr", "ratio_error"))
+        if not (math.isfinite(ratio + iqr + error) and ratio > 0 and iqr >= 0 and error >= 0):
+            raise ValueError(f"no networks compare like this: {stored}")
+        return cls(dense, small, ratio, iqr, error)
 
 
 def summarise(samples_ms: Sequence[float] | np.ndarray) -> Measurement:
@@ -106,6 +150,9 @@ def time_interleaved(
 ) -> list[list[float]]:
     """Time calls in rounds, A B A B, so that drift and load meet all of them alike.
 
+    If one of them is shorter than `CACHED_S`, every timed run follows an untimed one of the same
+    call: alone, as in service, it would find its weights in the caches, and not the other's.
+
     Args:
         calls: What to time.
         clock: Gives seconds.
@@ -119,18 +166,23 @@ def time_interleaved(
     """
     begin = clock()
     while True:
-        for call in calls:
-            call()
+        shortest_s = min(_seconds(call, clock) for call in calls)
         if clock() - begin >= warmup_s:
             break
     samples: list[list[float]] = [[] for _ in calls]
     begin = clock()
     while not _over(samples, min_rounds, clock() - begin >= limit_s, enough):
         for call, times in zip(calls, samples, strict=True):
-            start = clock()
-            call()
-            times.append((clock() - start) * 1e3)
+            if shortest_s < CACHED_S:
+                call()
+            times.append(_seconds(call, clock) * 1e3)
     return samples
+
+
+def _seconds(call: Run, clock: Clock) -> float:
+    begin = clock()
+    call()
+    return clock() - begin
 
 
 def _over(
@@ -153,6 +205,17 @@ def steady_median(samples: list[list[float]], *, tolerance: float = 0.003) -> bo
 def _median_error(iqr: float, runs: int) -> float:
     """The standard error of the median of normal samples: σ = iqr ÷ 1.349, error 1.253 σ ÷ √n."""
     return 0.93 * iqr / math.sqrt(runs)
+
+
+def _error_by_blocks(ratios: np.ndarray) -> float:
+    """The standard error of a median by how much it differs from one part of the time to another.
+
+    The method of batch means: it holds where neighbours are correlated, too.
+    """
+    if len(ratios) < 2 * _BLOCKS:
+        return 0.0
+    medians = [np.median(block) for block in np.array_split(ratios, _BLOCKS)]
+    return float(np.std(medians, ddof=1) / math.sqrt(_BLOCKS))
 
 
 def clock_for(threads: int) -> Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latprune.latency.measuring import compare
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan
 
 UNDER_USED = 0.97
-CHECK_LIMIT_S = 8.0
+CHECK_LIMIT_S = 20.0
+KNOWN = 0.002
+"""The standard error of a ratio, relative, at which its timing may end."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,14 @@ def check(
         MissingExtra: If the target's runtime is not installed.
     """
     if comparison is None:
-        comparison = compare(dense, small, example, plan.target, limit_s=CHECK_LIMIT_S)
+        comparison = compare(
+            dense,
+            small,
+            example,
+            plan.target,
+            enough=partial(_decided, plan.budget),
+            limit_s=CHECK_LIMIT_S,
+        )
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
         accuracy = dict(evaluate(model)) if evaluate is not None else {}
@@ -241,6 +251,14 @@ def check(
         ratio_iqr=comparison.ratio_iqr,
         remark=remark,
     )
+
+
+def _decided(budget: Budget, compared: Comparison) -> bool:
+    """Whether it is clear that a budget is met and used, or is not, or all is known exactly."""
+    used = budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
+    error = compared.ratio_error / compared.ratio
+    clear = min(abs(used - UNDER_USED), abs(used - 1)) >= 4 * error * used
+    return clear or error <= KNOWN
 
 
 def _taken(report: Report) -> str:

@@ -34,9 +34,7 @@ _EXTRA = "onnxruntime"
 _LAYOUT = ("ReorderInput", "ReorderOutput")
 _LAYERS_AT_ONCE = 16
 _WEIGHTS_AT_ONCE = 64 * 2**20
-_ROUNDS = 12
-_SESSIONS = 3
-_TURN_S = 0.25
+_ROUNDS = 9
 _MOST_ROUNDS = 20
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
@@ -68,26 +66,13 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
             export_network(model, example, path)
-            sessions = [open_session(path, threads=target.threads) for _ in range(_SESSIONS)]
-        return _Rotation(sessions, feeds_of(sessions[0], example))
+            session = open_session(path, threads=target.threads)
+        feeds = feeds_of(session, example)
 
+        def run() -> None:
+            session.run(None, feeds)
 
-class _Rotation:
-    """Runs one network in several sessions, moving on every quarter of a second.
-
-    In other memory the same network takes a percent or two more or less, and keeps to it: many
-    runs in one session agree with each other and not with the next session.
-    """
-
-    def __init__(self, sessions: Sequence[Any], feeds: dict[str, np.ndarray]) -> None:
-        self._sessions, self._feeds = sessions, feeds
-        self._current, self._since = 0, time.perf_counter()
-
-    def __call__(self) -> None:
-        if time.perf_counter() - self._since >= _TURN_S:
-            self._current = (self._current + 1) % len(self._sessions)
-            self._since = time.perf_counter()
-        self._sessions[self._current].run(None, self._feeds)
+        return run
 
 
 RUNTIME = OnnxRuntime()

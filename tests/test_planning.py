@@ -216,7 +216,7 @@ def test_another_solver_is_used_and_named() -> None:
 
 def test_a_solvers_own_totals_are_not_believed() -> None:
     def boastful(problem: Problem) -> Choice:
-        return Choice(joint(problem).picks, value=1e9, cost_ms=0.0, bound=1e9)
+        return Choice(joint(problem).picks, value=1e9, costs_ms=(0.0,), bound=1e9)
 
     made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=boastful)
     assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)

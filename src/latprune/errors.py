@@ -4,6 +4,7 @@
 
     LatpruneError
     ├── BudgetTooSmall        no allowed network fits into the budget
+    │   └── BudgetsTooSmall   none that meets several budgets at once was found
     ├── ProblemTooDense       choosing exactly would take more memory than allowed
     ├── UntraceableModel      the forward pass cannot be followed
     ├── UnknownModel          a model's name or factory leads to no model
@@ -16,6 +17,9 @@
     ├── NotFinite             a loss, gradient or score is NaN or infinite
     ├── ExportDisagrees       an exported network computes something else
     └── MissingExtra          a library is not installed; names the extra
+
+    UserWarning
+    └── BoundIsLooser         a plan's bound holds but is not the best one there is
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -48,6 +53,48 @@ class BudgetTooSmall(LatpruneError):
         )
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
+
+
+class BudgetsTooSmall(BudgetTooSmall):
+    """Each budget can be met by itself, and no network was found that meets them all.
+
+    Attributes:
+        budgets_ms: What was asked for, per target.
+        nearest_ms: What the network takes that comes nearest.
+    """
+
+    def __init__(self, budgets_ms: Sequence[float], nearest_ms: Sequence[float]) -> None:
+        over_ms = [took - asked for took, asked in zip(nearest_ms, budgets_ms, strict=True)]
+        target = over_ms.index(max(over_ms))
+        super().__init__(budgets_ms[target], nearest_ms[target])
+        asked, took = (
+            " and ".join(f"{ms:.3f} ms" for ms in times) for times in (budgets_ms, nearest_ms)
+        )
+        self.args = (
+            f"no network was found that fits into {asked} at once, though each can be met by "
+            f"itself: the nearest takes {took}. Raise one of the budgets, or protect fewer layers "
+            f"with keep=.",
+        )
+        self.budgets_ms = tuple(budgets_ms)
+        self.nearest_ms = tuple(nearest_ms)
+
+
+class BoundIsLooser(UserWarning):
+    """The channel groups are so entangled that only a looser bound than the best is proven.
+
+    Attributes:
+        needed_mib: What the tables of an exact bound would take.
+        allowed_mib: What they may.
+    """
+
+    def __init__(self, needed_mib: float, allowed_mib: float) -> None:
+        super().__init__(
+            f"an exact bound would take {needed_mib:.0f} MiB of tables, and {allowed_mib:.0f} MiB "
+            f"are allowed: too many channel groups meet in one place. The choice comes with a "
+            f"bound that holds but is looser. Allow more memory, or offer fewer widths per group."
+        )
+        self.needed_mib = needed_mib
+        self.allowed_mib = allowed_mib
 
 
 class ProblemTooDense(LatpruneError):

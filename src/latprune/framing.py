@@ -119,7 +119,8 @@ def _layer(layer: Layer, axes: _Axes, cost: Cost) -> Table:
         # Only equal options meet; a depthwise layer has no price at others.
         return Table((read_by,), prices.diagonal())
     scope = tuple(v for v in (read_by, written_by) if v is not None)
-    return Table(scope, prices.reshape([len(axes.channels[v]) for v in scope]))
+    written = None if written_by is None else -1
+    return Table(scope, prices.reshape([len(axes.channels[v]) for v in scope]), written)
 
 
 class _Axes:

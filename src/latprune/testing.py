@@ -48,7 +48,7 @@ inherited = settings(max_examples=50, suppress_health_check=[HealthCheck.differi
 
 
 @st.composite
-def problems(draw: st.DrawFn, *, feasible: bool = True) -> Problem:
+def problems(draw: st.DrawFn, *, feasible: bool = True, targets: int = 1) -> Problem:
     """Draw small problems of every kind that a network can give.
 
     Costs may be negative, forbidden, constant or not monotone; scopes repeat and come in any
@@ -57,6 +57,7 @@ def problems(draw: st.DrawFn, *, feasible: bool = True) -> Problem:
     Args:
         draw: Hypothesis's.
         feasible: Whether the budget allows something; else it is below the floor.
+        targets: How many budgets there are; several need not all be met at once.
     """
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
     values = [draw(_numbers(n, -16, 400)) / 8 for n in sizes]
@@ -73,12 +74,19 @@ def problems(draw: st.DrawFn, *, feasible: bool = True) -> Problem:
         )
         tables.append(Table((len(sizes),), draw(_numbers(len(sums), -8, 80)) / 4))
         values.append(np.zeros(len(sums)))
-    problem = Problem(values, tables, math.inf, [*widths, None] if auxiliary else widths)
-    costs = _all_costs(problem)
-    low, high = costs.min(), costs[np.isfinite(costs)].max()
-    share = draw(st.integers(0, 18)) / 16
-    budget_ms = low + share * (high - low) if feasible else low - 0.25 - share
-    return replace(problem, budget_ms=float(budget_ms))
+    of_target = draw(_numbers(len(tables), 0, targets - 1))
+    tables = [t._replace(target=int(k)) for t, k in zip(tables, of_target, strict=True)]
+    anything = [math.inf] * (targets - 1)
+    problem = Problem(
+        values, tables, math.inf, [*widths, None] if auxiliary else widths, further_ms=anything
+    )
+    budgets_ms = []
+    for target in range(targets):
+        costs = _all_costs(problem, target=target)
+        low, high = costs.min(), costs[np.isfinite(costs)].max()
+        share = draw(st.integers(0, 18)) / 16
+        budgets_ms.append(float(low + share * (high - low) if feasible else low - 0.25 - share))
+    return replace(problem, budget_ms=budgets_ms[0], further_ms=budgets_ms[1:])
 
 
 def _numbers(count: int, low: int, high: int) -> st.SearchStrategy[np.ndarray]:
@@ -112,10 +120,10 @@ def _allowed(table: Table, draw: st.DrawFn) -> Table:
     )
 
 
-def _all_costs(problem: Problem) -> np.ndarray:
+def _all_costs(problem: Problem, *, target: int = 0) -> np.ndarray:
     """Give the cost of every combination, [options of variable 0, of 1, …]."""
     total = np.zeros(problem.sizes)
-    for scope, cost in problem.tables:
+    for scope, cost, _, _ in problem.tables_of(target):
         axes = np.argsort(scope)
         shape = [n if v in scope else 1 for v, n in enumerate(problem.sizes)]
         total = total + np.transpose(cost, axes).reshape(shape)
@@ -128,10 +136,12 @@ def exhaustive(problem: Problem) -> Choice:
     Raises:
         BudgetTooSmall: If nothing fits.
     """
-    costs = _all_costs(problem)
-    fits = np.isfinite(costs) & (costs <= problem.budget_ms)
+    every = [_all_costs(problem, target=target) for target in range(len(problem.budgets_ms))]
+    fits = np.logical_and.reduce(
+        [np.isfinite(c) & (c <= ms) for c, ms in zip(every, problem.budgets_ms, strict=True)]
+    )
     if not fits.any():
-        raise BudgetTooSmall(problem.budget_ms, float(costs.min()))
+        raise BudgetTooSmall(problem.budget_ms, float(every[0].min()))
     values = np.zeros(problem.sizes)
     for variable, of_options in enumerate(problem.values):
         values += np.expand_dims(of_options, tuple(v for v in range(values.ndim) if v != variable))
@@ -147,10 +157,12 @@ class SolverContract:
         solver: The solver, wrapped in `staticmethod`.
         exact: Whether it finds the optimum of small problems. One that does not may also refuse
             a problem that something would fit.
+        several: Whether it takes several budgets at once; if not, it refuses them.
     """
 
     solver: ClassVar[Any]
     exact: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
     def choose(self, problem: Problem) -> Choice | None:
         """Solve; None where a solver that is not exact refuses."""
@@ -200,6 +212,28 @@ class SolverContract:
                 assert error.value.floor_ms == least_ms
 
     @inherited
+    @given(problem=problems(targets=2))
+    def test_two_budgets_hold_at_once_or_are_refused(self, problem: Problem) -> None:
+        if not self.several:
+            with pytest.raises(ValueError, match="one budget"):
+                self.solver(problem)
+            return
+        try:
+            optimum = exhaustive(problem).value
+        except BudgetTooSmall:
+            with pytest.raises((BudgetTooSmall, ValueError)):
+                self.solver(problem)
+            return
+        choice = self.choose(problem)
+
+        if choice is not None:
+            assert problem.fits(choice.costs_ms)
+            assert choice.costs_ms == problem.costs_of(choice.picks)
+            assert choice.value <= optimum <= _above(choice.bound)
+            if self.exact:
+                assert choice.value == pytest.approx(optimum, rel=1e-9)
+
+    @inherited
     @given(problem=problems())
     def test_where_everything_fits_the_most_valuable_is_chosen(self, problem: Problem) -> None:
         problem = replace(problem, budget_ms=math.inf)
@@ -225,8 +259,8 @@ class SolverContract:
         reordered = Problem(
             values=[problem.values[variable] for variable in order],
             tables=[
-                (tuple(position[v] for v in scope), cost)
-                for scope, cost in reversed(problem.tables)
+                table._replace(scope=tuple(position[v] for v in table.scope))
+                for table in reversed(problem.tables)
             ],
             budget_ms=problem.budget_ms,
             widths=[problem.widths[variable] for variable in order],
@@ -239,7 +273,7 @@ class SolverContract:
     def test_the_unit_of_time_does_not_matter(self, problem: Problem, power: int) -> None:
         rescaled = replace(
             problem,
-            tables=[(scope, cost * 2.0**power) for scope, cost in problem.tables],
+            tables=[t._replace(cost_ms=t.cost_ms * 2.0**power) for t in problem.tables],
             budget_ms=problem.budget_ms * 2.0**power,
         )
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprune.errors import ProblemTooDense
-from latprune.knapsack import Problem, buckets
+from latprune.knapsack import Problem, Table, buckets
 from latprune.knapsack.elimination import Elimination
 from tests.strategies import problems
 
@@ -62,7 +62,7 @@ def test_ties_go_to_the_widest_option() -> None:
 def test_too_much_memory_is_refused_with_what_it_would_take() -> None:
     options = 64
     everyone_meets = [
-        ((a, b), np.zeros((options, options))) for a, b in itertools.combinations(range(8), 2)
+        Table((a, b), np.zeros((options, options))) for a, b in itertools.combinations(range(8), 2)
     ]
     problem = Problem([np.ones(options)] * 8, everyone_meets, 1.0)
 
@@ -79,7 +79,7 @@ def half_forbidden(seed: int) -> Problem:
     for pair in itertools.combinations(range(5), 2):
         forbidden = rng.random((4, 4)) < 0.5
         forbidden[-1, -1] = False
-        tables.append((pair, np.where(forbidden, np.inf, rng.random((4, 4)))))
+        tables.append(Table(pair, np.where(forbidden, np.inf, rng.random((4, 4)))))
     return Problem([rng.random(4) for _ in range(5)], tables, 1.0)
 
 
@@ -102,7 +102,7 @@ def test_a_sum_of_many_widths_needs_no_more_memory_than_its_combinations() -> No
     must_add_up = np.where(totals[..., None] == sums, 0.0, np.inf)
     problem = Problem(
         [widths.astype(float), widths.astype(float), np.zeros(len(sums))],
-        [((0, 1, 2), must_add_up), ((2,), sums / 100)],
+        [Table((0, 1, 2), must_add_up), Table((2,), sums / 100)],
         3.0,
     )
 

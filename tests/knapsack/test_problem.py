@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latprune.knapsack import Choice, Problem
+from latprune.knapsack import Choice, Problem, Table
 from tests.strategies import problems
 
 
@@ -20,7 +20,7 @@ def test_a_choice_adds_up_the_tables_entry_by_entry(problem: Problem, data: st.D
     choice = Choice.of(problem, picks, bound=1e9)
 
     value = sum(float(problem.values[v][pick]) for v, pick in enumerate(picks))
-    cost = sum(float(cost[tuple(picks[v] for v in scope)]) for scope, cost in problem.tables)
+    cost = sum(float(cost[tuple(picks[v] for v in scope)]) for scope, cost, _, _ in problem.tables)
     assert (choice.value, choice.cost_ms, choice.bound) == (value, cost, 1e9)
 
 
@@ -37,7 +37,7 @@ def test_a_bound_is_never_below_the_value() -> None:
 def test_the_gap_is_the_share_of_the_bound_not_reached(
     value: float, bound: float, gap: float
 ) -> None:
-    assert Choice((0,), value, 1.0, bound).gap == pytest.approx(gap)
+    assert Choice((0,), value, (1.0,), bound).gap == pytest.approx(gap)
 
 
 def test_without_widths_variables_of_no_value_are_auxiliary() -> None:
@@ -70,7 +70,7 @@ def test_a_malformed_problem_is_refused(
     with pytest.raises(ValueError, match=message):
         Problem(
             [np.array(v) for v in values],
-            [(scope, np.array(cost)) for scope, cost in tables],
+            [Table(scope, np.array(cost)) for scope, cost in tables],
             budget_ms,
         )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from latprune.errors import BudgetTooSmall
-from latprune.knapsack import Problem, uniform
+from latprune.knapsack import Problem, Table, uniform
 from tests.strategies import problems
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_every_group_keeps_the_same_share() -> None:
     widths = [np.arange(1, 9), np.arange(2, 17, 2), np.array([5, 10, 20])]
     values = [np.cumsum(w).astype(float) for w in widths]
-    tables = [((v,), w.astype(float)) for v, w in enumerate(widths)]
+    tables = [Table((v,), w.astype(float)) for v, w in enumerate(widths)]
 
     # Half of 8, 16 and 20 channels cost 22 ms; the next factor, 5/8, costs 25.
     choice = uniform(Problem(values, tables, 24.0, widths))
@@ -30,7 +30,7 @@ def test_every_group_keeps_the_same_share() -> None:
 
 def test_a_group_too_coarse_for_the_factor_keeps_its_narrowest_option() -> None:
     widths = [np.arange(1, 9), np.array([12, 16])]
-    tables = [((v,), w.astype(float)) for v, w in enumerate(widths)]
+    tables = [Table((v,), w.astype(float)) for v, w in enumerate(widths)]
 
     choice = uniform(Problem([w * 1.0 for w in widths], tables, 14.0, widths))
     assert choice.picks == (1, 0)
@@ -42,7 +42,7 @@ def test_auxiliary_variables_follow() -> None:
     must_add_up = np.where(np.add.outer(widths, widths)[..., None] == sums, 0.0, np.inf)
     problem = Problem(
         values=[np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.zeros(3)],
-        tables=[((0, 1, 2), must_add_up), ((2,), sums / 4.0)],
+        tables=[Table((0, 1, 2), must_add_up), Table((2,), sums / 4.0)],
         budget_ms=3.0,
     )
 
@@ -67,11 +67,11 @@ def test_no_larger_factor_fits(problem: Problem) -> None:
     ]
     larger = [factor for factor in factors if factor > max(fitting)]
     if all(widths is not None for widths in problem.widths):
-        assert not any(problem.fits(problem.cost_of(picks_at(factor))) for factor in larger)
+        assert not any(problem.fits(problem.costs_of(picks_at(factor))) for factor in larger)
 
 
 def test_a_budget_below_every_factor_is_an_error_with_the_least_cost() -> None:
-    problem = Problem([np.array([1.0, 2.0])], [((0,), np.array([3.0, 4.0]))], 2.0)
+    problem = Problem([np.array([1.0, 2.0])], [Table((0,), np.array([3.0, 4.0]))], 2.0)
 
     with pytest.raises(BudgetTooSmall) as error:
         uniform(problem)
@@ -79,7 +79,7 @@ def test_a_budget_below_every_factor_is_an_error_with_the_least_cost() -> None:
 
 
 def test_factors_that_are_all_forbidden_are_an_error() -> None:
-    problem = Problem([np.array([1.0])], [((0,), np.array([math.inf]))], 2.0)
+    problem = Problem([np.array([1.0])], [Table((0,), np.array([math.inf]))], 2.0)
 
     with pytest.raises(ValueError, match="forbid every width factor"):
         uniform(problem)

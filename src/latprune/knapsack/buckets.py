@@ -31,18 +31,20 @@ class Bucket:
         variable: The one that leaves.
         scope: Its neighbours, those that leave last first.
         shape: How many options they have, the variable last.
-        costs: Finite costs in ms.
+        costs: Finite costs in ms, each with its target.
         constraints: 0 where a combination is allowed, inf where not.
         received: Earlier buckets whose least is a table over the variable: their position in the
             order, and the shape that gives that least these axes.
+        has_values: Whether the variable's values are counted here; they are once.
     """
 
     variable: int
     scope: tuple[int, ...]
     shape: tuple[int, ...]
-    costs: tuple[np.ndarray, ...]
+    costs: tuple[tuple[int, np.ndarray], ...]
     constraints: tuple[np.ndarray, ...]
     received: tuple[tuple[int, tuple[int, ...]], ...]
+    has_values: bool = True
     _allowed: _Allowed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack.elimination import Elimination
-from latprune.knapsack.problem import Choice, Problem
+from latprune.knapsack.problem import Choice, Problem, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +34,10 @@ def uniform(problem: Problem) -> Choice:
     least_ms = math.inf
     for factor in reversed(_factors(problem)):
         picks = _follow(problem, _at_factor(problem, factor))
-        cost_ms = problem.cost_of(picks)
-        if problem.fits(cost_ms):
+        costs_ms = problem.costs_of(picks)
+        if problem.fits(costs_ms):
             return Choice.of(problem, picks, bound=math.fsum(v.max() for v in problem.values))
-        least_ms = min(least_ms, cost_ms)
+        least_ms = min(least_ms, costs_ms[0])
     if math.isinf(least_ms):
         raise ValueError("the tables forbid every width factor")
     raise BudgetTooSmall(problem.budget_ms, least_ms)
@@ -69,13 +69,17 @@ def _follow(problem: Problem, picks: Sequence[int | None]) -> list[int]:
     pinned = Problem(
         values=[problem.values[variable] for variable in auxiliary],
         tables=[
-            (
-                tuple(position[v] for v in scope if picks[v] is None),
-                cost[tuple(slice(None) if picks[v] is None else picks[v] for v in scope)],
+            Table(
+                tuple(position[v] for v in table.scope if picks[v] is None),
+                table.cost_ms[
+                    tuple(slice(None) if picks[v] is None else picks[v] for v in table.scope)
+                ],
+                target=table.target,
             )
-            for scope, cost in problem.tables
+            for table in problem.tables
         ],
         budget_ms=problem.budget_ms,
+        further_ms=problem.further_ms,
     )
     followed = Elimination(pinned).minimise(value=0.0, cost=1.0).picks()
     return [followed[position[v]] if pick is None else pick for v, pick in enumerate(picks)]

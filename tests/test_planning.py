@@ -20,7 +20,7 @@ from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
-from latprune.planning import Budget, Plan, plan
+from latprune.planning import Budget, Demand, Plan, frontier, plan
 from latprune.saliency import Saliency
 from tests.strategies import group_of
 
@@ -273,3 +273,76 @@ def test_a_budget_written_out_is_read_back(ms: float) -> None:
 def test_a_budget_has_exactly_one_number_above_0(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="budget"):
         Budget(**given)
+
+
+def at_twice(table: LatencyTable, *, rest_ms: float) -> LatencyTable:
+    """The same network on a target half as fast, with stairs of its own kind of rest."""
+    slow = Target(device="a slow stopwatch", runtime="eager", runtime_version="1")
+    other = LatencyTable(slow)
+    for shape in table:
+        other.add(shape, Measurement(2 * table[shape].median_ms ** 0.9, 0.0, 1))
+    dense_ms = sum(other[layer.shape].median_ms for layer in GRAPH.layers)
+    other.add_network(GRAPH, Measurement(dense_ms + rest_ms, 0.0, 1))
+    return other
+
+
+SLOW = at_twice(TABLE, rest_ms=0.5)
+
+
+@pytest.mark.parametrize(("share", "slow_share"), [(0.6, 0.9), (0.9, 0.6), (0.7, 0.7)])
+def test_two_targets_are_planned_for_at_once(share: float, slow_share: float) -> None:
+    saliency, budget = random_saliency(), Budget(fraction=share)
+    demand = Demand(SLOW, Budget(fraction=slow_share))
+
+    made = plan(GRAPH, TABLE, saliency, budget, also=[demand])
+
+    (promise,) = made.also
+    slow_ms = sum(SLOW[layer.shape_at(made.widths)].median_ms for layer in GRAPH.layers) + 0.5
+    assert promise.predicted_ms == pytest.approx(slow_ms)
+    assert (
+        promise.predicted_ms <= promise.budget_ms == pytest.approx(slow_share * promise.baseline_ms)
+    )
+    assert made.predicted_ms <= made.budget_ms
+    alone = plan(GRAPH, TABLE, saliency, budget)
+    assert made.value <= alone.value <= made.dense_value
+    assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_a_second_target_that_cannot_be_met_is_named_by_its_own_numbers() -> None:
+    demand = Demand(SLOW, Budget(ms=0.51))
+
+    with pytest.raises(BudgetTooSmall) as error:
+        plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.9), also=[demand])
+
+    assert error.value.target == 1
+    assert error.value.budget_ms == pytest.approx(0.51)
+    assert error.value.floor_ms > 0.51
+
+
+def test_the_frontier_is_made_of_plans_that_no_other_beats() -> None:
+    saliency = random_saliency()
+    plans = frontier(GRAPH, TABLE, saliency, tolerance=0.0)
+
+    times = [made.predicted_ms for made in plans]
+    assert times == sorted(times)
+    assert plans[-1].widths == GRAPH.widths
+    assert plans[-1].predicted_ms == pytest.approx(DENSE_MS + REST_MS)
+    for made in plans:
+        assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+        best = best_by_trying_everything(saliency, made.predicted_ms + 1e-9)
+        assert made.value == pytest.approx(best)
+
+
+def test_a_price_is_the_slope_of_the_frontier_at_the_budget() -> None:
+    saliency, budget_ms = random_saliency(), 0.7 * (DENSE_MS + REST_MS)
+    made = plan(GRAPH, TABLE, saliency, Budget(ms=budget_ms))
+
+    below = [p for p in frontier(GRAPH, TABLE, saliency) if p.predicted_ms <= budget_ms]
+    assert made.price_ms == pytest.approx(below[-1].price_ms) != 0
+
+
+def test_a_solver_without_prices_leaves_the_price_open() -> None:
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=uniform)
+
+    assert math.isnan(made.price_ms)
+    assert math.isnan(Plan.from_json(json.loads(json.dumps(made.to_json()))).price_ms)

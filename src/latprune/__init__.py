@@ -9,6 +9,8 @@ The straight line, each step a function::
 """
 
 from latprune.errors import (
+    BoundIsLooser,
+    BudgetsTooSmall,
     BudgetTooSmall,
     DamagedFile,
     DamagedTable,
@@ -31,7 +33,7 @@ from latprune.latency.measuring import compare, measure
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from latprune.pipeline import Pruned, prune
-from latprune.planning import Budget, Plan, plan
+from latprune.planning import Budget, Demand, Plan, frontier, plan
 from latprune.report import Report, check
 from latprune.saliency import Saliency, magnitude, taylor
 from latprune.surgery import cut, load, load_notes, load_plan, save
@@ -40,12 +42,15 @@ from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
 __version__ = "0.1.0"
 
 __all__ = [
+    "BoundIsLooser",
     "Budget",
     "BudgetTooSmall",
+    "BudgetsTooSmall",
     "ChannelGroup",
     "DamagedFile",
     "DamagedTable",
     "DataError",
+    "Demand",
     "ExportDisagrees",
     "Fitted",
     "LatencyTable",
@@ -70,6 +75,7 @@ __all__ = [
     "export_onnx",
     "export_pt2",
     "fit",
+    "frontier",
     "joint",
     "load",
     "load_notes",

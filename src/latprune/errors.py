@@ -43,9 +43,10 @@ class BudgetTooSmall(LatpruneError):
     Attributes:
         budget_ms: What was asked for.
         floor_ms: The predicted latency with every group at its narrowest allowed width.
+        target: Whose budget it is, where there are several: 0, 1, ….
     """
 
-    def __init__(self, budget_ms: float, floor_ms: float) -> None:
+    def __init__(self, budget_ms: float, floor_ms: float, *, target: int = 0) -> None:
         super().__init__(
             f"no network fits into {budget_ms:.3f} ms: with every group at its narrowest allowed "
             f"width the predicted latency is {floor_ms:.3f} ms. Raise the budget above "
@@ -53,6 +54,7 @@ class BudgetTooSmall(LatpruneError):
         )
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
+        self.target = target
 
 
 class BudgetsTooSmall(BudgetTooSmall):
@@ -66,7 +68,7 @@ class BudgetsTooSmall(BudgetTooSmall):
     def __init__(self, budgets_ms: Sequence[float], nearest_ms: Sequence[float]) -> None:
         over_ms = [took - asked for took, asked in zip(nearest_ms, budgets_ms, strict=True)]
         target = over_ms.index(max(over_ms))
-        super().__init__(budgets_ms[target], nearest_ms[target])
+        super().__init__(budgets_ms[target], nearest_ms[target], target=target)
         asked, took = (
             " and ".join(f"{ms:.3f} ms" for ms in times) for times in (budgets_ms, nearest_ms)
         )

@@ -45,12 +45,19 @@ class Framing:
     channels: tuple[np.ndarray, ...]
     tables: tuple[Table, ...]
 
-    def problem(self, values: Mapping[str, np.ndarray], *, budget_ms: float) -> Problem:
+    def problem(
+        self,
+        values: Mapping[str, np.ndarray],
+        *,
+        budget_ms: float,
+        further_ms: Sequence[float] = (),
+    ) -> Problem:
         """Give what a solver solves.
 
         Args:
             values: Per group, what each number of channels is worth: [channels + 1], from 0.
             budget_ms: For the layers alone.
+            further_ms: The same for targets 1, 2, ….
         """
         auxiliary = self.channels[len(self.groups) :]
         return Problem(
@@ -60,6 +67,7 @@ class Framing:
             ],
             tables=self.tables,
             budget_ms=budget_ms,
+            further_ms=further_ms,
             widths=[*self.channels[: len(self.groups)], *(None for _ in auxiliary)],
         )
 
@@ -73,7 +81,13 @@ class Framing:
         return {group: int(self.channels[v][picks[v]]) for v, group in enumerate(self.groups)}
 
 
-def frame(graph: PruningGraph, options: Mapping[str, np.ndarray], cost: Cost) -> Framing:
+def frame(
+    graph: PruningGraph,
+    options: Mapping[str, np.ndarray],
+    cost: Cost,
+    *,
+    further: Sequence[Cost] = (),
+) -> Framing:
     """Make every layer a table over the widths that it reads and writes.
 
     Args:
@@ -83,12 +97,19 @@ def frame(graph: PruningGraph, options: Mapping[str, np.ndarray], cost: Cost) ->
             and written; inf where a layer cannot have both. Layers of the same shape cost the
             same.
 
+        further: The same for targets 1, 2, ….
+
     Raises:
         ProblemTooDense: If a concatenation can be so many channels wide that the table of its
             sums would be too large.
     """
-    axes, price = _Axes(graph, options), _priced_once(cost)
-    layers = [_layer(layer, axes, price) for layer in graph.layers]
+    axes = _Axes(graph, options)
+    prices = [_priced_once(cost) for cost in (cost, *further)]
+    layers = [
+        _layer(layer, axes, price)._replace(target=target)
+        for target, price in enumerate(prices)
+        for layer in graph.layers
+    ]
     return Framing(
         groups=tuple(axes.variable_of),
         channels=tuple(axes.channels),

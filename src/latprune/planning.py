@@ -8,23 +8,25 @@ from __future__ import annotations
 import functools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latprune.errors import BudgetTooSmall
+from latprune.errors import BudgetsTooSmall, BudgetTooSmall
 from latprune.framing import frame
-from latprune.knapsack import Choice, Problem, joint, relative_gap
+from latprune.knapsack import Choice, joint, relative_gap
+from latprune.knapsack import frontier as corners
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.staircase import options
 from latprune.latency.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from latprune.framing import Framing
     from latprune.graph.groups import PruningGraph
-    from latprune.knapsack import Solver
+    from latprune.knapsack import Problem, Solver
     from latprune.latency.table import LatencyTable
     from latprune.saliency.scores import Saliency
 
@@ -94,6 +96,59 @@ class Budget:
         return cls(**fields)
 
 
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """A target that the same network must be quick on, too.
+
+    Attributes:
+        table: What widths cost there; holds the dense network, too.
+        budget: What the network may take there.
+        rest_ms: What the network takes there beside its layers; None: what the dense one does.
+    """
+
+    table: LatencyTable
+    budget: Budget
+    rest_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a plan was predicted to take on one more target.
+
+    Attributes:
+        target: Where the latencies were measured.
+        budget: What was asked for.
+        budget_ms: The same, in ms.
+        baseline_ms: The dense network, measured.
+        rest_ms: What no layer's table covers.
+        predicted_ms: The pruned network.
+    """
+
+    target: Target
+    budget: Budget
+    budget_ms: float
+    baseline_ms: float
+    rest_ms: float
+    predicted_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return {
+            **vars(self),
+            "target": self.target.to_json(),
+            "budget": self.budget.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Promise:
+        """Read what `to_json` gave."""
+        read = {
+            "target": Target.from_json(fields["target"]),
+            "budget": Budget.from_json(fields["budget"]),
+        }
+        return cls(**{**fields, **read})
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which channels stay, and what that was predicted to give.
@@ -112,6 +167,9 @@ class Plan:
         dense_value: Saliency of all channels.
         solver: What chose the widths.
         criterion: What scored the channels.
+        price_ms: Saliency that one more ms would buy, at the margin: a tenth of it is what the
+            next 0.1 ms buy. NaN where the solver does not know it.
+        also: The other targets, where the network was planned for several.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -126,6 +184,8 @@ class Plan:
     dense_value: float
     solver: str
     criterion: str
+    price_ms: float = math.nan
+    also: tuple[Promise, ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -144,15 +204,20 @@ class Plan:
             "kept": {group: list(channels) for group, channels in self.kept.items()},
             "target": self.target.to_json(),
             "budget": self.budget.to_json(),
+            "price_ms": None if math.isnan(self.price_ms) else self.price_ms,
+            "also": [promise.to_json() for promise in self.also],
         }
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Plan:
         """Read what `to_json` gave, after a trip through JSON text."""
+        price_ms = fields.get("price_ms")
         read = {
             "kept": {group: tuple(channels) for group, channels in fields["kept"].items()},
             "target": Target.from_json(fields["target"]),
             "budget": Budget.from_json(fields["budget"]),
+            "price_ms": math.nan if price_ms is None else price_ms,
+            "also": tuple(Promise.from_json(stored) for stored in fields.get("also", ())),
         }
         return cls(**{**fields, **read})
 
@@ -166,6 +231,7 @@ def plan(
     solver: Solver = joint,
     rest_ms: float | None = None,
     aim: float = 1.0,
+    also: Sequence[Demand] = (),
 ) -> Plan:
     """Choose the channels that are worth most together, within a budget.
 
@@ -177,7 +243,8 @@ def plan(
         solver: Chooses one width per group.
         rest_ms: What the network takes beside its layers; by default what the dense network takes
             beside its own.
-        aim: The share of the budget to spend, > 0.
+        aim: The share of the budgets to spend, > 0.
+        also: Further targets, each with its own budget: the network is within all of them.
 
     Returns:
         A plan whose predicted latency is at most `aim` times the budget. It keeps everything if
@@ -185,50 +252,160 @@ def plan(
 
     Raises:
         BudgetTooSmall: If nothing fits; its numbers are the whole network's.
-        NotMeasured: If the table lacks the network or what its layers' widths cost.
+        NotMeasured: If a table lacks the network or what its layers' widths cost.
         ModelMismatch: If `saliency` is another network's.
+        ValueError: If the solver takes only one budget and there are several.
     """
     if not aim > 0:
         raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
-    saliency.check(graph)
-    baseline_ms = table.network(graph).median_ms
-    budget_ms = budget.in_ms(baseline_ms)
-    framing = frame(graph, options(graph, table), functools.partial(layer_cost, table))
-    ranked = {group.name: _ranked(saliency.scores[group.name]) for group in graph.groups}
-    values = {group: _value(saliency.scores[group][order]) for group, order in ranked.items()}
-    everything = framing.problem(values, budget_ms=math.inf)
-    dense = Choice.of(everything, framing.dense, bound=everything.value_of(framing.dense))
-    if rest_ms is None:
-        rest_ms = baseline_ms - dense.cost_ms
-    if aim * budget_ms >= baseline_ms:
-        choice = dense
+    question = _Question.of(graph, saliency, [Demand(table, budget, rest_ms), *also])
+    if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
+        choice = question.dense
     else:
-        problem = framing.problem(values, budget_ms=aim * budget_ms - rest_ms)
-        choice = _solve(problem, solver, rest_ms=rest_ms)
-    widths = framing.widths(choice.picks)
-    return Plan(
-        kept={group: _first(order, widths[group]) for group, order in ranked.items()},
-        target=table.target,
-        budget=budget,
-        budget_ms=budget_ms,
-        baseline_ms=baseline_ms,
-        rest_ms=rest_ms,
-        predicted_ms=choice.cost_ms + rest_ms,
-        value=choice.value,
-        bound=choice.bound,
-        dense_value=dense.value,
-        solver=getattr(solver, "__name__", type(solver).__name__),
-        criterion=saliency.criterion,
+        choice = _solve(question, solver, aim=aim)
+    return question.plan(choice, solver=getattr(solver, "__name__", type(solver).__name__))
+
+
+def frontier(
+    graph: PruningGraph,
+    table: LatencyTable,
+    saliency: Saliency,
+    *,
+    rest_ms: float | None = None,
+    tolerance: float = 1e-4,
+) -> list[Plan]:
+    """Draw the frontier: the most saliency at every latency, each point a plan to cut.
+
+    Args:
+        graph: What can be cut.
+        table: What widths cost; holds the dense network, too.
+        saliency: What channels are worth.
+        rest_ms: What networks take beside their layers; by default what the dense network does.
+        tolerance: Points that would raise the curve by less than this share of all saliency are
+            left out; 0 gives every corner of the concave frontier.
+
+    Returns:
+        Plans of rising latency and saliency, from the fastest network to the dense one; the
+        budget of each is what it is predicted to take.
+
+    Raises:
+        NotMeasured: If the table lacks the network or what its layers' widths cost.
+        ProblemTooDense: If exact tables would take too much memory.
+        ModelMismatch: If `saliency` is another network's.
+    """
+    anything = Budget(ms=table.network(graph).median_ms)
+    question = _Question.of(graph, saliency, [Demand(table, anything, rest_ms)])
+    plans = (
+        question.plan(corner, solver="frontier")
+        for corner in corners(question.problem([math.inf]), tolerance=tolerance)
     )
+    return [
+        replace(found, budget=Budget(ms=found.predicted_ms), budget_ms=found.predicted_ms)
+        for found in plans
+    ]
 
 
-def _solve(problem: Problem, solver: Solver, *, rest_ms: float) -> Choice:
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """A network framed as a knapsack problem, without the budgets.
+
+    Attributes:
+        framing: Its variables and tables.
+        ranked: Per group its channels, from the most to the least worth.
+        values: Per group what the first 0, 1, 2, … of them add up to.
+        dense: The choice that keeps everything.
+        dense_promises: What that takes on every target.
+        criterion: Of the values.
+    """
+
+    framing: Framing
+    ranked: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray]
+    dense: Choice
+    dense_promises: tuple[Promise, ...]
+    criterion: str
+
+    @classmethod
+    def of(cls, graph: PruningGraph, saliency: Saliency, demands: Sequence[Demand]) -> _Question:
+        saliency.check(graph)
+        baselines_ms = [demand.table.network(graph).median_ms for demand in demands]
+        cost, *further = (functools.partial(layer_cost, demand.table) for demand in demands)
+        allowed = _options(graph, [demand.table for demand in demands])
+        framing = frame(graph, allowed, cost, further=further)
+        ranked = {group.name: _ranked(saliency.scores[group.name]) for group in graph.groups}
+        values = {group: _value(saliency.scores[group][order]) for group, order in ranked.items()}
+        anything = [math.inf] * len(demands)
+        everything = framing.problem(values, budget_ms=math.inf, further_ms=anything[1:])
+        dense = Choice.of(everything, framing.dense, bound=everything.value_of(framing.dense))
+        promises = tuple(
+            Promise(
+                target=demand.table.target,
+                budget=demand.budget,
+                budget_ms=demand.budget.in_ms(baseline_ms),
+                baseline_ms=baseline_ms,
+                rest_ms=baseline_ms - cost_ms if demand.rest_ms is None else demand.rest_ms,
+                predicted_ms=baseline_ms,
+            )
+            for demand, baseline_ms, cost_ms in zip(
+                demands, baselines_ms, dense.costs_ms, strict=True
+            )
+        )
+        return cls(framing, ranked, values, dense, promises, saliency.criterion)
+
+    def problem(self, budgets_ms: Sequence[float]) -> Problem:
+        """Give the knapsack problem at budgets for the layers alone."""
+        first, *further = budgets_ms
+        return self.framing.problem(self.values, budget_ms=first, further_ms=further)
+
+    def plan(self, choice: Choice, *, solver: str) -> Plan:
+        """Read a choice back."""
+        widths = self.framing.widths(choice.picks)
+        first, *also = (
+            replace(promise, predicted_ms=cost_ms + promise.rest_ms)
+            for promise, cost_ms in zip(self.dense_promises, choice.costs_ms, strict=True)
+        )
+        return Plan(
+            **vars(first),
+            kept={group: _first(order, widths[group]) for group, order in self.ranked.items()},
+            value=choice.value,
+            bound=choice.bound,
+            dense_value=self.dense.value,
+            solver=solver,
+            criterion=self.criterion,
+            price_ms=choice.prices[0] if choice.prices else math.nan,
+            also=tuple(also),
+        )
+
+
+def _options(graph: PruningGraph, tables: Sequence[LatencyTable]) -> dict[str, np.ndarray]:
+    """Give the widths that are worth having on any of the targets."""
+    found = [options(graph, table) for table in tables]
+    return {
+        group.name: np.unique(np.concatenate([allowed[group.name] for allowed in found]))
+        for group in graph.groups
+    }
+
+
+def _solve(question: _Question, solver: Solver, *, aim: float) -> Choice:
     """Choose, with totals from the tables and errors about the whole network."""
+    rests_ms = [promise.rest_ms for promise in question.dense_promises]
+    problem = question.problem(
+        [aim * promise.budget_ms - promise.rest_ms for promise in question.dense_promises]
+    )
     try:
         choice = solver(problem)
+    except BudgetsTooSmall as error:
+        whole = [
+            [ms + rest_ms for ms, rest_ms in zip(times, rests_ms, strict=True)]
+            for times in (error.budgets_ms, error.nearest_ms)
+        ]
+        raise BudgetsTooSmall(*whole) from None
     except BudgetTooSmall as error:
-        raise BudgetTooSmall(error.budget_ms + rest_ms, error.floor_ms + rest_ms) from None
-    return Choice.of(problem, choice.picks, bound=choice.bound)
+        rest_ms = rests_ms[error.target]
+        raise BudgetTooSmall(
+            error.budget_ms + rest_ms, error.floor_ms + rest_ms, target=error.target
+        ) from None
+    return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
 
 
 def _ranked(scores: np.ndarray) -> np.ndarray:

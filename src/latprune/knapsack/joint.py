@@ -134,7 +134,7 @@ def _check_floors(
         if math.isinf(floor_ms):
             raise ValueError("the tables forbid every combination of options")
         if floor_ms > problem.budgets_ms[target]:
-            raise BudgetTooSmall(problem.budgets_ms[target], floor_ms)
+            raise BudgetTooSmall(problem.budgets_ms[target], floor_ms, target=target)
 
 
 def _nearest(problem: Problem, choices: Sequence[Choice]) -> Choice:

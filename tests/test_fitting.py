@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 
 import latprune as lp
+import latprune.progress
 from latprune.fitting import AIM, _decided
 from latprune.latency.timing import Comparison, Measurement
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from latprune.progress import Progress
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -28,13 +34,20 @@ class Network(nn.Sequential):
 
 
 def fitted(
-    runtime: Synthetic, budget: lp.Budget, folder: Path, patch: pytest.MonkeyPatch
+    runtime: Synthetic,
+    budget: lp.Budget,
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    *,
+    progress: Progress | None = None,
 ) -> lp.Fitted:
     runtime.install(patch)
+    torch.manual_seed(0)
     model = Network().eval()
     graph = lp.trace(model, EXAMPLE)
     table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=folder)
-    return lp.fit(model, graph, EXAMPLE, table, lp.magnitude(model, graph), budget, folder=folder)
+    saliency = lp.magnitude(model, graph)
+    return lp.fit(model, graph, EXAMPLE, table, saliency, budget, folder=folder, progress=progress)
 
 
 @pytest.mark.parametrize("fraction", [0.8, 0.5, 0.3])
@@ -46,6 +59,62 @@ def test_a_share_of_the_dense_time_is_met_and_used(
 
     assert 0.9 <= found.used <= 1  # five widths make coarse steps
     assert found.comparison.ratio == pytest.approx(fraction * found.used)
+
+
+class Told(lp.progress.Quiet):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def step(self, done: int, total: int | None, what: str) -> None:
+        self.steps.append(what)
+
+
+def test_what_was_timed_is_known_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, budget = Synthetic(whole=1.3, rest_ms=0.1), lp.Budget(fraction=0.5)
+    misses = []
+    for _ in range(2):
+        told = Told()
+        fitted(runtime, budget, tmp_path, monkeypatch, progress=told)
+        first = next(what for what in told.steps if what.startswith("takes"))
+        misses.append(abs(float(first.split()[1]) - 100 * AIM))
+
+    assert misses[1] < misses[0]
+
+
+@dataclass(frozen=True)
+class Moody(Synthetic):
+    """A clock that is a little off, differently every time; remembers what it timed."""
+
+    moods: Iterator[float] = field(default_factory=lambda: itertools.cycle([1.0, 1.01, 0.99]))
+    timed: list[nn.Module] = field(default_factory=list)
+
+    def compare(self, dense: nn.Module, small: nn.Module, *args: Any, **options: Any) -> Comparison:
+        self.timed.append(small)
+        found = super().compare(dense, small, *args, **options)
+        ratio = found.ratio * next(self.moods)
+        return replace(found, ratio=ratio, ratio_error=0.01 * ratio)
+
+
+def test_a_network_is_timed_until_that_is_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Moody()
+
+    found = fitted(runtime, lp.Budget(fraction=0.5), tmp_path, monkeypatch)
+
+    assert found.used <= 1
+    assert found.rounds == len(runtime.timed)
+    again = max(runtime.timed.count(model) for model in runtime.timed)
+    assert again > 1
+    mine = runtime.timed.count(found.model)
+    assert found.comparison.small.runs == 10 * mine  # pooled
+    assert found.comparison.ratio_error == pytest.approx(
+        0.01 * found.comparison.ratio / mine**0.5, rel=0.02
+    )
 
 
 def test_milliseconds_are_met_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import joint
 from latprune.latency.measuring import compare, measure, prepare
 from latprune.latency.rest import Whole, rest_at, rest_within
+from latprune.latency.timing import Comparison
 from latprune.planning import plan
 from latprune.progress import Quiet
 from latprune.surgery import cut
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
-    from latprune.latency.timing import Comparison, Run
+    from latprune.latency.timing import Run
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
@@ -159,12 +160,32 @@ class _Candidate:
 
     def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
         self.model, self.plan, self.run = model, plan, run
-        self.times: Comparison | None = None
+        self._times: list[Comparison] = []
 
-    def add(self, times: Comparison) -> Comparison:
+    def add(self, times: Comparison) -> None:
         """Join a timing to those before."""
-        self.times = times if self.times is None else self.times.pooled(times)
-        return self.times
+        self._times.append(times)
+
+    @property
+    def timings(self) -> int:
+        """How often it was timed."""
+        return len(self._times)
+
+    @property
+    def compared(self) -> Comparison:
+        """All timings together."""
+        return reduce(Comparison.pooled, self._times)
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that it takes, by its own timings."""
+        compared = self.compared
+        return self.plan.budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
+
+    @property
+    def error(self) -> float:
+        """The standard error of `used`."""
+        return self.used * self.compared.ratio_error / self.compared.ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,29 +204,27 @@ class _Loop:
     def run(self, table: LatencyTable) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
         dense_run = prepare(self.model, self.example, table.target)
-        fitted: list[Fitted] = []
-        candidate: _Candidate | None = None
+        tried: list[_Candidate] = []
+        near = sure = False
         for timing in range(TIMINGS):
-            if candidate is None:
+            if not near:
                 self.progress.step(timing, None, "choosing widths")
-                planned, table = self._plan(table, fitted)
-                if planned is None or any(planned.kept == found.plan.kept for found in fitted):
-                    break
-                candidate = self._candidate(planned)
-            else:
-                fitted.pop()
+                planned, table = self._plan(table, tried)
+                if planned is None or (sure and planned.kept == tried[-1].plan.kept):
+                    break  # as near as it gets
+                tried = self._with(planned, tried)
+            candidate = tried[-1]
             self.progress.step(timing, None, "timing the network")
             times = self._time(dense_run, candidate.run, table.target)
             table.add_cut(self.graph, candidate.plan.widths, times)
-            found = Fitted(candidate.model, candidate.plan, candidate.add(times), table, timing + 1)
-            fitted.append(found)
-            self.progress.step(timing, None, f"takes {100 * found.used:.1f} % of the budget")
-            near, sure = self._judged(found)
-            if found.is_dense or (near and sure):
+            candidate.add(times)
+            self.progress.step(timing, None, f"takes {100 * candidate.used:.1f} % of the budget")
+            near, sure = self._judged(candidate, table)
+            if candidate.plan.value == candidate.plan.dense_value or (near and sure):
                 break
-            if not near:
-                candidate = None
-        return min(fitted, key=self._preference)
+        best = min(tried, key=partial(self._preference, table=table))
+        rounds = sum(candidate.timings for candidate in tried)
+        return Fitted(best.model, best.plan, best.compared, table, rounds)
 
     def dense(self, slower: Fitted) -> Fitted:
         """The dense network, as a cut of nothing."""
@@ -221,7 +240,7 @@ class _Loop:
         return Fitted(small, plan, times, slower.table, slower.rounds)
 
     def _plan(
-        self, table: LatencyTable, fitted: Sequence[Fitted]
+        self, table: LatencyTable, tried: Sequence[_Candidate]
     ) -> tuple[Plan | None, LatencyTable]:
         """Plan with all that is known by now; None if only what was already found fits."""
         budget_ms = self.budget.in_ms(table.network(self.graph).median_ms)
@@ -239,13 +258,19 @@ class _Loop:
                 folder=self.folder,
             )
         except BudgetTooSmall:
-            if any(found.used <= 1 for found in fitted):
+            if any(candidate.used <= 1 for candidate in tried):
                 return None, table
             raise
 
-    def _candidate(self, planned: Plan) -> _Candidate:
-        small = cut(self.model, self.graph, planned)
-        return _Candidate(small, planned, prepare(small, self.example, planned.target))
+    def _with(self, planned: Plan, tried: Sequence[_Candidate]) -> list[_Candidate]:
+        """Put a plan's network last, the one that was tried already if it was."""
+        known = [candidate for candidate in tried if candidate.plan.kept == planned.kept]
+        others = [candidate for candidate in tried if candidate.plan.kept != planned.kept]
+        if not known:
+            small = cut(self.model, self.graph, planned)
+            run = prepare(small, self.example, planned.target)
+            known = [_Candidate(small, planned, run)]
+        return others + known
 
     def _time(self, dense: Run, small: Run, target: Target) -> Comparison:
         return compare(
@@ -277,23 +302,22 @@ class _Loop:
             known.append(Whole(table.layers_ms(self.graph, one.widths), taken_ms, error * taken_ms))
         return known
 
-    def _believed(self, found: Fitted) -> tuple[float, float]:
+    def _believed(self, candidate: _Candidate, table: LatencyTable) -> tuple[float, float]:
         """The share of the budget that a network takes by all that is known, and its error."""
-        plan = found.plan
-        layers_ms = found.table.layers_ms(self.graph, plan.widths)
-        rest_ms, error_ms = rest_at(self._known(found.table), layers_ms)
+        plan = candidate.plan
+        layers_ms = table.layers_ms(self.graph, plan.widths)
+        rest_ms, error_ms = rest_at(self._known(table), layers_ms)
         return (layers_ms + rest_ms) / plan.budget_ms, error_ms / plan.budget_ms
 
-    def _judged(self, found: Fitted) -> tuple[bool, bool]:
+    def _judged(self, candidate: _Candidate, table: LatencyTable) -> tuple[bool, bool]:
         """Whether a network is near the aim, and whether all timings and its own are sure of it."""
-        used, error = self._believed(found)
-        own_error = found.used * found.comparison.ratio_error / found.comparison.ratio
-        agrees = abs(found.used - used) <= 2 * max(own_error, FLOOR)
-        return abs(used - AIM) <= CLOSE, error <= SURE and agrees and found.used <= 1
+        used, error = self._believed(candidate, table)
+        agrees = abs(candidate.used - used) <= 2 * max(candidate.error, FLOOR / 4)
+        return abs(used - AIM) <= CLOSE, error <= SURE and agrees and candidate.used <= 1
 
-    def _preference(self, found: Fitted) -> tuple[bool, float]:
+    def _preference(self, candidate: _Candidate, table: LatencyTable) -> tuple[bool, float]:
         """Networks within the budget first; of these the one that spends what plans aim at."""
-        return found.used > 1, abs(self._believed(found)[0] - AIM)
+        return candidate.used > 1, abs(self._believed(candidate, table)[0] - AIM)
 
 
 def _decided(budget: Budget, compared: Comparison) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
 from latprune.graph.layers import LayerShape
 from latprune.latency.table import LatencyTable, default_folder, table_path
-from latprune.latency.timing import Measurement
+from latprune.latency.timing import Comparison, Measurement
 from tests.latency.synthetic import TARGET, conv, network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FIRST, SECOND = Measurement(1.5, 0.1, 12), Measurement(2.5, 0.2, 12)
 
@@ -42,6 +46,36 @@ def test_a_later_measurement_replaces_an_earlier_one(path: Path) -> None:
     LatencyTable.open(path, TARGET).add(conv(3, 8), SECOND)
 
     assert LatencyTable.open(path, TARGET)[conv(3, 8)] == SECOND
+
+
+NARROW = {"stem": 16, "expand": 96, "project": 32}
+HALVED = Comparison(FIRST, SECOND, 0.6, 0.02, 0.004)
+
+
+def with_layers_of(table: LatencyTable, widths: Mapping[str, int]) -> LatencyTable:
+    for layer in network().layers:
+        table.add(layer.shape_at(widths), FIRST)
+    return table
+
+
+def test_a_pruned_networks_times_are_kept_with_its_widths(path: Path) -> None:
+    table = with_layers_of(LatencyTable.open(path, TARGET), NARROW)
+    table.add_cut(network(), NARROW, HALVED)
+
+    for known in (table, LatencyTable.open(path, TARGET)):
+        assert known.cuts(network()) == [(NARROW, HALVED)]
+        assert known.layers_ms(network(), NARROW) == pytest.approx(6 * FIRST.median_ms)
+
+
+def test_a_cut_is_of_use_only_with_its_layers_and_in_the_same_groups(path: Path) -> None:
+    table = LatencyTable.open(path, TARGET)
+    table.add_cut(network(), NARROW, HALVED)
+    table.add_cut(network(), {"stem": 16}, HALVED)
+
+    assert table.cuts(network()) == []
+    with pytest.raises(NotMeasured, match=r"measure\(\) with these widths"):
+        table.layers_ms(network(), NARROW)
+    assert len(with_layers_of(table, NARROW).cuts(network())) == 1
 
 
 def test_a_table_without_a_file_is_a_table_too() -> None:
@@ -75,6 +109,8 @@ def test_a_process_killed_while_writing_loses_at_most_its_last_line(path: Path, 
         '{"shape": {"kind": "conv"}, "median_ms": 1.0, "iqr_ms": 0.0, "runs": 3}',
         '{"network": "abc", "median_ms": 0.0, "iqr_ms": 0.0, "runs": 3}',
         '{"network": "abc", "median_ms": 1.0}',
+        '{"cut": "abc", "widths": {"stem": 8}, "comparison": {"ratio": 0.5}}',
+        '{"cut": "abc", "widths": [8], "comparison": {}}',
         "[1, 2]",
         "{}",
     ],

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import math
 import statistics
 import time
 from itertools import count
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,9 @@ from latprune.latency.timing import (
     time_interleaved,
 )
 from tests.latency.synthetic import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TIMES = st.floats(min_value=1e-3, max_value=1e3)
 
@@ -60,6 +67,21 @@ def test_calls_take_turns() -> None:
     )
 
     assert "".join(order) == "ab" * 4
+
+
+def test_a_quick_call_is_timed_only_behind_another_of_its_own() -> None:
+    clock, runs = FakeClock(), list[str]()
+
+    def call(name: str) -> None:
+        runs.append(name)
+        cold = len(runs) < 2 or runs[-2] != name
+        clock.now += 0.002 if cold else 0.001
+
+    found = time_interleaved(
+        [lambda: call("a"), lambda: call("b")], clock=clock, min_rounds=5, limit_s=0.0
+    )
+
+    assert found == [[pytest.approx(1.0)] * 5] * 2
 
 
 def test_samples_are_the_milliseconds_between_two_looks_at_the_clock() -> None:
@@ -113,6 +135,51 @@ def test_what_slows_a_whole_round_down_cancels_in_the_ratio(drift: list[float]) 
 
     assert compared.ratio == pytest.approx(0.4)
     assert compared.ratio_iqr == pytest.approx(0.0, abs=1e-12)
+
+
+def compared(ratios: Sequence[float] | np.ndarray) -> Comparison:
+    return Comparison.of([10.0] * len(ratios), [10.0 * float(ratio) for ratio in ratios])
+
+
+def test_the_error_of_a_ratio_falls_with_the_rounds() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (compared(rng.normal(0.5, 0.02, rounds)) for rounds in (50, 5000))
+
+    assert few.ratio_error == pytest.approx(0.02 * 1.25 / 50**0.5, rel=0.5)
+    assert many.ratio_error == pytest.approx(0.02 * 1.25 / 5000**0.5, rel=0.5)
+
+
+def test_a_ratio_that_drifts_is_known_less_well_than_its_rounds_make_believe() -> None:
+    rng = np.random.default_rng(0)
+    moods = np.repeat(rng.normal(0.5, 0.02, 10), 500)
+
+    drifting = compared(moods + rng.normal(0, 0.001, len(moods)))
+
+    assert drifting.ratio_error > 0.003
+
+
+def test_timings_are_pooled_by_how_well_they_know_the_ratio() -> None:
+    first = Comparison(Measurement(10, 1, 30), Measurement(5, 1, 30), 0.50, 0.02, 0.004)
+    other = Comparison(Measurement(13, 1, 10), Measurement(7, 1, 10), 0.53, 0.02, 0.008)
+
+    both = first.pooled(other)
+
+    assert both.ratio == pytest.approx(0.506)
+    assert both.ratio_error == pytest.approx((1 / 0.004**2 + 1 / 0.008**2) ** -0.5)
+    assert both.dense == Measurement(10.75, 1.0, 40)
+    assert both.small == Measurement(5.5, 1.0, 40)
+
+
+def test_a_comparison_survives_a_trip_through_json() -> None:
+    made = compared([0.5, 0.51, 0.52])
+
+    assert Comparison.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+@pytest.mark.parametrize("change", [{"ratio": -1.0}, {"ratio_error": math.nan}, {"ratio_iqr": -1}])
+def test_a_comparison_that_cannot_be_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="no networks compare like this"):
+        Comparison.from_json({**compared([0.5, 0.51]).to_json(), **change})
 
 
 def test_a_median_is_steady_when_its_samples_agree() -> None:

@@ -27,10 +27,12 @@ EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 
 class Network(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(
-            ConvNorm(3, 32), ConvNorm(32, 64), ConvNorm(64, 64), ConvNorm(64, 48), Head(48)
-        )
+    def __init__(self, *widths: int) -> None:
+        inputs = (3, *widths[:-1])
+        super().__init__(*map(ConvNorm, inputs, widths), Head(widths[-1]))
+
+
+COARSE, FINE = (32, 64, 64, 48), (64, 128, 128, 128, 96)
 
 
 def fitted(
@@ -39,11 +41,12 @@ def fitted(
     folder: Path,
     patch: pytest.MonkeyPatch,
     *,
+    widths: tuple[int, ...] = COARSE,
     progress: Progress | None = None,
 ) -> lp.Fitted:
     runtime.install(patch)
     torch.manual_seed(0)
-    model = Network().eval()
+    model = Network(*widths).eval()
     graph = lp.trace(model, EXAMPLE)
     table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=folder)
     saliency = lp.magnitude(model, graph)
@@ -104,7 +107,7 @@ def test_a_network_is_timed_until_that_is_sure(
 ) -> None:
     runtime = Moody()
 
-    found = fitted(runtime, lp.Budget(fraction=0.5), tmp_path, monkeypatch)
+    found = fitted(runtime, lp.Budget(fraction=0.5), tmp_path, monkeypatch, widths=FINE)
 
     assert found.used <= 1
     assert found.rounds == len(runtime.timed)
@@ -119,7 +122,7 @@ def test_a_network_is_timed_until_that_is_sure(
 
 def test_milliseconds_are_met_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Synthetic(whole=0.8, rest_ms=0.1)
-    dense_ms = runtime.network_ms(Network(), EXAMPLE)
+    dense_ms = runtime.network_ms(Network(*COARSE), EXAMPLE)
 
     found = fitted(runtime, lp.Budget(ms=0.6 * dense_ms), tmp_path, monkeypatch)
 
@@ -149,7 +152,7 @@ def test_a_slower_network_is_never_returned(
         """Whatever is cut makes the network a little slower."""
 
         def network_ms(self, model: nn.Module, example: torch.Tensor) -> float:  # type: ignore[override]
-            dense_ms = super().network_ms(Network(), example)
+            dense_ms = super().network_ms(Network(*COARSE), example)
             return dense_ms * (1.0 if super().network_ms(model, example) == dense_ms else 1.001)
 
     found = fitted(Perverse(), lp.Budget(fraction=0.99), tmp_path, monkeypatch)
@@ -181,3 +184,32 @@ def test_a_network_is_timed_until_it_is_clear_whether_it_is_near(
     found = compared(used, spread=spread, rounds=rounds)
 
     assert _decided(lp.Budget(fraction=0.5), found) is clear
+
+
+def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Synthetic(whole=1.2, rest_ms=0.05)
+    runtime.install(monkeypatch)
+    torch.manual_seed(0)
+    model = Network(*FINE).eval()
+    graph = lp.trace(model, EXAMPLE)
+    tables = [
+        lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic", threads=n), folder=tmp_path)
+        for n in (1, 2)
+    ]
+    looser, tighter = lp.Budget(fraction=0.8), lp.Budget(fraction=0.5)
+
+    found = lp.fit(
+        model,
+        graph,
+        EXAMPLE,
+        tables[0],
+        lp.magnitude(model, graph),
+        looser,
+        also=[lp.Demand(tables[1], tighter)],
+        folder=tmp_path,
+    )
+
+    (also,) = found.also
+    assert found.comparison.ratio == also.ratio  # the same formula on both
+    assert 0.95 <= also.ratio / 0.5 == found.used <= 1
+    assert found.plan.also[0].budget == tighter

@@ -16,12 +16,12 @@ from latprune.knapsack import joint
 from latprune.latency.measuring import compare, measure, prepare
 from latprune.latency.rest import Whole, rest_at, rest_within
 from latprune.latency.timing import Comparison
-from latprune.planning import plan
+from latprune.planning import Demand, plan
 from latprune.progress import Quiet
 from latprune.surgery import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
-    from latprune.latency.target import Target
     from latprune.latency.timing import Run
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
@@ -69,6 +68,7 @@ class Fitted:
         comparison: It and the dense network, timed in turns.
         table: With every layer of the plan measured.
         rounds: How many times a network was timed.
+        also: The same comparison on every further target.
     """
 
     model: nn.Module
@@ -76,6 +76,7 @@ class Fitted:
     comparison: Comparison
     table: LatencyTable
     rounds: int
+    also: tuple[Comparison, ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -84,9 +85,12 @@ class Fitted:
 
     @property
     def used(self) -> float:
-        """The share of the budget that the network takes; above 1 it is not met."""
-        compared = self.comparison
-        return self.plan.budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
+        """The share of the budget that the network takes; above 1 it is not met.
+
+        Of several budgets the one that is used most.
+        """
+        budgets = [self.plan.budget, *(promise.budget for promise in self.plan.also)]
+        return max(map(_used, budgets, (self.comparison, *self.also)))
 
 
 def fit(
@@ -98,6 +102,7 @@ def fit(
     budget: Budget,
     *,
     solver: Solver = joint,
+    also: Sequence[Demand] = (),
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
@@ -111,6 +116,8 @@ def fit(
         saliency: What its channels are worth.
         budget: What it may take.
         solver: Chooses the widths.
+        also: Further targets of this machine, each with its table and budget: the network is
+            timed on all of them, and is within all budgets. Their `rest_ms` is not looked at.
         folder: Of the tables, as for `measure`.
         progress: Is told of every plan and every network.
 
@@ -121,9 +128,11 @@ def fit(
     Raises:
         BudgetTooSmall: If nothing fits, by what was measured.
     """
-    loop = _Loop(model, graph, example, saliency, budget, solver, folder, progress or Quiet())
-    best = loop.run(table)
-    return loop.dense(best) if best.comparison.ratio > 1 and not best.is_dense else best
+    loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet())
+    demands = [Demand(table, budget), *also]
+    best = loop.run(demands)
+    slower = best.comparison.ratio > 1 and not best.is_dense
+    return loop.dense(best, demands) if slower else best
 
 
 def refine(
@@ -146,24 +155,55 @@ def refine(
     Returns:
         The plan, and the table with its layers.
     """
-    for _ in range(REFINEMENTS):
-        planned = plan(graph, table, saliency, budget, solver=solver, rest_ms=rest_ms, aim=aim)
-        known, widths = len(table), planned.widths
-        table = measure(model, graph, example, table.target, widths=widths, folder=folder)
-        if len(table) == known:
-            break
+    loop = _Loop(model, graph, example, saliency, solver, folder, Quiet())
+    planned, (table,) = loop.refined([Demand(table, budget, rest_ms)], aim=aim)
     return planned, table
+
+
+class _Place:
+    """A target: its budget, what is known of networks there, and the dense one, ready to run."""
+
+    def __init__(self, graph: PruningGraph, demand: Demand, dense: Run) -> None:
+        self.graph, self.dense = graph, dense
+        self.table, self.budget = demand.table, demand.budget
+
+    @property
+    def demand(self) -> Demand:
+        """What a plan needs to know: a network that spends the aim has such a rest."""
+        budget_ms = self.budget.in_ms(self.table.network(self.graph).median_ms)
+        return Demand(self.table, self.budget, rest_within(self._known, AIM * budget_ms))
+
+    def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
+        """The share of the budget that a network takes by all that is known, and its error."""
+        budget_ms = self.budget.in_ms(self.table.network(self.graph).median_ms)
+        layers_ms = self.table.layers_ms(self.graph, widths)
+        rest_ms, error_ms = rest_at(self._known, layers_ms)
+        return (layers_ms + rest_ms) / budget_ms, error_ms / budget_ms
+
+    @property
+    def _known(self) -> list[Whole]:
+        """All networks that were ever timed whole, the dense one first."""
+        dense_ms = self.table.network(self.graph).median_ms
+        budget_ms = self.budget.in_ms(dense_ms)
+        dense_layers_ms = self.table.layers_ms(self.graph, self.graph.widths)
+        known = [Whole(dense_layers_ms, dense_ms, FLOOR * dense_ms)]
+        for one in self.table.cuts(self.graph):
+            taken_ms = budget_ms * _used(self.budget, one.comparison)
+            error_ms = taken_ms * math.hypot(_relative_error(one.comparison), FLOOR)
+            layers_ms = self.table.layers_ms(self.graph, one.widths)
+            known.append(Whole(layers_ms, taken_ms, error_ms))
+        return known
 
 
 class _Candidate:
     """A network that may be the one, ready to be timed as often as it takes."""
 
-    def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
-        self.model, self.plan, self.run = model, plan, run
-        self._times: list[Comparison] = []
+    def __init__(self, model: nn.Module, plan: Plan, runs: Sequence[Run]) -> None:
+        self.model, self.plan, self.runs = model, plan, runs
+        self._times: list[list[Comparison]] = []
 
-    def add(self, times: Comparison) -> None:
-        """Join a timing to those before."""
+    def add(self, times: list[Comparison]) -> None:
+        """Join timings, one per target, to those before."""
         self._times.append(times)
 
     @property
@@ -172,20 +212,15 @@ class _Candidate:
         return len(self._times)
 
     @property
-    def compared(self) -> Comparison:
-        """All timings together."""
-        return reduce(Comparison.pooled, self._times)
+    def compared(self) -> list[Comparison]:
+        """Per target all timings together."""
+        return [reduce(Comparison.pooled, times) for times in zip(*self._times, strict=True)]
 
     @property
-    def used(self) -> float:
-        """The share of the budget that it takes, by its own timings."""
-        compared = self.compared
-        return self.plan.budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
-
-    @property
-    def error(self) -> float:
-        """The standard error of `used`."""
-        return self.used * self.compared.ratio_error / self.compared.ratio
+    def used(self) -> list[float]:
+        """The share of each budget that it takes, by its own timings."""
+        budgets = [self.plan.budget, *(promise.budget for promise in self.plan.also)]
+        return list(map(_used, budgets, self.compared))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,37 +231,39 @@ class _Loop:
     graph: PruningGraph
     example: torch.Tensor | tuple[torch.Tensor, ...]
     saliency: Saliency
-    budget: Budget
     solver: Solver
     folder: Path | None
     progress: Progress
 
-    def run(self, table: LatencyTable) -> Fitted:
+    def run(self, demands: Sequence[Demand]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
-        dense_run = prepare(self.model, self.example, table.target)
+        places = [
+            _Place(self.graph, demand, prepare(self.model, self.example, demand.table.target))
+            for demand in demands
+        ]
         tried: list[_Candidate] = []
         near = sure = False
         for timing in range(TIMINGS):
             if not near:
                 self.progress.step(timing, None, "choosing widths")
-                planned, table = self._plan(table, tried)
+                planned = self._plan(places, tried)
                 if planned is None or (sure and planned.kept == tried[-1].plan.kept):
                     break  # as near as it gets
                 tried = self._with(planned, tried)
             candidate = tried[-1]
             self.progress.step(timing, None, "timing the network")
-            times = self._time(dense_run, candidate.run, table.target)
-            table.add_cut(self.graph, candidate.plan.widths, times)
-            candidate.add(times)
-            self.progress.step(timing, None, f"takes {100 * candidate.used:.1f} % of the budget")
-            near, sure = self._judged(candidate, table)
+            candidate.add(self._times(candidate, places))
+            share = 100 * max(candidate.used)
+            self.progress.step(timing, None, f"takes {share:.1f} % of the budget")
+            near, sure = _judged(candidate, places)
             if candidate.plan.value == candidate.plan.dense_value or (near and sure):
                 break
-        best = min(tried, key=partial(self._preference, table=table))
+        best = min(tried, key=partial(_preference, places=places))
+        comparison, *also = best.compared
         rounds = sum(candidate.timings for candidate in tried)
-        return Fitted(best.model, best.plan, best.compared, table, rounds)
+        return Fitted(best.model, best.plan, comparison, places[0].table, rounds, tuple(also))
 
-    def dense(self, slower: Fitted) -> Fitted:
+    def dense(self, slower: Fitted, demands: Sequence[Demand]) -> Fitted:
         """The dense network, as a cut of nothing."""
         plan = replace(
             slower.plan,
@@ -236,31 +273,52 @@ class _Loop:
             bound=slower.plan.dense_value,
         )
         small = cut(self.model, self.graph, plan)
-        times = compare(self.model, small, self.example, plan.target)
-        return Fitted(small, plan, times, slower.table, slower.rounds)
+        times, *also = (
+            compare(self.model, small, self.example, demand.table.target) for demand in demands
+        )
+        return Fitted(small, plan, times, slower.table, slower.rounds, tuple(also))
 
-    def _plan(
-        self, table: LatencyTable, tried: Sequence[_Candidate]
-    ) -> tuple[Plan | None, LatencyTable]:
-        """Plan with all that is known by now; None if only what was already found fits."""
-        budget_ms = self.budget.in_ms(table.network(self.graph).median_ms)
-        try:
-            return refine(
-                self.model,
+    def refined(self, demands: Sequence[Demand], *, aim: float) -> tuple[Plan, list[LatencyTable]]:
+        """Plan and measure the plan's layers until none of them is new, on any target."""
+        for _ in range(REFINEMENTS):
+            first, *also = demands
+            planned = plan(
                 self.graph,
-                self.example,
-                table,
+                first.table,
                 self.saliency,
-                self.budget,
+                first.budget,
                 solver=self.solver,
-                rest_ms=rest_within(self._known(table), AIM * budget_ms),
-                aim=AIM,
-                folder=self.folder,
+                rest_ms=first.rest_ms,
+                aim=aim,
+                also=also,
             )
+            measured = [self._with_layers(demand, planned) for demand in demands]
+            new = [
+                len(now.table) > len(old.table) for now, old in zip(measured, demands, strict=True)
+            ]
+            demands = measured
+            if not any(new):
+                break
+        return planned, [demand.table for demand in demands]
+
+    def _with_layers(self, demand: Demand, planned: Plan) -> Demand:
+        target, widths = demand.table.target, planned.widths
+        table = measure(
+            self.model, self.graph, self.example, target, widths=widths, folder=self.folder
+        )
+        return replace(demand, table=table)
+
+    def _plan(self, places: Sequence[_Place], tried: Sequence[_Candidate]) -> Plan | None:
+        """Plan with all that is known by now; None if only what was already found fits."""
+        try:
+            planned, tables = self.refined([place.demand for place in places], aim=AIM)
         except BudgetTooSmall:
-            if any(candidate.used <= 1 for candidate in tried):
-                return None, table
+            if any(max(candidate.used) <= 1 for candidate in tried):
+                return None
             raise
+        for place, table in zip(places, tables, strict=True):
+            place.table = table
+        return planned
 
     def _with(self, planned: Plan, tried: Sequence[_Candidate]) -> list[_Candidate]:
         """Put a plan's network last, the one that was tried already if it was."""
@@ -268,60 +326,58 @@ class _Loop:
         others = [candidate for candidate in tried if candidate.plan.kept != planned.kept]
         if not known:
             small = cut(self.model, self.graph, planned)
-            run = prepare(small, self.example, planned.target)
-            known = [_Candidate(small, planned, run)]
+            targets = [planned.target, *(promise.target for promise in planned.also)]
+            runs = [prepare(small, self.example, target) for target in targets]
+            known = [_Candidate(small, planned, runs)]
         return others + known
 
-    def _time(self, dense: Run, small: Run, target: Target) -> Comparison:
-        return compare(
-            dense,
-            small,
-            self.example,
-            target,
-            enough=partial(_decided, self.budget),
-            limit_s=TIMING_S,
-        )
-
-    def _known(self, table: LatencyTable) -> list[Whole]:
-        """All networks that were ever timed whole, the dense one first."""
-        dense = table.network(self.graph)
-        budget_ms = self.budget.in_ms(dense.median_ms)
-        known = [
-            Whole(
-                table.layers_ms(self.graph, self.graph.widths),
-                dense.median_ms,
-                FLOOR * dense.median_ms,
+    def _times(self, candidate: _Candidate, places: Sequence[_Place]) -> list[Comparison]:
+        """Time a candidate beside the dense network on every target, and remember it there."""
+        times = []
+        for place, small in zip(places, candidate.runs, strict=True):
+            compared = compare(
+                place.dense,
+                small,
+                self.example,
+                place.table.target,
+                enough=partial(_decided, place.budget),
+                limit_s=TIMING_S,
             )
-        ]
-        for one in table.cuts(self.graph):
-            compared = one.comparison
-            taken_ms = budget_ms * self.budget.used(
-                ratio=compared.ratio, ms=compared.small.median_ms
-            )
-            error = math.hypot(compared.ratio_error / compared.ratio, FLOOR)
-            known.append(Whole(table.layers_ms(self.graph, one.widths), taken_ms, error * taken_ms))
-        return known
+            place.table.add_cut(self.graph, candidate.plan.widths, compared)
+            times.append(compared)
+        return times
 
-    def _believed(self, candidate: _Candidate, table: LatencyTable) -> tuple[float, float]:
-        """The share of the budget that a network takes by all that is known, and its error."""
-        plan = candidate.plan
-        layers_ms = table.layers_ms(self.graph, plan.widths)
-        rest_ms, error_ms = rest_at(self._known(table), layers_ms)
-        return (layers_ms + rest_ms) / plan.budget_ms, error_ms / plan.budget_ms
 
-    def _judged(self, candidate: _Candidate, table: LatencyTable) -> tuple[bool, bool]:
-        """Whether a network is near the aim, and whether all timings and its own are sure of it."""
-        used, error = self._believed(candidate, table)
-        agrees = abs(candidate.used - used) <= 2 * max(candidate.error, FLOOR / 4)
-        return abs(used - AIM) <= CLOSE, error <= SURE and agrees and candidate.used <= 1
+def _judged(candidate: _Candidate, places: Sequence[_Place]) -> tuple[bool, bool]:
+    """Whether a network is near the aim, and whether all timings and its own are sure of it."""
+    shares, sure = [], True
+    for place, own, compared in zip(places, candidate.used, candidate.compared, strict=True):
+        share, error = place.believed(candidate.plan.widths)
+        own_error = own * _relative_error(compared)
+        agrees = abs(own - share) <= 2 * max(own_error, FLOOR / 4)
+        has_slack = own + 3 * own_error <= AIM
+        sure = sure and own <= 1 and ((error <= SURE and agrees) or has_slack)
+        shares.append(share)
+    return abs(max(shares) - AIM) <= CLOSE, sure
 
-    def _preference(self, candidate: _Candidate, table: LatencyTable) -> tuple[bool, float]:
-        """Networks within the budget first; of these the one that spends what plans aim at."""
-        return candidate.used > 1, abs(self._believed(candidate, table)[0] - AIM)
+
+def _preference(candidate: _Candidate, places: Sequence[_Place]) -> tuple[bool, float]:
+    """Networks within the budgets first; of these the one that spends what plans aim at."""
+    believed = max(place.believed(candidate.plan.widths)[0] for place in places)
+    return max(candidate.used) > 1, abs(believed - AIM)
+
+
+def _used(budget: Budget, compared: Comparison) -> float:
+    """The share of a budget that a network was measured to take."""
+    return budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
+
+
+def _relative_error(compared: Comparison) -> float:
+    return compared.ratio_error / compared.ratio
 
 
 def _decided(budget: Budget, compared: Comparison) -> bool:
     """Whether a network's time is well known, or is beyond doubt far from the aim."""
-    used = budget.used(ratio=compared.ratio, ms=compared.small.median_ms)
-    error = used * compared.ratio_error / compared.ratio
+    used = _used(budget, compared)
+    error = used * _relative_error(compared)
     return error <= FLOOR / 4 or abs(used - AIM) >= CLOSE + 2 * error

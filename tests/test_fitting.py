@@ -28,6 +28,7 @@ EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 class Network(nn.Sequential):
     def __init__(self, *widths: int) -> None:
+        widths = widths or COARSE
         inputs = (3, *widths[:-1])
         super().__init__(*map(ConvNorm, inputs, widths), Head(widths[-1]))
 
@@ -122,7 +123,7 @@ def test_a_network_is_timed_until_that_is_sure(
 
 def test_milliseconds_are_met_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Synthetic(whole=0.8, rest_ms=0.1)
-    dense_ms = runtime.network_ms(Network(*COARSE), EXAMPLE)
+    dense_ms = runtime.network_ms(Network(), EXAMPLE)
 
     found = fitted(runtime, lp.Budget(ms=0.6 * dense_ms), tmp_path, monkeypatch)
 
@@ -152,7 +153,7 @@ def test_a_slower_network_is_never_returned(
         """Whatever is cut makes the network a little slower."""
 
         def network_ms(self, model: nn.Module, example: torch.Tensor) -> float:  # type: ignore[override]
-            dense_ms = super().network_ms(Network(*COARSE), example)
+            dense_ms = super().network_ms(Network(), example)
             return dense_ms * (1.0 if super().network_ms(model, example) == dense_ms else 1.001)
 
     found = fitted(Perverse(), lp.Budget(fraction=0.99), tmp_path, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,3 +172,30 @@ def test_an_unknown_criterion_says_what_there_is(
             criterion="tailor",  # type: ignore[arg-type]
             folder=tmp_path,
         )
+
+
+def test_several_targets_are_met_and_reported_each(tmp_path: Path) -> None:
+    target, other = (lp.Target.here("synthetic", threads=n) for n in (1, 2))
+
+    result = lp.prune(
+        Network(), EXAMPLE, "80%", target=target, also={other: "50%"}, folder=tmp_path
+    )
+    result.save(tmp_path / "small.safetensors")
+
+    (report,) = result.also
+    assert result.met
+    assert (result.report.target, report.target) == (target, other)
+    assert 0.9 <= report.used <= 1
+    assert result.report.used < 0.7  # the other budget is the tighter one
+    assert len(load_notes(tmp_path / "small.safetensors")["also"]) == 1
+
+
+def test_a_run_goes_on_only_for_the_same_targets(tmp_path: Path) -> None:
+    target, other = (lp.Target.here("synthetic", threads=n) for n in (1, 2))
+    prune = partial(
+        lp.prune, Network(), EXAMPLE, "60%", folder=tmp_path, checkpoint=tmp_path / "run"
+    )
+    prune(target=target, also={other: "60%"})
+
+    with pytest.raises(lp.ModelMismatch, match="give another checkpoint folder"):
+        prune(target=target)

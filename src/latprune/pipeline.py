@@ -14,7 +14,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.measuring import measure
 from latprune.latency.target import Target
-from latprune.planning import Budget, Plan
+from latprune.planning import Budget, Demand, Plan
 from latprune.progress import Quiet
 from latprune.report.comparison import Report, check
 from latprune.saliency import magnitude, taylor
@@ -51,6 +51,7 @@ class Pruned:
         graph: Of the dense network.
         plan: What was cut.
         report: Dense beside pruned, as measured at the end.
+        also: The same on every further target.
         history: The epochs of tuning.
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
@@ -63,6 +64,12 @@ class Pruned:
     report: Report
     history: tuple[Epoch, ...] = ()
     before_tuning: Mapping[str, float] = field(default_factory=dict)
+    also: tuple[Report, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        """Whether every budget is."""
+        return all(report.met for report in (self.report, *self.also))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the small network, its plan and its report to one `.safetensors` file."""
@@ -71,7 +78,10 @@ class Pruned:
             path,
             graph=self.graph,
             plan=self.plan,
-            notes={"report": self.report.to_json()},
+            notes={
+                "report": self.report.to_json(),
+                "also": [report.to_json() for report in self.also],
+            },
         )
 
 
@@ -83,6 +93,7 @@ def prune(
     loader: Batches | None = None,
     loss: Loss = cross_entropy,
     target: Target | None = None,
+    also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     criterion: Literal["taylor", "magnitude"] | Score = "taylor",
     solver: Solver = joint,
@@ -104,6 +115,8 @@ def prune(
         loss: Of (outputs, labels), to score with.
         target: Where the network will run; by default ONNX Runtime here, on one thread, at the
             example's batch.
+        also: Further targets of this machine, each with a budget of its own: more threads,
+            another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         criterion: What makes a channel worth keeping: a name, or a function of model and graph.
         solver: What chooses the widths.
@@ -128,6 +141,7 @@ def prune(
     progress = progress or Quiet()
     budget = as_budget(budget)
     target = target or Target.here(batch=_batch(example))
+    further = {place: as_budget(asked) for place, asked in (also or {}).items()}
     dense = copy.deepcopy(model).eval()
     seed = 0 if recipe is None else recipe.seed
     cut_file = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
@@ -135,11 +149,14 @@ def prune(
     progress.stage("trace")
     graph = trace(dense, example, keep=keep)
     if cut_file is not None and cut_file.is_file():
-        plan = _resumed_plan(cut_file, budget, target)
+        plan = _resumed_plan(cut_file, {target: budget, **further})
         small = load(cut_file, dense)
     else:
         progress.stage("measure")
-        table = measure(dense, graph, example, target, folder=folder, progress=progress.step)
+        table, *others = (
+            measure(dense, graph, example, place, folder=folder, progress=progress.step)
+            for place in (target, *further)
+        )
         progress.stage("score")
         batches = _first(loader, score_batches, seed=seed) if loader is not None else None
         saliency = _score(dense, graph, criterion, batches, loss, progress)
@@ -152,6 +169,7 @@ def prune(
             saliency,
             budget,
             solver=solver,
+            also=list(map(Demand, others, further.values())),
             folder=folder,
             progress=progress,
         )
@@ -176,7 +194,10 @@ def prune(
         ).history
     progress.stage("check")
     report = check(dense, small, plan, example, graph=graph, evaluate=evaluate)
-    return Pruned(small, dense, graph, plan, report, history, before)
+    reports = tuple(
+        check(dense, small, plan.on(promise), example, graph=graph) for promise in plan.also
+    )
+    return Pruned(small, dense, graph, plan, report, history, before, reports)
 
 
 def as_budget(budget: Budget | str | float) -> Budget:
@@ -216,11 +237,16 @@ def _score(
     raise ValueError(f"criterion is 'taylor', 'magnitude' or a function, not {criterion!r}")
 
 
-def _resumed_plan(cut_file: Path, budget: Budget, target: Target) -> Plan:
+def _resumed_plan(cut_file: Path, budgets: Mapping[Target, Budget]) -> Plan:
     plan = load_plan(cut_file)
-    if (plan.budget, plan.target) != (budget, target):
+    kept = {plan.target: plan.budget, **{one.target: one.budget for one in plan.also}}
+    if kept != budgets:
         raise ModelMismatch(
-            f"{cut_file} was cut to {plan.budget} on {plan.target.describe()}, not to {budget} on "
-            f"{target.describe()}: give another checkpoint folder, or delete this one"
+            f"{cut_file} was cut to {_in_words(kept)}, not to {_in_words(budgets)}: give another "
+            f"checkpoint folder, or delete this one"
         )
     return plan
+
+
+def _in_words(budgets: Mapping[Target, Budget]) -> str:
+    return " and ".join(f"{budget} on {target.describe()}" for target, budget in budgets.items())

@@ -197,6 +197,10 @@ class Plan:
         """The share of the bound that the plan is not proven to reach: (bound − value) / bound."""
         return relative_gap(self.value, self.bound)
 
+    def on(self, promise: Promise) -> Plan:
+        """Give the same plan as seen from one of its further targets."""
+        return replace(self, **vars(promise), price_ms=math.nan, also=())
+
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
         return {

@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
 from latprune import __version__
+from latprune.cli.options import (
+    AsJson,
+    Batch,
+    BudgetText,
+    Classes,
+    Criterion,
+    CropPct,
+    DataPath,
+    Input,
+    Keep,
+    Model,
+    Precision,
+    Pretrained,
+    PrunedFile,
+    Runtime,
+    Threads,
+    TrainBatch,
+    Weights,
+    Workers,
+    budget_of,
+    criterion_of,
+    source_of,
+    target_of,
+    usage,
+)
 from latprune.errors import BudgetTooSmall, LatpruneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from rich.console import RenderableType
     from torch import nn
 
-    from latprune.cli.job import Data, Source
-    from latprune.latency.target import Target
-    from latprune.planning import Budget
+    from latprune.cli.job import Data
     from latprune.report import Report
 
-CriterionName = Literal["taylor", "magnitude"]
 FAILED, IMPOSSIBLE, NOT_MET, INTERRUPTED = 1, 3, 4, 130
 RESUMABLE = ("measure", "plan", "prune", "demo")
 KEPT = "What was measured and trained is kept: the same command goes on from there."
@@ -86,68 +107,6 @@ def _latprune(
     del version, debug  # `_version` and `Commands` act on them
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="SPEC",
-        help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
-        "the file is executed).",
-    ),
-]
-Weights = Annotated[
-    Path | None, typer.Option("--weights", help="The dense network's weights (.safetensors, .pt).")
-]
-Pretrained = Annotated[
-    bool, typer.Option("--pretrained", help="Fetch the library's published weights.")
-]
-Classes = Annotated[
-    int | None, typer.Option("--classes", min=1, help="The model's outputs, if not its default.")
-]
-Input = Annotated[
-    str | None, typer.Option("--input", metavar="CxHxW", help="The input's size: 3x224x224.")
-]
-CropPct = Annotated[
-    float | None,
-    typer.Option("--crop-pct", help="Share of a resized picture that evaluation keeps."),
-]
-DataPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="Pictures as train/CLASS/*, test/CLASS/* (or val/), in a folder or a zip. Folders "
-        "named by WordNet id are ImageNet's classes.",
-    ),
-]
-Runtime = Annotated[str, typer.Option("--runtime", help="What will run the network.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="That the runtime may use.")]
-Precision = Annotated[str, typer.Option("--precision", help="The network will run in.")]
-BudgetText = Annotated[
-    str,
-    typer.Option("--budget", metavar="60%|12ms", help="A share of the dense latency, or a time."),
-]
-Criterion = Annotated[
-    str | None,
-    typer.Option(
-        "--criterion",
-        help="What makes a channel worth keeping: taylor (needs --data) or magnitude.",
-    ),
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
-]
-TrainBatch = Annotated[
-    int, typer.Option("--train-batch", min=2, help="Pictures in a batch of scoring and tuning.")
-]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load pictures.")]
-PrunedFile = Annotated[
-    Path, typer.Option("--pruned", help="What `latprune prune` wrote: pruned.safetensors.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
-
-
 @app.command("measure")
 def measure_command(
     model: Model,
@@ -167,8 +126,8 @@ def measure_command(
     from latprune.graph.tracing import trace
     from latprune.latency.measuring import measure
 
-    source = _source(model, classes=classes, input=input)
-    target = _target(runtime, precision=precision, batch=batch, threads=threads)
+    source = source_of(model, classes=classes, input=input)
+    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     with working() as progress:
         network = source.open()
         example = network.example(batch)
@@ -217,10 +176,10 @@ def plan_command(
     from latprune.cli.live import working
     from latprune.cli.planned import Planned, choose
 
-    source = _source(model, weights, pretrained=pretrained, classes=classes, input=input)
-    target = _target(runtime, precision=precision, batch=batch, threads=threads)
-    allowed = _budget(budget)
-    chosen = _criterion(criterion, data)
+    source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
+    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
+    allowed = budget_of(budget)
+    chosen = criterion_of(criterion, data)
     with working() as progress:
         network = source.open()
         loader = None
@@ -274,11 +233,11 @@ def prune_command(
     from latprune.report.text import to_text
     from latprune.tuning import Recipe
 
-    source = _source(model, weights, pretrained, classes, input, crop_pct)
-    target = _target(runtime, precision=precision, batch=batch, threads=threads)
-    allowed = _budget(budget)
-    chosen = _criterion(criterion, data)
-    with _usage("--lr"):
+    source = source_of(model, weights, pretrained, classes, input, crop_pct)
+    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
+    allowed = budget_of(budget)
+    chosen = criterion_of(criterion, data)
+    with usage("--lr"):
         recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
     arguments = {
         **vars(source),
@@ -297,7 +256,7 @@ def prune_command(
         found: Data | None = None
         if data is not None:
             found = open_data(data, network, batch=train_batch, workers=workers)
-        with _usage("--out"):
+        with usage("--out"):
             folder = RunFolder.claim(out, "prune", arguments)
         pruned = prune(
             network.model,
@@ -343,7 +302,7 @@ def check_command(
     from latprune.report import check
     from latprune.surgery import load, load_plan
 
-    source = _source(model, weights, pretrained, classes, input, crop_pct)
+    source = source_of(model, weights, pretrained, classes, input, crop_pct)
     stored = load_plan(pruned)
     was = stored.target
     here = Target.here(was.runtime, precision=was.precision, batch=was.batch, threads=was.threads)
@@ -391,7 +350,7 @@ def export_command(
     writers = {".onnx": export_onnx, ".pt2": export_pt2}
     if to.suffix not in writers:
         raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
-    source = _source(model, classes=classes, input=input)
+    source = source_of(model, classes=classes, input=input)
     with working() as progress:
         network = source.open()
         small = load(pruned, network.model)
@@ -419,66 +378,15 @@ def demo_command(
     from latprune.demo import next_commands, run
     from latprune.report.text import to_text
 
-    allowed = _budget(budget)
+    allowed = budget_of(budget)
     with working() as progress:
-        with _usage("--out"):
+        with usage("--out"):
             folder = RunFolder.claim(out, "demo", {"budget": allowed.to_json()})
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
     after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
     _conclude(pruned.report, facts if as_json else None, after=after)
-
-
-def _source(
-    model: str,
-    weights: Path | None = None,
-    pretrained: bool = False,
-    classes: int | None = None,
-    input: str | None = None,
-    crop_pct: float | None = None,
-) -> Source:
-    from latprune.cli.job import Source, input_size
-
-    with _usage("--input"):
-        size = None if input is None else input_size(input)
-    return Source(model, weights, pretrained, classes, size, crop_pct)
-
-
-def _target(runtime: str, *, precision: str, batch: int, threads: int) -> Target:
-    from latprune.latency.target import Target
-
-    with _usage("--runtime"):
-        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
-
-
-def _budget(text: str) -> Budget:
-    from latprune.planning import Budget
-
-    with _usage("--budget"):
-        return Budget.parse(text)
-
-
-def _criterion(name: str | None, data: Path | None) -> CriterionName:
-    if name is None:
-        return "magnitude" if data is None else "taylor"
-    if name == "magnitude":
-        return "magnitude"
-    if name != "taylor":
-        sentence = f"{name} is neither taylor nor magnitude"
-        raise typer.BadParameter(sentence, param_hint="--criterion")
-    if data is None:
-        raise typer.BadParameter("taylor needs --data", param_hint="--criterion")
-    return "taylor"
-
-
-@contextmanager
-def _usage(option: str) -> Iterator[None]:
-    """Make a value that latprune does not understand an error of usage."""
-    try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def _show(result: dict[str, Any] | RenderableType) -> None:

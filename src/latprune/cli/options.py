@@ -1,0 +1,134 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latprune.cli.job import Source
+    from latprune.latency.target import Target
+    from latprune.planning import Budget
+
+CriterionName = Literal["taylor", "magnitude"]
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
+        "the file is executed).",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="The dense network's weights (.safetensors, .pt).")
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Fetch the library's published weights.")
+]
+Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, help="The model's outputs, if not its default.")
+]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="CxHxW", help="The input's size: 3x224x224.")
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option("--crop-pct", help="Share of a resized picture that evaluation keeps."),
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Pictures as train/CLASS/*, test/CLASS/* (or val/), in a folder or a zip. Folders "
+        "named by WordNet id are ImageNet's classes.",
+    ),
+]
+Runtime = Annotated[str, typer.Option("--runtime", help="What will run the network.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="That the runtime may use.")]
+Precision = Annotated[str, typer.Option("--precision", help="The network will run in.")]
+BudgetText = Annotated[
+    str,
+    typer.Option("--budget", metavar="60%|12ms", help="A share of the dense latency, or a time."),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        "--criterion",
+        help="What makes a channel worth keeping: taylor (needs --data) or magnitude.",
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
+]
+TrainBatch = Annotated[
+    int, typer.Option("--train-batch", min=2, help="Pictures in a batch of scoring and tuning.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load pictures.")]
+PrunedFile = Annotated[
+    Path, typer.Option("--pruned", help="What `latprune prune` wrote: pruned.safetensors.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
+
+
+def source_of(
+    model: str,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    classes: int | None = None,
+    input: str | None = None,
+    crop_pct: float | None = None,
+) -> Source:
+    """Read where the dense network comes from."""
+    from latprune.cli.job import Source, input_size
+
+    with usage("--input"):
+        size = None if input is None else input_size(input)
+    return Source(model, weights, pretrained, classes, size, crop_pct)
+
+
+def target_of(runtime: str, *, precision: str, batch: int, threads: int) -> Target:
+    """Read what the network will run on."""
+    from latprune.latency.target import Target
+
+    with usage("--runtime"):
+        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
+
+
+def budget_of(text: str) -> Budget:
+    """Read a budget."""
+    from latprune.planning import Budget
+
+    with usage("--budget"):
+        return Budget.parse(text)
+
+
+def criterion_of(name: str | None, data: Path | None) -> CriterionName:
+    """Read the criterion; by default the better one that the data allow."""
+    if name is None:
+        return "magnitude" if data is None else "taylor"
+    if name == "magnitude":
+        return "magnitude"
+    if name != "taylor":
+        sentence = f"{name} is neither taylor nor magnitude"
+        raise typer.BadParameter(sentence, param_hint="--criterion")
+    if data is None:
+        raise typer.BadParameter("taylor needs --data", param_hint="--criterion")
+    return "taylor"
+
+
+@contextmanager
+def usage(option: str) -> Iterator[None]:
+    """Make a value that latprune does not understand an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -67,6 +67,53 @@ def test_plan_without_json_is_a_table(disk: Disk) -> None:
     assert "magnitude" in found.stdout
 
 
+@pytest.mark.parametrize("solver", ["halp", "greedy", "uniform"])
+def test_a_plan_can_be_compared_with_other_solvers(disk: Disk, solver: str) -> None:
+    options = ("--budget", "80%", "--solver", solver, "--json")
+    said = json.loads(latprune("plan", *disk.model, *FORMULA, *options).stdout)
+
+    assert said["solver"] == solver
+    assert said["predicted_ms"] <= said["budget_ms"]
+    assert said["value"] <= said["bound"]
+
+
+def test_a_solver_that_is_not_known_is_wrong_usage(disk: Disk) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, "--budget", "80%", "--solver", "luck")
+
+    assert found.exit_code == 2
+    assert "joint, halp" in " ".join(found.stderr.split())
+
+
+def test_the_frontier_is_a_table_and_a_picture(disk: Disk, tmp_path: Path) -> None:
+    picture = tmp_path / "frontier.png"
+    found = latprune(
+        "frontier", *disk.trained, *disk.data, *FORMULA, "--points", "5", "--plot", str(picture)
+    )
+
+    assert found.exit_code == 0
+    assert "next 0.1 ms buys" in found.stdout
+    assert "100.00 %" in found.stdout  # the dense network ends it
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_frontier_as_json_has_the_widths_of_every_point(disk: Disk) -> None:
+    said = json.loads(latprune("frontier", *disk.model, *FORMULA, "--json").stdout)
+
+    times = [point["predicted_ms"] for point in said["points"]]
+    kept = [point["saliency"] for point in said["points"]]
+    assert times == sorted(times)
+    assert kept == sorted(kept)
+    assert kept[-1] == pytest.approx(1)
+    assert all(point["widths"] for point in said["points"])
+
+
+def test_a_picture_of_no_known_format_is_wrong_usage(disk: Disk, tmp_path: Path) -> None:
+    found = latprune("frontier", *disk.model, *FORMULA, "--plot", str(tmp_path / "frontier.doc"))
+
+    assert found.exit_code == 2
+    assert "doc" in found.stderr
+
+
 def test_prune_writes_json_alone_to_stdout_and_leaves_with_its_verdict(
     pruned: tuple[Path, Result],
 ) -> None:

@@ -28,12 +28,14 @@ from latprune.cli.options import (
     Pretrained,
     PrunedFile,
     Runtime,
+    SolverName,
     Threads,
     TrainBatch,
     Weights,
     Workers,
     budget_of,
     criterion_of,
+    solver_of,
     source_of,
     target_of,
     usage,
@@ -46,11 +48,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import nn
 
-    from latprune.cli.job import Data
+    from latprune.cli.job import Data, Source
+    from latprune.cli.planned import Known
+    from latprune.latency.target import Target
+    from latprune.progress import Progress
     from latprune.report import Report
 
 FAILED, IMPOSSIBLE, NOT_MET, INTERRUPTED = 1, 3, 4, 130
-RESUMABLE = ("measure", "plan", "prune", "demo")
+RESUMABLE = ("measure", "plan", "frontier", "prune", "demo")
 KEPT = "What was measured and trained is kept: the same command goes on from there."
 
 
@@ -163,6 +168,7 @@ def plan_command(
     batch: Batch = 1,
     threads: Threads = 1,
     criterion: Criterion = None,
+    solver: SolverName = "joint",
     keep: Keep = None,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
@@ -172,29 +178,58 @@ def plan_command(
 
     Without --data, channels are scored by magnitude.
     """
-    from latprune.cli.job import open_data
     from latprune.cli.live import working
-    from latprune.cli.planned import Planned, choose
+    from latprune.cli.planned import choose
 
     source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
     target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     allowed = budget_of(budget)
+    chosen, by = criterion_of(criterion, data), solver_of(solver)
+    with working() as progress:
+        known = _known(source, target, chosen, data, train_batch, workers, keep, progress)
+        planned = choose(known, allowed, solver=by, progress=progress)
+    _show(planned.to_json() if as_json else planned.render())
+
+
+@app.command("frontier")
+def frontier_command(
+    model: Model,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    classes: Classes = None,
+    input: Input = None,
+    data: DataPath = None,
+    runtime: Runtime = "onnxruntime",
+    precision: Precision = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    criterion: Criterion = None,
+    keep: Keep = None,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    points: Annotated[int, typer.Option("--points", min=2, help="To show, about.")] = 12,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw to this picture (.png, .svg, .pdf).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what could be kept at every latency; cut nothing.
+
+    Without --data, channels are scored by magnitude.
+    """
+    from latprune.cli.drawn import draw
+    from latprune.cli.live import working
+
+    source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
+    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     chosen = criterion_of(criterion, data)
     with working() as progress:
-        network = source.open()
-        loader = None
-        if data is not None and chosen == "taylor":
-            loader = open_data(data, network, batch=train_batch, workers=workers).train
-        planned: Planned = choose(
-            network,
-            allowed,
-            target,
-            criterion=chosen,
-            loader=loader,
-            keep=tuple(keep or ()),
-            progress=progress,
-        )
-    _show(planned.to_json() if as_json else planned.render())
+        known = _known(source, target, chosen, data, train_batch, workers, keep, progress)
+        drawn = draw(known, points=points, progress=progress)
+    if plot is not None:
+        with usage("--plot"):
+            drawn.plot(plot)
+    _show(drawn.to_json() if as_json else drawn.render())
 
 
 @app.command("prune")
@@ -213,6 +248,7 @@ def prune_command(
     batch: Batch = 1,
     threads: Threads = 1,
     criterion: Criterion = None,
+    solver: SolverName = "joint",
     keep: Keep = None,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="Of tuning.")] = 5,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate of tuning.")] = 0.01,
@@ -236,7 +272,7 @@ def prune_command(
     source = source_of(model, weights, pretrained, classes, input, crop_pct)
     target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     allowed = budget_of(budget)
-    chosen = criterion_of(criterion, data)
+    chosen, by = criterion_of(criterion, data), solver_of(solver)
     with usage("--lr"):
         recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
     arguments = {
@@ -245,6 +281,7 @@ def prune_command(
         "target": target.to_json(),
         "budget": allowed.to_json(),
         "criterion": chosen,
+        "solver": solver,
         "keep": keep or [],
         "epochs": epochs if data else 0,
         "lr": lr,
@@ -267,6 +304,7 @@ def prune_command(
             target=target,
             keep=tuple(keep or ()),
             criterion=chosen,
+            solver=by,
             recipe=recipe,
             checkpoint=folder.checkpoint,
             progress=progress,
@@ -387,6 +425,34 @@ def demo_command(
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
     after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
     _conclude(pruned.report, facts if as_json else None, after=after)
+
+
+def _known(
+    source: Source,
+    target: Target,
+    criterion: str,
+    data: Path | None,
+    train_batch: int,
+    workers: int,
+    keep: list[str] | None,
+    progress: Progress,
+) -> Known:
+    """Open the network, and its data if they are to score with; trace, measure and score."""
+    from latprune.cli.job import open_data
+    from latprune.cli.planned import look
+
+    network = source.open()
+    loader = None
+    if data is not None and criterion == "taylor":
+        loader = open_data(data, network, batch=train_batch, workers=workers).train
+    return look(
+        network,
+        target,
+        criterion=criterion,
+        loader=loader,
+        keep=tuple(keep or ()),
+        progress=progress,
+    )
 
 
 def _show(result: dict[str, Any] | RenderableType) -> None:

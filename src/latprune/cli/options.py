@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from latprune.cli.job import Source
+    from latprune.knapsack import Solver
     from latprune.latency.target import Target
     from latprune.planning import Budget
 
 CriterionName = Literal["taylor", "magnitude"]
+SOLVERS = ("joint", "halp", "greedy", "uniform", "milp")
 
 Model = Annotated[
     str,
@@ -63,6 +65,14 @@ Criterion = Annotated[
     typer.Option(
         "--criterion",
         help="What makes a channel worth keeping: taylor (needs --data) or magnitude.",
+    ),
+]
+SolverName = Annotated[
+    str,
+    typer.Option(
+        "--solver",
+        help="What chooses the widths: joint (the best choice, with a proof), or to compare with: "
+        "halp, greedy, uniform, milp (needs the extra milp).",
     ),
 ]
 Keep = Annotated[
@@ -123,6 +133,17 @@ def criterion_of(name: str | None, data: Path | None) -> CriterionName:
     if data is None:
         raise typer.BadParameter("taylor needs --data", param_hint="--criterion")
     return "taylor"
+
+
+def solver_of(name: str) -> Solver:
+    """Read the solver."""
+    from latprune import knapsack
+
+    if name not in SOLVERS:
+        sentence = f"{name} is none of {', '.join(SOLVERS)}"
+        raise typer.BadParameter(sentence, param_hint="--solver")
+    solver: Solver = getattr(knapsack, name)
+    return solver
 
 
 @contextmanager

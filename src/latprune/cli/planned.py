@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from latprune.cli.job import Network
     from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
@@ -72,27 +75,41 @@ class Planned:
             Text(f"MACs {count(before)} → {count(after)}"),
             Text(
                 f"saliency kept {percent(plan.value / plan.dense_value)} ({plan.criterion}), "
-                f"proven gap {100 * plan.gap:.3f} % ({plan.solver})"
+                f"{_proof(plan)}"
             ),
             widths_table(self.widths),
         )
 
 
-def choose(
+def _proof(plan: Plan) -> str:
+    """Say how good a plan is known to be, and what a little more time would buy."""
+    said = f"proven gap {100 * plan.gap:.3f} % ({plan.solver})"
+    if math.isnan(plan.price_ms):
+        return said
+    return f"{said}, the next 0.1 ms would buy {percent(0.1 * plan.price_ms / plan.dense_value)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What planning starts from."""
+
+    model: nn.Module
+    example: Tensor
+    graph: PruningGraph
+    table: LatencyTable
+    saliency: Saliency
+
+
+def look(
     network: Network,
-    budget: Budget,
     target: Target,
     *,
     criterion: str,
     loader: Iterable[tuple[Tensor, Tensor]] | None,
     keep: Sequence[str],
     progress: Progress,
-) -> Planned:
-    """Trace, measure, score and plan, until every layer of the plan is measured.
-
-    Raises:
-        BudgetTooSmall: If no network fits.
-    """
+) -> Known:
+    """Trace, measure and score."""
     model, example = network.model, network.example(target.batch)
     progress.stage("trace")
     graph = trace(model, example, keep=keep)
@@ -104,6 +121,23 @@ def choose(
         saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), cross_entropy)
     else:
         saliency = magnitude(model, graph)
+    return Known(model, example, graph, table, saliency)
+
+
+def choose(known: Known, budget: Budget, *, solver: Solver, progress: Progress) -> Planned:
+    """Plan, until every layer of the plan is measured.
+
+    Raises:
+        BudgetTooSmall: If no network fits.
+    """
     progress.stage("plan")
-    planned, _ = refine(model, graph, example, table, saliency, budget)
-    return Planned(planned, graph)
+    planned, _ = refine(
+        known.model,
+        known.graph,
+        known.example,
+        known.table,
+        known.saliency,
+        budget,
+        solver=solver,
+    )
+    return Planned(planned, known.graph)

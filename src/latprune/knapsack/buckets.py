@@ -119,10 +119,12 @@ class _Allowed:
         sums = np.broadcast_to(_sum(listed), (*others, len(self._at[len(self._shape) - 1])))
         if not self._single:
             sums = np.minimum.reduceat(sums, self._starts, axis=-1)
-        least = np.full((*others, math.prod(self._of_neighbours)), np.inf)
-        least[..., self._neighbours] = sums
+        least = sums
+        if len(self._neighbours) < math.prod(self._of_neighbours):
+            least = np.full((*others, math.prod(self._of_neighbours)), np.inf)
+            least[..., self._neighbours] = sums
         axes = np.argsort([*self._others, *self._spanned])
-        return least.reshape([*others, *self._of_neighbours]).transpose(axes).copy()
+        return least.reshape([*others, *self._of_neighbours]).transpose(axes)
 
     def _list(self, part: np.ndarray) -> np.ndarray:
         """Give a part at the allowed combinations, [*axes not spanned, combinations or 1]."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Numbers compared per variable, at the most: beyond that looking costs more than it saves.
 MOST_COMPARED = 10_000_000
+SAMPLED = 16
 
 
 def undominated(problem: Problem) -> tuple[Problem, Restore]:
@@ -56,10 +57,22 @@ def _kept(problem: Problem, variable: int) -> np.ndarray:
     losses = np.concatenate(rows, axis=1)
     if options * losses.size > MOST_COMPARED:
         return np.arange(options)
-    index = np.arange(options)
-    beaten = np.zeros(options, dtype=bool)
-    for option, own in enumerate(losses):
-        no_worse = (losses <= own).all(axis=1)
-        alike = (losses == own).all(axis=1)
-        beaten[option] = (no_worse & (~alike | (index > option))).any()
-    return index[~beaten]
+    # Few options pass a look at some of the columns.
+    looked_at = np.linspace(0, losses.shape[1] - 1, SAMPLED).astype(np.intp)
+    some = losses[:, looked_at]
+    passing: np.ndarray = np.all(some[None] <= some[:, None], axis=-1)
+    kept = [
+        option
+        for option in range(options)
+        if not _is_beaten(losses, option, by=np.flatnonzero(passing[option]))
+    ]
+    return np.array(kept, dtype=np.intp)
+
+
+def _is_beaten(losses: np.ndarray, option: int, *, by: np.ndarray) -> bool:
+    """Whether one of some rows is nowhere above an option's own; of equal ones the last stays."""
+    own, others = losses[option], by[by != option]
+    if not len(others):
+        return False
+    others = others[(losses[others] <= own).all(axis=1)]
+    return bool((others > option).any() or (losses[others] < own).any())

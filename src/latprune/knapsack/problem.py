@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -70,7 +71,7 @@ class Problem:
             raise ValueError("the budget is not a number of milliseconds: nan")
         object.__setattr__(self, "widths", _widths(self.widths, values))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many options each variable has."""
         return tuple(len(v) for v in self.values)

@@ -57,12 +57,46 @@ def tangled(seed: int) -> Problem:
 @pytest.mark.parametrize("searches", [(), (1,), (3,), (1, 8)])
 def test_little_search_leaves_a_gap_but_no_false_bound(searches: tuple[int, ...]) -> None:
     choices = [
-        (joint(tangled(s), search_widths=searches), exhaustive(tangled(s))) for s in range(40)
+        (joint(tangled(s), search_widths=searches, branches=0), exhaustive(tangled(s)))
+        for s in range(40)
     ]
 
     for found, best in choices:
         assert found.value <= best.value <= found.bound + 1e-12
     assert any(found.gap > 0 for found, _ in choices)
+
+
+@pytest.mark.parametrize("branches", [1, 3, 100])
+def test_dividing_raises_values_and_lowers_bounds_but_never_past_the_optimum(
+    branches: int,
+) -> None:
+    for seed in range(40):
+        problem, best = tangled(seed), exhaustive(tangled(seed))
+        undivided = joint(problem, search_widths=(), branches=0)
+        found = joint(problem, search_widths=(), branches=branches)
+
+        assert undivided.value <= found.value <= best.value + 1e-12
+        assert best.value <= found.bound + 1e-12 <= undivided.bound + 2e-12
+        if branches == 100:
+            assert found.gap <= 1e-4
+
+
+def one_large_step(small: int) -> Problem:
+    """Make a problem whose budget lies in a gap that one large option leaves in the frontier."""
+    rng = np.random.default_rng(0)
+    values = [np.array([0.0, 100.0]), *(np.sort(rng.random(8)) for _ in range(small))]
+    costs = [np.array([0.0, 50.0]), *(np.sort(rng.random(8)) for _ in range(small))]
+    tables = [Table((v,), cost) for v, cost in enumerate(costs)]
+    return Problem(values, tables, 49.0)
+
+
+def test_a_budget_between_two_far_corners_of_the_frontier_is_used() -> None:
+    problem = one_large_step(100)
+    undivided, found = joint(problem, branches=0), joint(problem)
+
+    assert found.picks[0] == 0  # the large option does not fit
+    assert found.gap <= 1e-4 < undivided.gap
+    assert found.cost_ms >= 0.99 * problem.budget_ms
 
 
 def test_enough_search_finds_the_optimum_and_proves_it() -> None:

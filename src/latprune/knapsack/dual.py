@@ -45,12 +45,14 @@ class Dual:
         relaxed: The relaxed problem's solution at these prices.
         bound: No choice within the budgets is worth more.
         under: The most valuable choice met that is within the budgets; None if none was.
+        over: A choice that is best at these prices too, or nearly, and is not `under`.
     """
 
     prices: tuple[float, ...]
     relaxed: Relaxed
     bound: float
     under: Choice | None
+    over: Choice
 
 
 def least_bound(
@@ -88,7 +90,7 @@ def _one(problem: Problem, elimination: Elimination, *, over: Choice, under: Cho
             under = picked
         else:
             over = picked
-    return Dual((price,), relaxed, bound, under)
+    return Dual((price,), relaxed, bound, under, over)
 
 
 def _several(problem: Problem, elimination: Elimination, met: Sequence[Choice]) -> Dual:
@@ -114,7 +116,10 @@ def _several(problem: Problem, elimination: Elimination, met: Sequence[Choice]) 
     assert best is not None
     fitting = [choice for choice in choices if problem.fits(choice.costs_ms)]
     under = max(fitting, key=lambda choice: choice.value, default=None)
-    return Dual(tuple(best[1].tolist()), best[2], best[0], under)
+    prices = best[1]
+    others = [choice for choice in choices if choice is not under]
+    over = max(others, key=lambda choice: choice.value - float(prices @ choice.costs_ms))
+    return Dual(tuple(prices.tolist()), best[2], best[0], under, over)
 
 
 class _Planes:

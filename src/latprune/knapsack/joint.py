@@ -3,13 +3,16 @@
 Prices per ms turn the budgets into a part of the objective, and the relaxed problem is solved
 exactly. Its optimum bounds the constrained one from above; the prices with the least such bound
 are found first. A search near that optimum then finds a choice within the budgets and lowers the
-bound, most often until both meet.
+bound, most often until both meet. Where they do not, the options of one group are divided, and each
+half is solved in the same way (branch and bound).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latprune.errors import BoundIsLooser, BudgetsTooSmall, BudgetTooSmall
@@ -20,13 +23,16 @@ from latprune.knapsack.problem import Choice, relative_gap
 from latprune.knapsack.search import search
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from latprune.knapsack.elimination import Relaxed
     from latprune.knapsack.problem import Problem
 
 # Partial choices kept by one search after another, until the gap is small enough.
 WIDTHS = (64, 512, 4096)
+# Where the frontier has a long straight piece, choices in between are found by dividing.
+BRANCHES = 32
+BRANCHING_GAP = 1e-4
 
 
 def joint(
@@ -34,16 +40,19 @@ def joint(
     *,
     gap: float = 1e-7,
     search_widths: Sequence[int] = WIDTHS,
+    branches: int = BRANCHES,
     memory_mib: float = MEMORY_MIB,
 ) -> Choice:
     """Choose the options of most value within the budgets, with a proven bound.
 
-    The same problem gives the same choice: effort is limited by `search_widths`, not by a clock.
+    The same problem gives the same choice: effort is limited by `search_widths` and `branches`,
+    not by a clock.
 
     Args:
         problem: Values, costs and the budgets.
         gap: Relative distance between value and bound at which the search may stop.
         search_widths: How many partial choices each search keeps; wider ones prove smaller gaps.
+        branches: How often a part of the problem may be divided where the gap is above 0.01 %.
         memory_mib: What the tables of one relaxed solution may take. Where more would be needed,
             `BoundIsLooser` is warned of, and a bound from smaller tables takes its place.
 
@@ -56,41 +65,190 @@ def joint(
         BudgetsTooSmall: If each budget can be met, and no choice was found that meets them all.
         ValueError: If the tables forbid every choice.
     """
-    full, (problem, restored) = problem, undominated(problem)
+    nothing = -math.inf
+    root = _solve(_Part.whole(problem), nothing, search_widths, gap=gap, memory_mib=memory_mib)
+    if not root.exact:
+        warnings.warn(BoundIsLooser(root.needed_mib, memory_mib), stacklevel=2)
+    best, bound, parts = root.best, root.bound, [root]
+    for _ in range(branches):
+        known = nothing if best is None else best.value
+        if relative_gap(known, bound) <= max(gap, BRANCHING_GAP) or not parts:
+            break
+        parts.sort(key=lambda part: part.bound)
+        for half in parts.pop().halves():
+            try:
+                found = _solve(half, known, search_widths, gap=gap, memory_mib=memory_mib)
+            except (BudgetTooSmall, ValueError):  # nothing fits in this half
+                continue
+            if found.best is not None and found.best.value > known:
+                best, known = found.best, found.best.value
+            parts.append(found)
+        parts = [part for part in parts if part.bound > known]
+        bound = max([known, *(part.bound for part in parts)])
+    if best is None:
+        raise BudgetsTooSmall(problem.budgets_ms, root.nearest.costs_ms)
+    return Choice.of(problem, best.picks, bound=bound, prices=root.prices)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A problem with some of the options, and the way back to all of them."""
+
+    full: Problem
+    problem: Problem
+    restored: Callable[[Sequence[int]], list[int]]
+
+    @classmethod
+    def whole(cls, problem: Problem) -> _Part:
+        """Leave out only what is dominated."""
+        return cls(problem, *undominated(problem))
+
+    def choice(self, picks: Sequence[int]) -> Choice:
+        """Give a choice of the part as one of the whole."""
+        return Choice.of(self.full, self.restored(picks))
+
+    def with_options(self, variable: int, options: slice) -> _Part:
+        """Take some options of one variable only."""
+        start = options.start or 0
+        cut = [options if v == variable else slice(None) for v in range(len(self.problem.sizes))]
+        smaller = replace(
+            self.problem,
+            values=[values[at] for values, at in zip(self.problem.values, cut, strict=True)],
+            tables=[
+                table._replace(cost_ms=table.cost_ms[tuple(cut[v] for v in table.scope)])
+                for table in self.problem.tables
+            ],
+            widths=[
+                None if widths is None else widths[at]
+                for widths, at in zip(self.problem.widths, cut, strict=True)
+            ],
+        )
+        smaller, undominated_restored = undominated(smaller)
+
+        def restored(picks: Sequence[int]) -> list[int]:
+            found = undominated_restored(picks)
+            found[variable] += start
+            return self.restored(found)
+
+        return _Part(self.full, smaller, restored)
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What is known of a part.
+
+    Attributes:
+        part: It.
+        best: The most valuable choice found in it, of the whole problem; None if none fits or
+            none is worth more than what was known.
+        bound: No choice in it within the budgets is worth more.
+        prices: Value per ms with the least bound.
+        nearest: A choice of least cost that comes nearest to the budgets.
+        between: Two picks of the part that are worth the same at these prices; None where there
+            is nothing more to look for.
+        exact: Whether relaxed solutions were.
+        needed_mib: What they would have taken if they were not.
+    """
+
+    part: _Part
+    best: Choice | None
+    bound: float
+    prices: tuple[float, ...]
+    nearest: Choice
+    between: tuple[tuple[int, ...], tuple[int, ...]] | None
+    exact: bool
+    needed_mib: float
+
+    def halves(self) -> list[_Part]:
+        """Divide the options of the variable in which two picks of equal worth differ most.
+
+        Between them lies what no price reaches: in each half the prices are others.
+        """
+        if self.between is None:
+            return []
+        problem, (one, other) = self.part.problem, self.between
+        moved = [
+            abs(problem.values[v][a] - problem.values[v][b])
+            for v, (a, b) in enumerate(zip(one, other, strict=True))
+        ]
+        steps = [abs(a - b) for a, b in zip(one, other, strict=True)]
+        if not any(steps):
+            return []
+        variable = max(range(len(moved)), key=lambda v: (moved[v], steps[v]))
+        middle = (one[variable] + other[variable] + 1) // 2
+        halves = slice(0, middle), slice(middle, None)
+        return [self.part.with_options(variable, half) for half in halves]
+
+
+def _solve(
+    part: _Part,
+    known: float,
+    search_widths: Sequence[int],
+    *,
+    gap: float,
+    memory_mib: float,
+) -> _Solved:
+    """Find the prices with the least bound, and search near them.
+
+    Args:
+        part: What to choose from.
+        known: The value of a choice known; only better ones are looked for.
+        search_widths: As for `joint`.
+        gap: As for `joint`.
+        memory_mib: As for `joint`.
+
+    Raises:
+        BudgetTooSmall: If a budget is below its floor.
+        ValueError: If the tables forbid every choice.
+    """
+    problem = part.problem
     elimination = Elimination(problem, memory_mib=memory_mib, split=True)
-    if not elimination.exact:
-        warnings.warn(BoundIsLooser(elimination.needed_mib, memory_mib), stacklevel=2)
     floors = _floors(problem, elimination)
     cheapest = [Choice.of(problem, floor.picks()) for floor in floors]
     _check_floors(problem, floors, cheapest, exact=elimination.exact)
+    nearest = part.choice(_nearest(problem, cheapest).picks)
     relaxed = elimination.minimise(value=1.0, cost=0.0)
     richest = Choice.of(problem, relaxed.picks())
+    solved = partial(
+        _Solved,
+        part,
+        nearest=nearest,
+        exact=elimination.exact,
+        needed_mib=elimination.needed_mib,
+    )
     if problem.fits(richest.costs_ms):
-        no_price = [0.0] * len(problem.budgets_ms)
+        no_prices = (0.0,) * len(problem.budgets_ms)
         bound = max(richest.value, -relaxed.minimum)
-        return Choice.of(full, restored(richest.picks), bound=bound, prices=no_price)
+        return solved(part.choice(richest.picks), bound, no_prices, between=None)
 
     dual = least_bound(problem, elimination, richest=richest, cheapest=cheapest)
-    best, bound = dual.under, dual.bound
+    best = dual.under if dual.under is not None and dual.under.value > known else None
+    bound, complete = dual.bound, False
     for width in search_widths:
-        if best is not None and relative_gap(best.value, bound) <= gap:
+        least = known if best is None else best.value
+        if relative_gap(least, bound) <= gap:
             break
         found = search(
             dual.relaxed,
             floors,
             prices=dual.prices,
             budgets_ms=problem.budgets_ms,
-            known=-math.inf if best is None else best.value,
+            known=least,
             width=width,
         )
         best = _first_that_fits(problem, found.picks.tolist(), known=best)
-        if found.complete:
-            bound = -math.inf if best is None else best.value
+        least = known if best is None else best.value
+        complete = found.complete
+        bound = least if complete else min(bound, max(found.bound, least))
+        if complete:
             break
-        bound = min(bound, max(found.bound, -math.inf if best is None else best.value))
-    if best is None:
-        raise BudgetsTooSmall(problem.budgets_ms, _nearest(problem, cheapest).costs_ms)
-    return Choice.of(full, restored(best.picks), bound=bound, prices=dual.prices)
+    between = (dual.over.picks, (dual.under or cheapest[0]).picks)
+    return solved(
+        None if best is None else part.choice(best.picks),
+        bound,
+        dual.prices,
+        between=None if complete else between,
+    )
 
 
 def floor(problem: Problem, *, memory_mib: float = MEMORY_MIB) -> Choice:

@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 SOURCES := src tests benchmarks studies examples
 PRESENT = $(wildcard $(SOURCES))
+# A benchmark is a file, or a folder with a __main__.py.
+BENCHMARKS = $(subst /,.,$(patsubst %/__main__,%,$(basename \
+  $(wildcard benchmarks/[a-z]*.py benchmarks/[a-z]*/__main__.py))))
 
 .PHONY: help demo test format lint types tests benchmarks constraints clean
 
@@ -42,9 +45,7 @@ tests: $(VENV)/dev.stamp
 	$(BIN)/pytest -n logical --maxprocesses 4 $(ARGS)
 
 benchmarks: $(VENV)/dev.stamp
-	set -e; for file in benchmarks/[a-z]*.py; do \
-	  $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; \
-	done
+	set -e; for module in $(BENCHMARKS); do $(BIN)/python -m $$module; done
 
 constraints: $(VENV)/dev.stamp
 	$(BIN)/python -m pip list --format=freeze --exclude latprune --exclude pip \

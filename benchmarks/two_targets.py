@@ -1,0 +1,116 @@
+"""One network, two budgets at once: on one thread and on two threads of this machine.
+
+    python -m benchmarks.two_targets [--network resnet50] [--one 60%] [--two 65%] [--json FILE]
+
+Fits the network to both budgets in ONNX Runtime, batch 1, 224 x 224, and times it anew on both
+targets beside the dense network; then to each budget by itself, to see what the other one costs in
+saliency. Weights are random and seeded, since they do not change the time.
+
+Exits 1 if a budget is not met, or if neither is used to 0.97 of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import latprune as lp
+from benchmarks.budget import build
+
+SEED = 0
+LOWEST = 0.97
+
+
+def main() -> int:
+    arguments = _arguments()
+    torch.manual_seed(SEED)
+    model, example = build(arguments.network).eval(), torch.randn(1, 3, 224, 224)
+    budgets = [lp.Budget.parse(text) for text in (arguments.one, arguments.two)]
+    targets = [lp.Target.here("onnxruntime", batch=1, threads=threads) for threads in (1, 2)]
+    graph = lp.trace(model, example)
+    saliency = lp.magnitude(model, graph)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tables = [lp.measure(model, graph, example, target, folder=folder) for target in targets]
+        demands = [lp.Demand(*pair) for pair in zip(tables, budgets, strict=True)]
+        both = lp.fit(
+            model,
+            graph,
+            example,
+            tables[0],
+            saliency,
+            budgets[0],
+            also=demands[1:],
+            folder=folder,
+        )
+        rests_ms = [both.plan.rest_ms, *(promise.rest_ms for promise in both.plan.also)]
+        alone = [
+            lp.plan(graph, demand.table, saliency, demand.budget, rest_ms=rest_ms)
+            for demand, rest_ms in zip(demands, rests_ms, strict=True)
+        ]
+    cases = [
+        _case(target, budget, lp.compare(model, both.model, example, target, limit_s=30))
+        for target, budget in zip(targets, budgets, strict=True)
+    ]
+    kept = both.plan.value / both.plan.dense_value
+    kept_alone = [plan.value / plan.dense_value for plan in alone]
+    for case, share in zip(cases, kept_alone, strict=True):
+        print(
+            f"{case['target']['threads']} threads, {case['budget']}: "
+            f"{case['dense_ms']['median_ms']:.2f} → {case['small_ms']['median_ms']:.2f} ms, "
+            f"{case['used']:.3f} of the budget (± {case['error']:.3f}); "
+            f"saliency {share:.2%} for this budget alone"
+        )
+    print(f"saliency {kept:.2%} for both at once, proven gap {both.plan.gap:.4%}")
+    if arguments.json is not None:
+        document = {
+            "command": "python -m benchmarks.two_targets " + " ".join(sys.argv[1:]),
+            "network": arguments.network,
+            "seed": SEED,
+            "versions": {
+                "latprune": lp.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "cases": cases,
+            "saliency": kept,
+            "saliency_alone": kept_alone,
+            "gap": both.plan.gap,
+            "rounds": both.rounds,
+        }
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    used = [case["used"] for case in cases]
+    return 0 if LOWEST <= max(used) <= 1 else 1
+
+
+def _case(target: lp.Target, budget: lp.Budget, found: Any) -> dict[str, Any]:
+    assert budget.fraction is not None
+    return {
+        "target": target.to_json(),
+        "budget": str(budget),
+        "dense_ms": found.dense.to_json(),
+        "small_ms": found.small.to_json(),
+        "ratio": found.ratio,
+        "used": found.ratio / budget.fraction,
+        "error": found.ratio_error / budget.fraction,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--network", default="resnet50", help="of torchvision")
+    parser.add_argument("--one", default="60%", help="the budget on one thread")
+    parser.add_argument("--two", default="65%", help="the budget on two threads")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack.ordering import in_turn
 
@@ -16,6 +18,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from latprune.knapsack import Problem, Table
+
+
+class Network(NamedTuple):
+    """A problem, taken apart.
+
+    Attributes:
+        problem: Its auxiliary variables are determined by the groups.
+        groups: The other variables, in the order of their turns.
+        layers: Tables that price a variable's channels, and that variable.
+        ties: Tables that say which options go together.
+    """
+
+    problem: Problem
+    groups: list[int]
+    layers: list[tuple[Table, int]]
+    ties: list[Table]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Network:
+        groups = [v for v, widths in enumerate(problem.widths) if widths is not None]
+        ties = [table for table in problem.tables if is_tie(table)]
+        layers = [
+            (table, table.scope[table.writes])
+            for table in problem.tables
+            if table.writes is not None and not is_tie(table)
+        ]
+        return cls(problem, in_turn(problem, groups), layers, ties)
 
 
 class Rung(NamedTuple):
@@ -38,9 +67,8 @@ def halp_by_hand(problem: Problem, *, steps: int, tick_ms: float) -> list[int]:
     Raises:
         BudgetTooSmall: If no step fits the budget; it carries the least cost of any step.
     """
-    groups = [v for v, widths in enumerate(problem.widths) if widths is not None]
-    groups = in_turn(problem, groups)
-    picks = followed(problem, {g: problem.sizes[g] - 1 for g in groups})
+    network = Network.of(problem)
+    picks = followed(network, {group: problem.sizes[group] - 1 for group in network.groups})
     met = [picks]
     dense_ms, budget_ms = problem.cost_of(picks), problem.budget_ms
     if dense_ms <= budget_ms:
@@ -53,15 +81,13 @@ def halp_by_hand(problem: Problem, *, steps: int, tick_ms: float) -> list[int]:
             step_ms = dense_ms * (budget_ms / dense_ms) ** (step / steps)
         else:
             step_ms = step / steps * budget_ms + (1 - step / steps) * dense_ms
-        met.append(one_step(problem, groups, met[-1], step_ms, tick_ms=tick_ms, less_ticks=0))
+        met.append(one_step(network, met[-1], step_ms, tick_ms=tick_ms, less_ticks=0))
 
     less_ticks = 1
     while problem.cost_of(met[-1]) > budget_ms:
-        if all(ladder(problem, met[-1], g)[0].option == met[-1][g] for g in groups):
+        if all(ladder(network, met[-1], g)[0].option == met[-1][g] for g in network.groups):
             break
-        met.append(
-            one_step(problem, groups, met[-1], budget_ms, tick_ms=tick_ms, less_ticks=less_ticks)
-        )
+        met.append(one_step(network, met[-1], budget_ms, tick_ms=tick_ms, less_ticks=less_ticks))
         less_ticks *= 2
 
     for picks in (met[-1], min(met, key=problem.cost_of)):
@@ -71,8 +97,7 @@ def halp_by_hand(problem: Problem, *, steps: int, tick_ms: float) -> list[int]:
 
 
 def one_step(
-    problem: Problem,
-    groups: Sequence[int],
+    network: Network,
     picks: Sequence[int],
     step_ms: float,
     *,
@@ -80,7 +105,8 @@ def one_step(
     less_ticks: int,
 ) -> list[int]:
     """Price at the present widths, fill the knapsack, and keep what is in."""
-    ladders = {group: ladder(problem, picks, group) for group in groups}
+    problem, groups = network.problem, network.groups
+    ladders = {group: ladder(network, picks, group) for group in groups}
     fixed_ms = problem.cost_of(picks)
     items: list[list[Item]] = []
     for group in groups:
@@ -97,7 +123,7 @@ def one_step(
     capacity = round(max(-1, min((step_ms - fixed_ms) / tick_ms, most_ticks))) - less_ticks
     counts = fill(items, capacity) if capacity >= 0 else [0] * len(groups)
     return followed(
-        problem,
+        network,
         {group: ladders[group][count].option for group, count in zip(groups, counts, strict=True)},
     )
 
@@ -121,10 +147,11 @@ def fill(groups: Sequence[Sequence[Item]], capacity: int) -> list[int]:
     return list(packed[capacity])
 
 
-def ladder(problem: Problem, picks: Sequence[int], group: int) -> list[Rung]:
+def ladder(network: Network, picks: Sequence[int], group: int) -> list[Rung]:
     """Give a group's options up to the present one that the tables allow."""
-    groups = {v: picks[v] for v, widths in enumerate(problem.widths) if widths is not None}
-    at = [followed(problem, groups | {group: option}) for option in range(problem.sizes[group])]
+    problem = network.problem
+    groups = {v: picks[v] for v in network.groups}
+    at = [followed(network, groups | {group: option}) for option in range(problem.sizes[group])]
     moving = {group} | {v for p in at for v in range(len(p)) if p[v] != picks[v]}
     rungs = []
     for option in range(picks[group] + 1):
@@ -132,7 +159,7 @@ def ladder(problem: Problem, picks: Sequence[int], group: int) -> list[Rung]:
         for table in problem.tables:
             if moving.intersection(table.scope):
                 changed_ms += float(table.cost_ms[tuple(at[option][v] for v in table.scope)])
-            output = written(table)
+        for table, output in network.layers:
             if output in moving:
                 # Only the output is narrower; inputs are as they are now.
                 index = tuple((at[option] if v == output else picks)[v] for v in table.scope)
@@ -142,33 +169,20 @@ def ladder(problem: Problem, picks: Sequence[int], group: int) -> list[Rung]:
     return rungs or [Rung(picks[group], math.inf)]
 
 
-def written(table: Table) -> int | None:
-    """Give the variable whose channels a layer writes, if there is one."""
-    if table.writes is None or only_ties(table):
-        return None
-    return table.scope[table.writes]
+def is_tie(table: Table) -> bool:
+    """Say whether a table is no layer, but says which options go together."""
+    return bool(np.isin(table.cost_ms, (0.0, math.inf)).all())
 
 
-def only_ties(table: Table) -> bool:
-    return all(cost in (0.0, math.inf) for cost in table.cost_ms.flat)
-
-
-def followed(problem: Problem, groups: Mapping[int, int]) -> list[int]:
+def followed(network: Network, groups: Mapping[int, int]) -> list[int]:
     """Give all picks, those of auxiliary variables from the tables that tie them."""
     picks = dict(groups)
-    while len(picks) < len(problem.values):
-        for table in problem.tables:
+    while len(picks) < len(network.problem.values):
+        for table in network.ties:
             unknown = [v for v in table.scope if v not in picks]
-            if len(unknown) == 1 and only_ties(table):
-                (variable,) = unknown
-                allowed = [
-                    option
-                    for option in range(problem.sizes[variable])
-                    if table.cost_ms[
-                        tuple(option if v == variable else picks[v] for v in table.scope)
-                    ]
-                    == 0
-                ]
+            if len(unknown) == 1:
+                options = table.cost_ms[tuple(picks.get(v, slice(None)) for v in table.scope)]
+                allowed = np.flatnonzero(options == 0).tolist()
                 if len(allowed) == 1:
-                    (picks[variable],) = allowed
-    return [picks[variable] for variable in range(len(problem.values))]
+                    (picks[unknown[0]],) = allowed
+    return [picks[variable] for variable in range(len(network.problem.values))]

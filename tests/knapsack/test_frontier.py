@@ -55,6 +55,15 @@ def test_it_has_every_corner_and_nothing_else(problem: Problem) -> None:
     assert points(frontier(problem)) == hull(problem)
 
 
+def test_of_choices_as_cheap_the_more_valuable_one_begins_it() -> None:
+    # Options 0 and 1 of the first group cost the same; the middle of the frontier lies elsewhere.
+    values = [np.array([0.0, 1.0]), np.array([0.0, 6.0, 8.0])]
+    tables = [Table((0,), np.zeros(2)), Table((0, 1), np.array([[0.0, 1.0, 4.0]] * 2))]
+    problem = Problem(values, tables, math.inf)
+
+    assert points(frontier(problem)) == hull(problem) == [(0.0, 1.0), (1.0, 7.0), (4.0, 9.0)]
+
+
 @settings(max_examples=50, deadline=None)
 @given(problem=problems())
 def test_every_corner_is_the_optimum_at_its_own_cost(problem: Problem) -> None:

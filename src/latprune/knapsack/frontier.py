@@ -22,7 +22,7 @@ from latprune.knapsack.problem import Choice
 from latprune.knapsack.search import ROUNDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from latprune.knapsack.problem import Problem
 
@@ -55,13 +55,12 @@ def frontier(
         picks = elimination.minimise(value=value, cost=cost).picks()
         return Choice.of(problem, restored(picks))
 
-    cheapest, richest = _ends(at)
+    cheapest, richest = at(0.0, 1.0), at(1.0, 0.0)
     if math.isinf(richest.cost_ms):
         raise ValueError("the tables forbid every combination of options")
-    corners = [richest]
-    if cheapest.cost_ms < richest.cost_ms and cheapest.value < richest.value:
-        least_rise = tolerance * abs(richest.value)
-        corners = [cheapest, *_between(at, cheapest, richest, least_rise=least_rise)]
+    least_rise = tolerance * abs(richest.value)
+    between = _between(at, cheapest, richest, least_rise=least_rise)
+    corners = _rising([cheapest, richest, *between])
     prices = [*(_slope(left, right) for left, right in pairwise(corners)), 0.0]
     return [
         replace(corner, bound=corner.value, prices=(price,))
@@ -69,36 +68,34 @@ def frontier(
     ]
 
 
-def _ends(at: Callable[[float, float], Choice]) -> tuple[Choice, Choice]:
-    """Give the cheapest and the most valuable choice; of those alike the better one."""
-    left, right = at(0.0, 1.0), at(1.0, 0.0)
-    while left.cost_ms < right.cost_ms and left.value < right.value:
-        corner = at(1.0, _slope(left, right))
-        if corner.cost_ms == left.cost_ms and corner.value > left.value:
-            left = corner
-        elif corner.value == right.value and corner.cost_ms < right.cost_ms:
-            right = corner
-        else:
-            break
-    return left, right
-
-
 def _between(
     at: Callable[[float, float], Choice], left: Choice, right: Choice, *, least_rise: float
 ) -> Iterator[Choice]:
-    """Give the corners from one to the other, in order, the first left out."""
+    """Give every choice that lies above the line from one to the other, as far as prices reach.
+
+    Among them may be better ones at the cost of the one, or at the value of the other.
+    """
     ahead = [(left, right)]
     while ahead:
         left, right = ahead.pop()
+        if not (left.cost_ms < right.cost_ms and left.value < right.value):
+            continue
         price = _slope(left, right)
         corner = at(1.0, price)
         rise = corner.value - left.value - price * (corner.cost_ms - left.cost_ms)
         rounding = ROUNDING * (abs(corner.value) + abs(price * corner.cost_ms))
-        inside = left.cost_ms < corner.cost_ms < right.cost_ms
-        if inside and rise > max(least_rise, rounding):
-            ahead += [(corner, right), (left, corner)]
-        else:
-            yield right
+        if rise > max(least_rise, rounding):
+            yield corner
+            ahead += [(left, corner), (corner, right)]
+
+
+def _rising(choices: Sequence[Choice]) -> list[Choice]:
+    """Give the choices that no other one beats, the cheapest first."""
+    rising: list[Choice] = []
+    for choice in sorted(choices, key=lambda choice: (choice.cost_ms, -choice.value)):
+        if not rising or choice.value > rising[-1].value:
+            rising.append(choice)
+    return rising
 
 
 def _slope(left: Choice, right: Choice) -> float:

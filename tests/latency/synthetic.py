@@ -70,7 +70,7 @@ class Processor:
     def ms(self, shape: LayerShape) -> float:
         reads = -(-shape.in_channels // self.reads_step) * self.reads_step
         writes = -(-shape.out_channels // self.writes_step) * self.writes_step
-        if shape.groups == shape.in_channels:
+        if shape.groups == shape.in_channels > 1:
             reads = 1
         work = 0.2 + 1e-3 * (reads + writes) + 1e-4 * reads * writes
         off = np.random.default_rng(crc32(repr(shape).encode())).normal(0, self.noise)

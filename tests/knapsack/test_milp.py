@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_a_budget_below_the_floor_by_rounding_alone_is_too_small(problem: Proble
         milp(Problem(problem.values, problem.tables, math.nextafter(floor_ms, -math.inf)))
 
     assert error.value.floor_ms == floor_ms
+
+
+@settings(max_examples=50)
+@given(problem=problems())
+def test_values_and_costs_may_be_far_smaller_than_what_highs_takes_for_zero(
+    problem: Problem,
+) -> None:
+    tiny = replace(
+        problem,
+        values=[v * 2.0**-40 for v in problem.values],
+        tables=[t._replace(cost_ms=t.cost_ms * 2.0**-40) for t in problem.tables],
+        budget_ms=problem.budget_ms * 2.0**-40,
+    )
+
+    assert milp(tiny).value == pytest.approx(2.0**-40 * milp(problem).value, rel=1e-9, abs=0)
+
+
+def test_a_budget_of_less_than_anything_is_too_small() -> None:
+    problem = Problem([np.array([1.0, 2.0])], [Table((0,), np.array([1.0, 2.0]))], -math.inf)
+
+    with pytest.raises(BudgetTooSmall) as error:
+        milp(problem)
+
+    assert error.value.floor_ms == 1.0
 
 
 def test_two_budgets_that_cannot_be_met_at_once_name_the_nearest_choice() -> None:

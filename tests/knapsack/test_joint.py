@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,3 +157,32 @@ def test_with_too_little_memory_the_bound_still_holds() -> None:
     assert looser.value <= exact.bound
     assert exact.value <= looser.bound
     assert 0 < looser.gap < 0.02
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(targets=2), branches=st.sampled_from([0, 1, 30]))
+def test_a_bound_holds_with_hardly_any_memory_and_search(problem: Problem, branches: int) -> None:
+    try:
+        optimum = exhaustive(problem).value
+    except BudgetTooSmall:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BoundIsLooser)
+        try:
+            found = joint(problem, search_widths=(), branches=branches, memory_mib=1e-6)
+        except BudgetTooSmall:  # it may miss what fits, but says nothing false of it
+            return
+
+    assert problem.fits(found.costs_ms)
+    assert found.value <= optimum + 1e-9
+    assert optimum <= found.bound + 1e-9
+
+
+def test_a_budget_without_end_beside_another_one_does_not_bind() -> None:
+    problem = resnet50().problem(0.5)
+    twice = [*problem.tables, *(table._replace(target=1) for table in problem.tables)]
+
+    found = joint(Problem(problem.values, twice, problem.budget_ms, further_ms=[math.inf]))
+
+    assert found.value == pytest.approx(joint(problem).value, rel=1e-6)
+    assert found.gap <= 1e-4

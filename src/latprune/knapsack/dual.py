@@ -98,7 +98,12 @@ def _several(problem: Problem, elimination: Elimination, met: Sequence[Choice]) 
 
     Where it is lowest the relaxed problem gives the next choice, until no choice adds anything.
     """
-    choices = list(met)
+    # Where buckets were split, a choice read back from them may be forbidden.
+    choices = [choice for choice in met if np.isfinite(choice.costs_ms).all()]
+    if not choices:
+        relaxed = elimination.minimise(value=1.0, cost=0.0)
+        no_prices = (0.0,) * len(problem.budgets_ms)
+        return Dual(no_prices, relaxed, -relaxed.minimum, None, met[0])
     planes = _Planes(problem, choices)
     best: tuple[float, np.ndarray, Relaxed] | None = None
     for _ in range(MOST_PRICES):
@@ -109,7 +114,10 @@ def _several(problem: Problem, elimination: Elimination, met: Sequence[Choice]) 
             best = bound, prices, relaxed
         picked = Choice.of(problem, relaxed.picks())
         scale = abs(best[0]) + float(np.abs(prices * problem.budgets_ms).sum())
-        if best[0] - lowest <= ROUNDING * scale or picked.picks in {c.picks for c in choices}:
+        is_new = picked.picks not in {choice.picks for choice in choices}
+        if best[0] - lowest <= ROUNDING * scale or not is_new:
+            break
+        if not np.isfinite(picked.costs_ms).all():
             break
         choices.append(picked)
         planes.add(picked)
@@ -117,7 +125,7 @@ def _several(problem: Problem, elimination: Elimination, met: Sequence[Choice]) 
     fitting = [choice for choice in choices if problem.fits(choice.costs_ms)]
     under = max(fitting, key=lambda choice: choice.value, default=None)
     prices = best[1]
-    others = [choice for choice in choices if choice is not under]
+    others = [choice for choice in choices if choice is not under] or choices
     over = max(others, key=lambda choice: choice.value - float(prices @ choice.costs_ms))
     return Dual(tuple(prices.tolist()), best[2], best[0], under, over)
 
@@ -160,7 +168,10 @@ class _Planes:
         return [*slack, -1.0, -(choice.value - self._low) / self._range]
 
     def add(self, choice: Choice) -> None:
-        """Add the plane of a choice that lies above the lowest point."""
+        """Add the plane of a choice; the point moves if the plane passes above it."""
+        *slope, side = self._row(choice)
+        if float(np.dot(slope, self._point)) <= side:
+            return
         newest = len(self._all)
         others = itertools.combinations(range(newest), len(self._budgets_ms))
         self._rows = np.concatenate([self._rows, [self._row(choice)]])
@@ -180,5 +191,7 @@ class _Planes:
         over = (points @ rows[:, :-1].T - rows[:, -1]).max(axis=1)
         slack = 1e-9 * (1 + np.abs(points).max(axis=1))
         allowed = points[over <= slack]
+        if not len(allowed):  # the planes differ by rounding alone
+            return self._point
         best: np.ndarray = allowed[allowed[:, -1].argmin()]
         return np.append(np.maximum(best[:-1], 0.0), best[-1])

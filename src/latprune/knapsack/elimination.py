@@ -153,9 +153,9 @@ class Elimination:
                 *bucket.constraints,
                 *(leasts[position].reshape(shape) for position, shape in bucket.received),
             ]
-            if bucket.has_values:
-                values = -value * self.problem.values[bucket.variable]
-                parts.insert(0, values.reshape([1] * len(bucket.scope) + [-1]))
+            # Of several buckets of a variable one counts its values, the others nothing.
+            values = -value * bucket.has_values * self.problem.values[bucket.variable]
+            parts.insert(0, values.reshape([1] * len(bucket.scope) + [-1]))
             every.append(parts)
             leasts.append(bucket.least(parts))
             if not bucket.scope:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latprune.errors import BoundIsLooser, BudgetsTooSmall, BudgetTooSmall
 from latprune.knapsack.dominance import undominated
 from latprune.knapsack.dual import least_bound
@@ -70,12 +72,17 @@ def joint(
     if not root.exact:
         warnings.warn(BoundIsLooser(root.needed_mib, memory_mib), stacklevel=2)
     best, bound, parts = root.best, root.bound, [root]
+    settled = nothing  # the bound of parts that cannot be divided any further
     for _ in range(branches):
         known = nothing if best is None else best.value
         if relative_gap(known, bound) <= max(gap, BRANCHING_GAP) or not parts:
             break
         parts.sort(key=lambda part: part.bound)
-        for half in parts.pop().halves():
+        part = parts.pop()
+        halves = part.halves()
+        if not halves:
+            settled = max(settled, part.bound)
+        for half in halves:
             try:
                 found = _solve(half, known, search_widths, gap=gap, memory_mib=memory_mib)
             except (BudgetTooSmall, ValueError):  # nothing fits in this half
@@ -84,7 +91,7 @@ def joint(
                 best, known = found.best, found.best.value
             parts.append(found)
         parts = [part for part in parts if part.bound > known]
-        bound = max([known, *(part.bound for part in parts)])
+        bound = max([known, settled, *(part.bound for part in parts)])
     if best is None:
         raise BudgetsTooSmall(problem.budgets_ms, root.nearest.costs_ms)
     return Choice.of(problem, best.picks, bound=bound, prices=root.prices)
@@ -100,8 +107,14 @@ class _Part:
 
     @classmethod
     def whole(cls, problem: Problem) -> _Part:
-        """Leave out only what is dominated."""
-        return cls(problem, *undominated(problem))
+        """Leave out only what is dominated; a budget without end becomes one that never binds."""
+        most_ms = [
+            1.0 + sum(float(np.abs(_finite(t.cost_ms)).max()) for t in problem.tables_of(target))
+            for target in range(len(problem.budgets_ms))
+        ]
+        first, *further = map(min, problem.budgets_ms, most_ms)
+        bounded = replace(problem, budget_ms=first, further_ms=further)
+        return cls(problem, *undominated(bounded))
 
     def choice(self, picks: Sequence[int]) -> Choice:
         """Give a choice of the part as one of the whole."""
@@ -178,6 +191,10 @@ class _Solved:
         middle = (one[variable] + other[variable] + 1) // 2
         halves = slice(0, middle), slice(middle, None)
         return [self.part.with_options(variable, half) for half in halves]
+
+
+def _finite(cost_ms: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(cost_ms), cost_ms, 0.0)
 
 
 def _solve(

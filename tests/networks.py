@@ -64,6 +64,22 @@ class Concatenated(nn.Module):
         return self.head(self.both(self.norm(joined)))  # type: ignore[no-any-return]
 
 
+class PreNorm(nn.Module):
+    """The norm comes before the convolution, behind a pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.norm = nn.BatchNorm2d(12)
+        self.conv = nn.Conv2d(12, 10, 3, padding=1)
+        self.head = Head(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.pool(self.stem(x))))
+        return self.head(self.conv(y))  # type: ignore[no-any-return]
+
+
 class Depthwise(nn.Module):
     """An inverted residual with a squeeze-excite gate."""
 

@@ -11,8 +11,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from latprune.errors import ExportDisagrees
-from latprune.latency.onnx_model import export_network
-from latprune.latency.runtimes.onnxruntime import feeds_of, open_session
+from latprune.latency.onnx_export import export_network
+from latprune.latency.onnx_sessions import open_session
+from latprune.latency.runtimes.onnxruntime import feeds_of
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def _priced_once(cost: Cost) -> Cost:
     known: dict[tuple[object, ...], np.ndarray] = {}
 
     def price(layer: Layer, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
-        moving = bool(layer.reads.groups), bool(layer.writes.groups), layer.groups_follow
+        moving = bool(layer.reads.groups), bool(layer.writes.groups), layer.tied
         key = (layer.shape, moving, reads.tobytes(), writes.tobytes())
         if key not in known:
             known[key] = cost(layer, reads, writes)

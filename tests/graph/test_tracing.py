@@ -98,11 +98,52 @@ def test_channels_padded_with_zeros_stay_and_the_others_go() -> None:
 
 
 def test_a_module_called_twice_is_two_layers() -> None:
-    layers = trace(networks.SharedLayer(), EXAMPLE).layers
+    graph = trace(networks.SharedLayer(), EXAMPLE)
+    layers = [layer for layer in graph.layers if layer.shape.has_weights]
 
     assert [layer.name for layer in layers if "shared" in layer.name] == ["shared.0", "shared.0@2"]
     assert layers[1].shape.size == (12, 12)
     assert layers[2].shape.size == (6, 6)
+
+
+def test_a_sum_and_what_follows_it_belong_to_the_layer_before_it() -> None:
+    shapes = [layer.shape for layer in trace(networks.Residual(), EXAMPLE).layers]
+
+    assert [shape.adds for shape in shapes if shape.kind == "conv"] == [False, False, True]
+    assert not any(shape.kind == "add" for shape in shapes)
+
+
+def test_operators_between_layers_have_the_widths_of_the_channels_they_pass_on() -> None:
+    graph = trace(networks.Concatenated(), EXAMPLE)
+    (joined,) = (layer for layer in graph.layers if layer.shape.kind == "concat")
+
+    assert joined.tied
+    assert set(joined.reads.groups) == {("left.0", 1), ("right.0", 1)}
+    assert joined.shape_at({"left.0": 2, "right.0": 3, "both.0": 8}).out_channels == 5
+
+
+def test_a_gate_and_a_mean_are_operators_of_their_own() -> None:
+    graph = trace(networks.Depthwise(), EXAMPLE)
+    kinds = [layer.shape.kind for layer in graph.layers]
+
+    assert kinds.count("gate") == 1
+    assert kinds.count("mean") >= 1
+    assert not any("mul" in name for name in graph.unpriced)
+
+
+def test_a_norm_that_follows_no_layer_is_an_operator_with_the_activation_behind_it() -> None:
+    graph = trace(networks.PreNorm(), EXAMPLE)
+
+    (norm,) = (layer for layer in graph.layers if layer.shape.kind == "norm")
+
+    assert norm.name == "norm/norm"
+    assert norm.shape.activation == "relu"
+
+
+def test_what_nobody_prices_is_listed() -> None:
+    graph = trace(networks.SoftmaxOverChannels(), EXAMPLE)
+
+    assert any("softmax" in name for name in graph.unpriced)
 
 
 def test_norm_and_activation_belong_to_the_layer_before_them() -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,12 +10,8 @@ from torch import nn
 from latprune.errors import MissingExtra
 from latprune.graph.layers import LayerShape
 from latprune.latency.runtimes import Runtime, get_runtime
-from latprune.latency.runtimes.onnxruntime import read_profile, time_inside
 from latprune.latency.target import Target
 from tests.latency.synthetic import conv
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class RuntimeContract:
@@ -104,39 +97,3 @@ def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
     with pytest.raises(MissingExtra, match=r"pip install 'latprune\[onnxruntime\]'") as caught:
         Target.here("onnxruntime")
     assert caught.value.package == "onnxruntime"
-
-
-def test_a_profile_gives_every_kernel_a_row_and_every_run_a_column(tmp_path: Path) -> None:
-    def kernel(name: str, operator: str, micros: int) -> dict[str, object]:
-        args = {"op_name": operator}
-        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": micros, "args": args}
-
-    events: list[dict[str, object]] = [{"cat": "Session", "name": "model_run", "dur": 999}]
-    for run in (1, 2, 3):
-        events.append(kernel("reorder", "ReorderInput", 40 * run))
-        events.append({"cat": "Node", "name": "conv_fence_before", "dur": 7, "args": {}})
-        events.append(kernel("conv", "Conv", 100 * run))
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps(events))
-
-    operators, times_ms = read_profile(path)
-
-    assert operators == ["ReorderInput", "Conv"]
-    np.testing.assert_allclose(times_ms, [[0.04, 0.08, 0.12], [0.1, 0.2, 0.3]])
-
-
-def test_conversions_of_the_layout_are_no_part_of_a_layer() -> None:
-    times_ms = np.array([[0.2, 0.2], [1.0, 1.5], [0.25, 0.5], [0.3, 0.3]])
-    operators = ["ReorderInput", "Conv", "QuickGelu", "ReorderOutput"]
-
-    found = time_inside(operators, times_ms, waits_ms=np.zeros(2))
-
-    assert found.tolist() == [1.25, 2.0]
-
-
-def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
-    times_ms = np.array([[0.2, 4.2, 0.2], [1.0, 1.0, 4.0]])
-
-    found = time_inside(["ReorderInput", "Conv"], times_ms, waits_ms=np.array([0.0, 4.0, 3.0]))
-
-    assert found.tolist() == [1.0, 1.0, 1.0]

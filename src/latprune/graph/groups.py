@@ -111,7 +111,8 @@ class PruningGraph:
         layers: What a table prices, in the order of execution.
         groups: What can be cut.
         frozen: What cannot, with reasons.
-        unpriced: Operators that take time but that no table prices, by module and operator.
+        unpriced: Operators that take time but that no table prices, by module and operator: what
+            they take is part of what is measured as the network's rest.
     """
 
     layers: tuple[Layer, ...]

@@ -19,12 +19,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.classes import IntArray, LabelClasses
+from latprune.graph.layers import LayerShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from latprune.graph.groups import Role
-    from latprune.graph.layers import LayerShape
+    from latprune.graph.layers import Kind
 
     Rule = Callable[["LabelMode", "Call"], None]
 
@@ -63,9 +64,9 @@ class Call:
 
 @dataclass(frozen=True)
 class SeenLayer:
-    """A convolution or linear layer that ran, with the labels on its two sides."""
+    """A layer or operator that ran, with the labels on its two sides."""
 
-    module: str
+    name: str
     shape: LayerShape
     reads: IntArray
     writes: IntArray
@@ -159,10 +160,44 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             self._tails[output] = len(self.layers)
             self.layers.append(layer)
 
+    def add_operator(
+        self, kind: Kind, x: torch.Tensor, output: torch.Tensor, **fields: Any
+    ) -> None:
+        """Remember an operator between layers, by the channels that it passes on.
+
+        One whose output has channels on no axis, on several, or not where a latency table looks
+        for them, stays unpriced.
+        """
+        axes = list(self.of(output))
+        where = self._where()
+        if len(axes) != 1 or output.shape[0] != self.batch or axes[0] not in (1, output.dim() - 1):
+            self.leave_unpriced(kind)
+            return
+        (axis,) = axes
+        channels = self.on(output, axis)
+        last = axis > 1
+        size = tuple(x.shape[1:-1] if last else x.shape[2:])
+        shape = LayerShape(kind, len(channels), len(channels), size, last=last, **fields)
+        self.add_layer(SeenLayer(f"{where}/{kind}", shape, channels, channels, False), output)
+
+    def absorb_sum(self, call: Call) -> bool:
+        """Make a sum of two tensors part of the layer that wrote one of them, the later one."""
+        found = [index for tensor in call.inputs if (index := self._tails.get(tensor)) is not None]
+        free = [
+            index
+            for index in found
+            if (shape := self.layers[index].shape).has_weights
+            and not (shape.adds or shape.activation)
+        ]
+        if not free:
+            return False
+        self._extend(max(free), call.outputs[0], adds=True)
+        return True
+
     def absorb_norm(self, source: torch.Tensor, output: torch.Tensor) -> bool:
         """Make a norm part of the layer whose output it reads; False if there is none."""
         index = self._tails.get(source)
-        if index is None or self.layers[index].shape.norm:
+        if index is None or not _takes_norm(self.layers[index].shape):
             return False
         self._extend(index, output, norm=True)
         return True
@@ -270,6 +305,10 @@ def labelled_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         if tensor.is_floating_point() and id(tensor) not in seen:
             seen.add(id(tensor))
             yield name, tensor
+
+
+def _takes_norm(shape: LayerShape) -> bool:
+    return shape.has_weights and not (shape.norm or shape.adds)
 
 
 def _is_kernel(model: nn.Module, name: str) -> bool:

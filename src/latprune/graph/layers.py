@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["conv", "linear"]
+Kind = Literal[
+    "conv", "linear", "norm", "activation", "add", "mul", "gate", "concat", "max_pool", "avg_pool",
+    "mean",
+]  # fmt: skip
+
+WITH_WEIGHTS: tuple[Kind, ...] = ("conv", "linear")
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One convolution or linear layer, with the norm and activation that follow it.
+    """One convolution or linear layer with what follows it alone, or an operator between layers.
 
     Attributes:
-        kind: `conv` (any number of spatial axes, from `kernel`) or `linear`.
+        kind: `conv` (any number of spatial axes, from `kernel`) or `linear`; or an operator that
+            belongs to neither: a batch `norm` or an `activation` that follows no layer, `add` and
+            `mul` of two tensors, `gate` (every channel times a number of its own), `concat` of two
+            halves, a pooling with its kernel, `mean` over the whole plane.
         in_channels: Channels read.
-        out_channels: Channels written.
+        out_channels: Channels written; by an operator as many as it reads.
         size: Spatial size of the input; for `linear` the rows per sample, e.g. `(1,)` or tokens.
+            The channels come before it, except in a `linear`'s input and where `last` says so.
         kernel: Kernel size, one number per spatial axis; empty for `linear`.
         stride: As `kernel`.
         padding: As `kernel`; symmetric.
@@ -32,8 +41,10 @@ class LayerShape:
         transposed: Whether it is a transposed convolution.
         bias: Whether it adds a bias of its own.
         norm: Whether a batch norm follows.
+        adds: Whether another tensor is added to what comes so far, as at a residual's end.
         activation: The activation that follows, by its operator's name (`relu`, `hardtanh` for
             ReLU6, `silu`, `hardswish`, …), or None.
+        last: Whether an operator's channels are its tensors' last axis, as in a transformer.
     """
 
     kind: Kind
@@ -48,13 +59,28 @@ class LayerShape:
     transposed: bool = False
     bias: bool = False
     norm: bool = False
+    adds: bool = False
     activation: str | None = None
+    last: bool = False
 
     def __post_init__(self) -> None:
         if self.in_channels < 1 or self.out_channels < 1 or self.groups < 1:
             raise ValueError(f"a layer has at least one channel on either side: {self}")
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(f"{self.groups} groups do not divide the channels of {self}")
+        if not self.has_weights and self.in_channels != self.out_channels:
+            raise ValueError(f"an operator writes as many channels as it reads: {self}")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is a convolution or linear layer, whose two widths are independent."""
+        return self.kind in WITH_WEIGHTS
+
+    @property
+    def setting(self) -> tuple[object, ...]:
+        """All but the kernel and the widths: layers that differ in neither share a staircase."""
+        follows = (self.bias, self.norm, self.adds, self.activation)
+        return (self.size, self.padding, *follows, self.last)
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -92,7 +118,8 @@ class Layer:
     """A layer of a network and the channel groups that its widths follow.
 
     Attributes:
-        name: The module's dotted name; `name@2` for a module's second call, and so on.
+        name: The module's dotted name, and for an operator its kind behind a slash; `name@2` for
+            a module's second call, and so on.
         shape: As it is in the dense network.
         reads: Its input channels.
         writes: Its output channels.
@@ -105,6 +132,11 @@ class Layer:
     reads: Width
     writes: Width
     groups_follow: bool = False
+
+    @property
+    def tied(self) -> bool:
+        """Whether the width read and the width written are one: depthwise layers, operators."""
+        return self.groups_follow or not self.shape.has_weights
 
     def shape_at(self, widths: Mapping[str, int]) -> LayerShape:
         """Give the layer's shape at these group widths."""

@@ -19,10 +19,11 @@ from latprune.graph.labels import AxisLabels, Call, LabelMode, SeenLayer
 from latprune.graph.layers import LayerShape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from latprune.graph.classes import IntArray
     from latprune.graph.labels import Rule
+    from latprune.graph.layers import Kind
 
 
 # ------------------------------------------------------------------ layers with weights
@@ -138,7 +139,7 @@ def batch_norm(mode: LabelMode, call: Call) -> None:
             mode.mark(mode.on(tensor, 0), role)  # type: ignore[arg-type]
     mode.put(y, {1: channels})
     if not mode.absorb_norm(x, y):
-        mode.leave_unpriced("batch norm")
+        mode.add_operator("norm", x, y, norm=True)
 
 
 # ------------------------------------------------------------------ element by element
@@ -178,12 +179,27 @@ def _is_constant_along(
 
 
 def _follow_layer(mode: LabelMode, call: Call) -> None:
-    alone = len({id(tensor) for tensor in call.inputs}) == 1
-    if not alone or (
-        call.name in ACTIVATIONS
-        and not mode.absorb_activation(call.inputs[0], call.outputs[0], call.name)
-    ):
+    """Make an operator part of the layer before it, or one of its own."""
+    x, output = call.inputs[0], call.outputs[0]
+    if len({id(tensor) for tensor in call.inputs}) == 1:
+        if call.name in ACTIVATIONS and not mode.absorb_activation(x, output, call.name):
+            mode.add_operator("activation", x, output, activation=call.name)
+        return
+    shapes = {tensor.shape for tensor in call.inputs}
+    if len(call.inputs) == 2 and call.name in ("add", "sub") and shapes == {output.shape}:
+        if not mode.absorb_sum(call):
+            mode.add_operator("add", output, output)
+    elif len(call.inputs) == 2 and call.name == "mul" and shapes == {output.shape}:
+        mode.add_operator("mul", output, output)
+    elif len(call.inputs) == 2 and call.name == "mul" and shapes == {output.shape, _gate(output)}:
+        mode.add_operator("gate", output, output)
+    else:
         mode.leave_unpriced(call.name)
+
+
+def _gate(x: torch.Tensor) -> torch.Size:
+    """The shape of one number per sample and channel, where channels come first."""
+    return torch.Size([*x.shape[:2], *(1 for _ in x.shape[2:])])
 
 
 # ------------------------------------------------------------------ movement
@@ -261,7 +277,10 @@ def concatenation(mode: LabelMode, call: Call) -> None:
             mode.join(first, mode.on(part, other), "meets a constant in a concatenation")
         joined[other] = first
     mode.put(output, joined)
-    mode.leave_unpriced("concatenation")
+    if axis in mode.of(output):
+        mode.add_operator("concat", output, output)
+    else:
+        mode.leave_unpriced("concatenation")
 
 
 def padding(mode: LabelMode, call: Call) -> None:
@@ -292,7 +311,19 @@ def spatial(mode: LabelMode, call: Call) -> None:
             passed[axis] = labels
     for output in call.outputs:
         mode.put(output, passed)
-    mode.leave_unpriced(call.name)
+    if (kind := _POOLS.get(call.name)) is None:
+        mode.leave_unpriced(call.name)
+        return
+    kernel = _pair(call.argument(1, "kernel_size"))
+    stride = _pair(call.argument(2, "stride") or kernel)
+    padding = _pair(call.argument(3, "padding", 0))
+    mode.add_operator(kind, x, call.outputs[0], kernel=kernel, stride=stride, padding=padding)
+
+
+def _pair(given: int | Sequence[int]) -> tuple[int, int]:
+    """Give both numbers where one stands for both."""
+    height, width = (given, given) if isinstance(given, int) else (given[0], given[-1])
+    return height, width
 
 
 def along(mode: LabelMode, call: Call) -> None:
@@ -321,7 +352,10 @@ def reduction(mode: LabelMode, call: Call) -> None:
             passed[axis - gone] = labels
     for tensor in call.outputs:
         mode.put(tensor, passed)
-    mode.leave_unpriced(call.name)
+    if call.name == "mean" and reduced == set(range(2, x.dim())):
+        mode.add_operator("mean", x, output)
+    else:
+        mode.leave_unpriced(call.name)
 
 
 def unknown(mode: LabelMode, call: Call) -> None:
@@ -390,6 +424,11 @@ ACTIVATIONS = frozenset(
         *("sigmoid", "tanh", "gelu", "elu", "leaky_relu", "mish", "softplus"),
     }
 )
+_POOLS: Mapping[str, Kind] = {
+    "max_pool2d": "max_pool",
+    "max_pool2d_with_indices": "max_pool",
+    "avg_pool2d": "avg_pool",
+}
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
 
 _BY_RULE: dict[Rule, str] = {

@@ -71,17 +71,48 @@ def trace(
     classes = _Classes(mode)
     broken = find_broken(working, inputs, classes.groups)
     sound = tuple(group for group in classes.groups if group.name not in broken)
+    priced, passed_over = _priced(list(classes.layers(sound)))
     failed = (group for group in classes.groups if group.name in broken)
     return PruningGraph(
-        layers=tuple(classes.layers(sound)),
+        layers=tuple(priced),
         groups=sound,
         frozen=(
             *classes.frozen(),
             *(Frozen(group.name, group.channels, broken[group.name]) for group in failed),
             *idle,
         ),
-        unpriced=tuple(mode.unpriced),
+        unpriced=(*mode.unpriced, *passed_over),
     )
+
+
+def _priced(layers: Sequence[Layer]) -> tuple[list[Layer], list[str]]:
+    """Leave out operators whose time cannot change, and those that would entangle groups.
+
+    An operator on the channels of several groups is priced where a layer with weights lies on the
+    same ones: the choice knows their sum anyway.
+    """
+    sums = {
+        _terms(width)
+        for layer in layers
+        if layer.shape.has_weights
+        for width in (layer.reads, layer.writes)
+    }
+    priced, passed_over = [], []
+    for layer in layers:
+        terms = _terms(layer.writes)
+        if layer.shape.has_weights or len(terms) == 1 or (terms and terms in sums):
+            priced.append(layer)
+        else:
+            passed_over.append(layer.name.replace("/", ": "))
+    return priced, passed_over
+
+
+def _terms(width: Width) -> frozenset[tuple[str, int]]:
+    """The groups on an axis, with how many of its channels each of theirs is."""
+    counts: Counter[str] = Counter()
+    for group, count in width.groups:
+        counts[group] += count
+    return frozenset(counts.items())
 
 
 def _batch(inputs: tuple[torch.Tensor, ...]) -> int:
@@ -184,8 +215,10 @@ class _Classes:
         """The first layer that writes each class."""
         names: dict[int, str] = {}
         for layer in self._mode.layers:
+            if not layer.shape.has_weights:
+                continue
             for label in np.unique(self._mode.classes.find(layer.writes)).tolist():
-                names.setdefault(label, layer.module)
+                names.setdefault(label, layer.name)
         return names
 
     @staticmethod
@@ -213,9 +246,9 @@ class _Classes:
         channels = {group.name: group.channels for group in groups}
         calls: Counter[str] = Counter()
         for seen in self._mode.layers:
-            calls[seen.module] += 1
+            calls[seen.name] += 1
             yield Layer(
-                name=seen.module + (f"@{calls[seen.module]}" if calls[seen.module] > 1 else ""),
+                name=seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else ""),
                 shape=seen.shape,
                 reads=self._width(seen.reads, owner, channels),
                 writes=self._width(seen.writes, owner, channels),

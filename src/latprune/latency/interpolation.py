@@ -44,7 +44,7 @@ def layer_cost(
     points = _Points.of(table, layer)
     i, o = np.meshgrid(np.asarray(reads), np.asarray(writes), indexing="ij")
     possible = np.ones(i.shape, dtype=bool)
-    if layer.groups_follow:
+    if layer.tied:
         possible = i * layer.shape.out_channels == o * layer.shape.in_channels
     costs = np.full(i.shape, np.inf)
     costs[possible] = points.interpolate(i[possible], o[possible])
@@ -63,7 +63,8 @@ class _Points:
         self._times_ms = times_ms
         axes = moving_axes(layer)
         self._effective: list[Callable[[np.ndarray], np.ndarray]] = [
-            stairs(table, layer, axis).effective for axis in axes
+            stairs(table, layer, axis).effective if layer.shape.has_weights else np.asarray
+            for axis in axes
         ]
         self._columns = [0 if axis == "reads" else 1 for axis in axes]
         self._model = _fit(self._features(widths), times_ms)
@@ -121,9 +122,7 @@ class _Points:
 
 def _is_of(layer: Layer, shape: LayerShape) -> bool:
     own = layer.shape
-    if (shape.size, shape.padding, shape.bias, shape.norm, shape.activation) != (
-        *(own.size, own.padding, own.bias, own.norm, own.activation),
-    ):
+    if shape.setting != own.setting:
         return False
     if not layer.groups_follow:
         return shape.groups == own.groups

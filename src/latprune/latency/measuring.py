@@ -200,7 +200,7 @@ def _seeds(graph: PruningGraph, table: LatencyTable) -> Iterator[LayerShape]:
     for layer in graph.layers:
         ends = [(width.at(narrow), width.at(graph.widths)) for width in (layer.reads, layer.writes)]
         yield layer.shape_at(middle)
-        if layer.groups_follow:
+        if layer.tied:
             yield layer.shape_at(narrow)
         else:
             yield from (layer.shape_of(*corner) for corner in product(*ends))

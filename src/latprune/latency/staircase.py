@@ -60,7 +60,7 @@ _LINE = (*range(1, _POINTS + 1), *(_POINTS + point for point in _REPEATS))
 
 def moving_axes(layer: Layer) -> tuple[Axis, ...]:
     """Give the axes whose width can change; one where both are tied, as in a depthwise layer."""
-    if layer.groups_follow:
+    if layer.tied:
         return ("writes",) if layer.writes.groups else ()
     axes: list[Axis] = ["reads"] if layer.reads.groups else []
     return (*axes, "writes") if layer.writes.groups else tuple(axes)
@@ -88,11 +88,16 @@ def _unit(layer: Layer) -> int:
 def lines_needed(graph: PruningGraph) -> tuple[LayerShape, ...]:
     """Give the shapes that find a network's stairs: one line per axis of every kind of kernel."""
     kinds: dict[tuple[object, ...], list[tuple[Layer, Axis]]] = {}
-    for layer in graph.layers:
+    for layer in _with_weights(graph):
         for axis in moving_axes(layer):
             kinds.setdefault((*_kernel(layer), axis), []).append((layer, axis))
     lines = (line_of(*_typical(alike)) for alike in kinds.values())
     return tuple(dict.fromkeys(shape for line in lines for shape in line))
+
+
+def _with_weights(graph: PruningGraph) -> Iterator[Layer]:
+    """The layers that have stairs: an operator without weights takes time by the channel."""
+    return (layer for layer in graph.layers if layer.shape.has_weights)
 
 
 def _kernel(layer: Layer) -> tuple[object, ...]:
@@ -164,8 +169,7 @@ def _same_grouping(layer: Layer, shape: LayerShape) -> bool:
 
 def _all_but(layer: Layer, axis: Axis, shape: LayerShape) -> tuple[object, ...]:
     other = shape.out_channels if axis == "reads" else shape.in_channels
-    rest = (shape.size, shape.padding, shape.bias, shape.norm, shape.activation)
-    return rest if layer.groups_follow else (other, *rest)
+    return shape.setting if layer.tied else (other, *shape.setting)
 
 
 def _fit(line: np.ndarray, *, unit: int) -> Stairs:
@@ -226,7 +230,7 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
     """
     dense = graph.widths
     touching: dict[str, list[_Touch]] = {name: [] for name in dense}
-    for layer in graph.layers:
+    for layer in _with_weights(graph):
         for axis in moving_axes(layer):
             found, cost_ms = stairs(table, layer, axis), _dense_cost(table, layer)
             width: Width = getattr(layer, axis)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from latprune.latency.onnx_model import input_shape
+from latprune.latency.onnx_layers import input_shape, second_shape
 from latprune.latency.timing import clock_for, summarise, time_interleaved
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LAYERS_AT_ONCE = 16
 
 
 class Eager:
-    """Times modules as they are called: convolution or linear, batch norm, activation."""
+    """Times layers as they are called: convolution, batch norm, sum, activation."""
 
     name = "eager"
     precisions = ("fp32",)
@@ -62,19 +62,65 @@ class Eager:
 RUNTIME = Eager()
 
 
-def layer_module(shape: LayerShape) -> nn.Module:
-    """Build one layer with the norm and activation that follow it.
+class LayerModule(nn.Module):
+    """One layer with all that belongs to it; reads `x`, and `r` where it reads two tensors."""
 
-    Raises:
-        ValueError: For an activation that has no module here.
-    """
-    parts = [_linear(shape) if shape.kind == "linear" else _convolution(shape)]
-    if shape.norm:
-        norm = nn.BatchNorm1d if shape.kind == "linear" else _NORMS[len(shape.kernel)]
-        parts.append(norm(shape.out_channels))
-    if shape.activation is not None:
-        parts.append(_activation(shape.activation))
-    return nn.Sequential(*parts).eval()
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.main = _main(shape)
+        self.norm = _norm(shape) if shape.norm else None
+        self.activation = None if shape.activation is None else _activation(shape.activation)
+        self.eval()
+
+    def forward(self, x: Tensor, r: Tensor | None = None) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Of `input_shape`.
+            r: Of `second_shape`.
+        """
+        kind = self.shape.kind
+        if self.main is not None:
+            x = self.main(x)
+        elif kind == "concat":
+            x = torch.cat([x] if r is None else [x, r], dim=-1 if self.shape.last else 1)
+        elif kind == "mean":
+            x = x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+        elif r is not None:
+            x = x + r if kind == "add" else x * r
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.shape.adds:
+            assert r is not None
+            x = x + r
+        if self.activation is not None:
+            x = self.activation(x)
+        return x
+
+
+def layer_inputs(shape: LayerShape, *, batch: int) -> tuple[Tensor, ...]:
+    """Give random tensors that a `LayerModule` reads."""
+    sizes, second = input_shape(shape, batch=batch), second_shape(shape, batch=batch)
+    if shape.kind == "concat" and second is not None:
+        axis = len(sizes) - 1 if shape.last else 1
+        sizes = (*sizes[:axis], sizes[axis] - second[axis], *sizes[axis + 1 :])
+    return tuple(torch.randn(given) for given in (sizes, second) if given and 0 not in given)
+
+
+def _main(shape: LayerShape) -> nn.Module | None:
+    if shape.kind == "linear":
+        return _linear(shape)
+    if shape.kind == "conv":
+        return _convolution(shape)
+    if shape.kind in _POOLS:
+        return _POOLS[shape.kind](shape.kernel, shape.stride, shape.padding)
+    return None
+
+
+def _norm(shape: LayerShape) -> nn.Module:
+    axes = 0 if shape.kind == "linear" else len(shape.size)
+    return _NORMS[max(axes, 1)](shape.out_channels)
 
 
 def _linear(shape: LayerShape) -> nn.Module:
@@ -104,8 +150,8 @@ def _activation(name: str) -> nn.Module:
 
 
 def _layer_call(shape: LayerShape, target: Target) -> Run:
-    values = torch.randn(input_shape(shape, batch=target.batch))
-    return _call(layer_module(shape), (values,), target.threads)
+    inputs = layer_inputs(shape, batch=target.batch)
+    return _call(LayerModule(shape), inputs, target.threads)
 
 
 def _call(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Run:
@@ -134,6 +180,7 @@ _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+_POOLS: dict[str, Callable[..., nn.Module]] = {"max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d}
 _NORMS: dict[int, Callable[..., nn.Module]] = {
     1: nn.BatchNorm1d,
     2: nn.BatchNorm2d,

@@ -1,0 +1,53 @@
+"""Whole networks as ONNX files."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from latprune.errors import import_extra
+from latprune.modes import evaluating
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+_OPSET = 18
+_EXTRA = "onnxruntime"
+
+
+def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> None:
+    """Write a whole network, in evaluation mode, as an ONNX file.
+
+    The TorchScript exporter comes first, since it is five times faster (a ResNet-50 in 1.3 s, not
+    6), which counts in a loop that exports every candidate; what it cannot export, and every model
+    once it is gone from torch, goes through the `torch.export` one.
+
+    Args:
+        model: Any network; it is left in the mode in which it came.
+        example: Its input, or its inputs as a tuple.
+        path: The file; weights beyond 2 GB go to files beside it.
+
+    Raises:
+        MissingExtra: If onnx or onnxscript is not installed.
+        Exception: Whatever the `torch.export` exporter raises if neither can export it.
+    """
+    import_extra("onnx", _EXTRA)
+    import_extra("onnxscript", _EXTRA)
+    inputs = example if isinstance(example, tuple) else (example,)
+    with evaluating(model):
+        _export(model, inputs, path)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        # Both exporters speak of their own future and of traced constants; whether the result
+        # computes the same is not read off warnings but checked where it is handed out.
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
+        except Exception:
+            torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)

@@ -1,0 +1,346 @@
+"""ONNX models of single layers, built without torch.
+
+A layer is timed among neighbours: what a runtime fuses, and in which layout the data lie, depends
+on them. Convolutions and planar operators stand between two small convolutions of their own, whose
+names begin with `CONTEXT`; their time is not the layer's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latprune.errors import import_extra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from latprune.graph.layers import LayerShape
+
+    _Builder: TypeAlias = Callable[["_LayerGraph", LayerShape, tuple[int, ...]], str]
+
+CONTEXT = "context_"
+"""What the names of nodes begin with that are only there for the layer's sake."""
+
+_OPSET = 18
+_IR_VERSION = 9
+_EXTRA = "onnxruntime"
+_SAMPLE = np.random.default_rng(0).standard_normal(65_521, dtype=np.float32)
+_IMAGE_CHANNELS = 3  # a layer that reads so few reads the network's input, as it comes
+
+
+def layer_model(shape: LayerShape, *, batch: int, in_context: bool = True) -> bytes:
+    """Build a model of one layer, with all that belongs to it.
+
+    A norm adds no node to a layer with weights: a runtime folds it into the convolution, where its
+    shift is the bias.
+
+    Args:
+        shape: The layer.
+        batch: Samples per run.
+        in_context: Whether planar layers stand between neighbours, or alone.
+
+    Returns:
+        A serialised ONNX model that reads `x`, and `r` where the layer reads two tensors. Its
+        weights are random, of the size that training leaves.
+
+    Raises:
+        ValueError: For an activation that has no ONNX form here.
+        MissingExtra: If onnx is not installed.
+    """
+    onnx = import_extra("onnx", _EXTRA)
+    sizes = input_shape(shape, batch=batch)
+    planar = len(sizes) == 4 and shape.kind != "linear" and not shape.last
+    layer = _LayerGraph(onnx, in_context=in_context and planar)
+    written = _KINDS[shape.kind](layer, shape, sizes)
+    return layer.finish(_activation(shape.activation)(layer, written), shape)
+
+
+def input_shape(shape: LayerShape, *, batch: int) -> tuple[int, ...]:
+    """Give the shape of a layer's input."""
+    if shape.kind == "linear" or shape.last:
+        rows = (batch,) if shape.size in ((), (1,)) else (batch, *shape.size)
+        return (*rows, shape.in_channels)
+    return (batch, shape.in_channels, *shape.size)
+
+
+def second_shape(shape: LayerShape, *, batch: int) -> tuple[int, ...] | None:
+    """Give the shape of the other tensor that a layer reads, if it does."""
+    sizes = input_shape(shape, batch=batch)
+    if shape.kind == "gate":
+        return (*sizes[:2], *(1 for _ in sizes[2:]))
+    if shape.kind == "concat":
+        return _halves(sizes, last=shape.last)[1]
+    if shape.kind in ("add", "mul"):
+        return sizes
+    if not shape.adds:
+        return None
+    if shape.kind == "linear":
+        return (*sizes[:-1], shape.out_channels)
+    return (batch, shape.out_channels, *output_size(shape))
+
+
+def output_size(shape: LayerShape) -> tuple[int, ...]:
+    """Give the spatial size that a convolution or pooling writes."""
+    geometry = zip(
+        *(shape.size, shape.kernel, shape.stride, shape.padding),
+        shape.dilation or (1,) * len(shape.kernel),
+        strict=True,
+    )
+    if shape.transposed:
+        return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in geometry)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
+
+
+def _halves(sizes: tuple[int, ...], *, last: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of two tensors that make one of `sizes` together."""
+    axis = len(sizes) - 1 if last else 1
+    first = max(sizes[axis] // 2, 1)
+    one, other = (
+        (*sizes[:axis], count, *sizes[axis + 1 :]) for count in (first, sizes[axis] - first)
+    )
+    return one, other
+
+
+class _LayerGraph:
+    """The nodes and weights of one layer, as they come together."""
+
+    def __init__(self, onnx: Any, *, in_context: bool) -> None:
+        self._helper = onnx.helper
+        self._float = onnx.TensorProto.FLOAT
+        self._in_context = in_context
+        self._inputs: list[Any] = []
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+
+    def read(self, name: str, sizes: tuple[int, ...], *, apart: bool = False) -> str:
+        """Add an input; return its name, or that of what its neighbour makes of it.
+
+        Args:
+            name: Of the input.
+            sizes: Of what the layer reads.
+            apart: Whether a convolution would swallow the layer: then a pooling that does nothing
+                stands between them.
+        """
+        if not self._in_context or sizes[1] <= _IMAGE_CHANNELS or set(sizes[2:]) == {1}:
+            self._inputs.append(self._helper.make_tensor_value_info(name, self._float, sizes))
+            return name
+        plane = (sizes[0], 1, *sizes[2:])
+        self._inputs.append(self._helper.make_tensor_value_info(name, self._float, plane))
+        written = self._neighbour(name, channels=sizes[1], reads=1)
+        if apart:
+            conv, written = written, f"{CONTEXT}{len(self._nodes)}"
+            self._append("MaxPool", [conv], written, {"kernel_shape": [1, 1]})
+        return written
+
+    def _neighbour(self, name: str, *, channels: int, reads: int, stride: int = 1) -> str:
+        """Append a 1x1 convolution; depthwise if it reads as many channels as it writes."""
+        groups = channels if reads == channels else 1
+        written = f"{CONTEXT}{len(self._nodes)}"
+        weight = self.weights(channels, reads // groups, 1, 1)
+        attributes = {"kernel_shape": [1, 1], "strides": [stride, stride], "group": groups}
+        self._append("Conv", [name, weight], written, attributes)
+        return written
+
+    def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        """Append a node; return the name of what it writes."""
+        written = f"v{len(self._nodes)}"
+        self._append(operator, inputs, written, attributes)
+        return written
+
+    def _append(
+        self, operator: str, inputs: list[str], written: str, attributes: dict[str, Any]
+    ) -> None:
+        made = self._helper.make_node(operator, inputs, [written], name=written, **attributes)
+        self._nodes.append(made)
+
+    def weights(self, *sizes: int, fan_in: int = 1) -> str:
+        """Add a random tensor; return its name."""
+        name = f"w{len(self._weights)}"
+        values = np.resize(_SAMPLE / np.float32(math.sqrt(fan_in)), math.prod(sizes))
+        self._weights.append(
+            self._helper.make_tensor(name, self._float, sizes, values.tobytes(), raw=True)
+        )
+        return name
+
+    def constant(self, value: float, *sizes: int) -> str:
+        """Add a number, or a tensor that is full of it; return its name."""
+        name = f"w{len(self._weights)}"
+        values = [value] * math.prod(sizes)
+        self._weights.append(self._helper.make_tensor(name, self._float, sizes, values))
+        return name
+
+    def bias(self, shape: LayerShape) -> list[str]:
+        """Add a bias where the layer, or the norm folded into it, has one."""
+        return [self.weights(shape.out_channels)] if shape.bias or shape.norm else []
+
+    def finish(self, written: str, shape: LayerShape) -> bytes:
+        """Serialise the model; it gives what was written last, or what a neighbour reads of it."""
+        if self._in_context and shape.kind != "mean":
+            size = output_size(shape) if shape.kernel else shape.size
+            channels = shape.out_channels
+            written = self._neighbour(written, channels=channels, reads=channels, stride=max(size))
+        graph = self._helper.make_graph(
+            self._nodes,
+            "layer",
+            self._inputs,
+            [self._helper.make_tensor_value_info(written, self._float, None)],
+            self._weights,
+        )
+        opset = self._helper.make_opsetid("", _OPSET)
+        model = self._helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+        return bytes(model.SerializeToString())
+
+
+# ------------------------------------------------------------------ the kinds of layers
+
+
+def _convolution(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+    channels = (shape.out_channels, shape.in_channels // shape.groups)
+    if shape.transposed:
+        channels = (shape.in_channels, shape.out_channels // shape.groups)
+    fan_in = shape.in_channels // shape.groups * math.prod(shape.kernel)
+    weight = layer.weights(*channels, *shape.kernel, fan_in=fan_in)
+    written = layer.node(
+        "ConvTranspose" if shape.transposed else "Conv",
+        [layer.read("x", sizes), weight, *layer.bias(shape)],
+        kernel_shape=shape.kernel,
+        strides=shape.stride,
+        pads=shape.padding * 2,
+        dilations=shape.dilation,
+        group=shape.groups,
+    )
+    return _sum(layer, shape, written, batch=sizes[0])
+
+
+def _linear(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+    read, written = shape.in_channels, shape.out_channels
+    x = layer.read("x", sizes)
+    if len(sizes) == 2:
+        weight = layer.weights(written, read, fan_in=read)
+        product = layer.node("Gemm", [x, weight, *layer.bias(shape)], transB=1)
+    else:
+        product = layer.node("MatMul", [x, layer.weights(read, written, fan_in=read)])
+        if bias := layer.bias(shape):
+            product = layer.node("Add", [product, *bias])
+    return _sum(layer, shape, product, batch=sizes[0])
+
+
+def _sum(layer: _LayerGraph, shape: LayerShape, written: str, *, batch: int) -> str:
+    if not shape.adds:
+        return written
+    second = second_shape(shape, batch=batch)
+    assert second is not None
+    return layer.node("Add", [written, layer.read("r", second)])
+
+
+def _norm(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+    x, channels = layer.read("x", sizes, apart=True), shape.in_channels
+    scale, shift, mean = (layer.weights(channels) for _ in range(3))
+    return layer.node("BatchNormalization", [x, scale, shift, mean, layer.constant(1.0, channels)])
+
+
+def _pair(operator: str) -> _Builder:
+    def build(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+        second, apart = second_shape(shape, batch=sizes[0]), operator == "Add"
+        assert second is not None
+        x = layer.read("x", sizes, apart=apart)
+        return layer.node(operator, [x, layer.read("r", second, apart=apart)])
+
+    return build
+
+
+def _concat(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+    parts = zip("xr", _halves(sizes, last=shape.last), strict=True)
+    return layer.node(
+        "Concat",
+        [layer.read(name, part) for name, part in parts if 0 not in part],
+        axis=-1 if shape.last else 1,
+    )
+
+
+def _pool(operator: str) -> _Builder:
+    def build(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+        return layer.node(
+            operator,
+            [layer.read("x", sizes)],
+            kernel_shape=shape.kernel,
+            strides=shape.stride,
+            pads=shape.padding * 2,
+        )
+
+    return build
+
+
+def _mean(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> str:
+    del shape
+    return layer.node("GlobalAveragePool", [layer.read("x", sizes)])
+
+
+_KINDS: dict[str, _Builder] = {
+    "conv": _convolution,
+    "linear": _linear,
+    "norm": _norm,
+    "activation": lambda layer, _, sizes: layer.read("x", sizes, apart=True),
+    "add": _pair("Add"),
+    "mul": _pair("Mul"),
+    "gate": _pair("Mul"),
+    "concat": _concat,
+    "max_pool": _pool("MaxPool"),
+    "avg_pool": _pool("AveragePool"),
+    "mean": _mean,
+}
+
+
+def _activation(name: str | None) -> Callable[[_LayerGraph, str], str]:
+    try:
+        return _ACTIVATIONS[name]
+    except KeyError:
+        known = ", ".join(sorted(key for key in _ACTIVATIONS if key))
+        raise ValueError(f"the activation {name!r} has no ONNX form here; known: {known}") from None
+
+
+def _one(operator: str, **attributes: float) -> Callable[[_LayerGraph, str], str]:
+    return lambda layer, value: layer.node(operator, [value], **attributes)
+
+
+def _relu6(layer: _LayerGraph, value: str) -> str:
+    return layer.node("Clip", [value, layer.constant(0.0), layer.constant(6.0)])
+
+
+def _silu(layer: _LayerGraph, value: str) -> str:
+    return layer.node("Mul", [value, layer.node("Sigmoid", [value])])
+
+
+def _mish(layer: _LayerGraph, value: str) -> str:
+    bent = layer.node("Tanh", [layer.node("Softplus", [value])])
+    return layer.node("Mul", [value, bent])
+
+
+def _gelu(layer: _LayerGraph, value: str) -> str:
+    scaled = layer.node("Div", [value, layer.constant(math.sqrt(2.0))])
+    raised = layer.node("Add", [layer.node("Erf", [scaled]), layer.constant(1.0)])
+    return layer.node("Mul", [layer.node("Mul", [value, raised]), layer.constant(0.5)])
+
+
+_ACTIVATIONS: dict[str | None, Callable[[_LayerGraph, str], str]] = {
+    None: lambda _, value: value,
+    "relu": _one("Relu"),
+    "clamp_min": _one("Relu"),
+    "clamp": _relu6,
+    "hardtanh": _relu6,
+    "relu6": _relu6,
+    "silu": _silu,
+    "gelu": _gelu,
+    "mish": _mish,
+    "hardswish": _one("HardSwish"),
+    "hardsigmoid": _one("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "sigmoid": _one("Sigmoid"),
+    "tanh": _one("Tanh"),
+    "elu": _one("Elu"),
+    "leaky_relu": _one("LeakyRelu", alpha=0.01),
+    "softplus": _one("Softplus"),
+}

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latprune.graph.layers import Kind, LayerShape
+from latprune.latency.onnx_layers import layer_model
+from latprune.latency.onnx_sessions import read_profile, time_inside, time_models
+from tests.latency.synthetic import conv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_profile_gives_every_kernel_a_row_and_every_run_a_column(tmp_path: Path) -> None:
+    def kernel(name: str, operator: str, micros: int) -> dict[str, object]:
+        args = {"op_name": operator}
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": micros, "args": args}
+
+    events: list[dict[str, object]] = [{"cat": "Session", "name": "model_run", "dur": 999}]
+    for run in (1, 2, 3):
+        events.append(kernel("reorder", "ReorderInput", 40 * run))
+        events.append({"cat": "Node", "name": "conv_fence_before", "dur": 7, "args": {}})
+        events.append(kernel("conv", "Conv", 100 * run))
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(events))
+
+    names, operators, times_ms = read_profile(path)
+
+    assert names == ["reorder", "conv"]
+    assert operators == ["ReorderInput", "Conv"]
+    np.testing.assert_allclose(times_ms, [[0.04, 0.08, 0.12], [0.1, 0.2, 0.3]])
+
+
+def test_conversions_of_the_layout_at_either_end_are_no_part_of_a_layer() -> None:
+    times_ms = np.array([[0.2, 0.2], [1.0, 1.5], [0.25, 0.5], [0.3, 0.3]])
+    operators = ["ReorderInput", "Conv", "QuickGelu", "ReorderOutput"]
+
+    found = time_inside(["a", "b", "c", "d"], operators, times_ms, waits_ms=np.zeros(2))
+
+    assert found.tolist() == [1.25, 2.0]
+
+
+def test_neighbours_are_no_part_of_a_layer_but_conversions_between_them_are() -> None:
+    times_ms = np.array([[8.0], [0.1], [0.25], [0.125], [4.0], [2.0]])
+    operators = ["Conv", "ReorderOutput", "Mul", "ReorderInput", "Conv", "ReorderOutput"]
+    names = ["context_0_nchwc", "a", "v1", "b", "context_2_nchwc", "c"]
+
+    found = time_inside(names, operators, times_ms, waits_ms=np.zeros(1))
+
+    assert found.tolist() == [0.1 + 0.25 + 0.125]
+
+
+def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
+    times_ms = np.array([[0.2, 4.2, 0.2], [1.0, 1.0, 4.0]])
+    operators = ["ReorderInput", "Conv"]
+
+    found = time_inside(["a", "b"], operators, times_ms, waits_ms=np.array([0.0, 4.0, 3.0]))
+
+    assert found.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["conv", "add", "gate", "norm", "activation", "concat"])
+def test_what_onnx_runtime_makes_of_a_layer_is_found_between_its_neighbours(kind: Kind) -> None:
+    shape = LayerShape(kind, 32, 32, (28, 28), norm=kind == "norm")
+    if kind == "conv":
+        shape = replace(conv(32, 32, size=28), adds=True)
+    if kind == "activation":
+        shape = replace(shape, activation="sigmoid")
+    small = replace(shape, size=(2, 2))
+    models = [(one, layer_model(one, batch=1)) for one in (small, shape)]
+
+    found = dict(time_models(models, threads=1))
+
+    assert found[shape].median_ms > found[small].median_ms > 0

@@ -10,6 +10,7 @@ import numpy as np
 
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
@@ -51,7 +52,8 @@ class Processor:
         writes_step: Channels written per block.
         noise: Relative, normal; the same shape is always off by the same.
         dies_after: Measurements until it is killed.
-        asked: Every shape it has timed, in order.
+        asked: Every shape it has timed, in order, but for the sentinel.
+        paces: By how much it is slower, from one use to the next; the last one stays.
     """
 
     reads_step: int = 8
@@ -59,6 +61,7 @@ class Processor:
     noise: float = 0.0
     dies_after: int | None = None
     asked: list[LayerShape] = field(default_factory=list)
+    paces: list[float] = field(default_factory=lambda: [1.0])
     clock: FakeClock = field(default_factory=FakeClock)
 
     name = "synthetic"
@@ -80,17 +83,22 @@ class Processor:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         assert target == TARGET
+        pace = self.paces.pop(0) if len(self.paces) > 1 else self.paces[0]
+        if SENTINEL in shapes:
+            yield SENTINEL, Measurement(pace * self.ms(SENTINEL), 0.0, 10)
         for shape in shapes:
+            if shape == SENTINEL:
+                continue
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise Killed
             self.asked.append(shape)
-            yield shape, Measurement(self.ms(shape), 0.0, 10)
+            yield shape, Measurement(pace * self.ms(shape), 0.0, 10)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Callable[[], None]:
         assert target == TARGET
-        return self.clock.takes(0.05)
+        return self.clock.takes(0.05 * self.paces[0])
 
     def table(self, shapes: Iterable[LayerShape]) -> LatencyTable:
         """What measuring these shapes gives."""

@@ -15,6 +15,7 @@ from torch import nn
 from latprune.latency import measuring
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.measuring import compare, measure
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import options
 from latprune.latency.target import Target
 from tests.latency.synthetic import TARGET, FakeClock, Killed, Processor, network
@@ -102,7 +103,23 @@ def test_with_a_plans_widths_exactly_its_layers_are_measured(bench: Bench) -> No
 
     table = bench.measure(widths=widths)
 
-    assert set(table) == {layer.shape_at(widths) for layer in GRAPH.layers}
+    assert set(table) - {SENTINEL} == {layer.shape_at(widths) for layer in GRAPH.layers}
+
+
+def test_a_machine_that_slows_down_gives_the_table_of_one_that_does_not(bench: Bench) -> None:
+    steady = bench.measure()
+    bench.folder = bench.folder / "drifting"
+    bench.processor.paces = [1.0, 1.3, 2.0]
+    drifting = bench.measure()
+    bench.processor.paces = [3.0]
+    drifting = bench.measure(widths={"stem": 40, "expand": 88, "project": 24})
+
+    for shape, measured in steady.items():
+        assert drifting[shape].median_ms == pytest.approx(measured.median_ms)
+    asked = [layer.shape_at({"stem": 40, "expand": 88, "project": 24}) for layer in GRAPH.layers]
+    for shape in asked:
+        assert drifting[shape].median_ms == pytest.approx(bench.processor.ms(shape))
+    assert drifting.network(GRAPH).median_ms == pytest.approx(steady.network(GRAPH).median_ms)
 
 
 def test_progress_counts_up_to_its_total(bench: Bench) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from latprune.graph.layers import Kind, LayerShape
 from latprune.latency.onnx_layers import layer_model
-from latprune.latency.onnx_sessions import read_profile, time_inside, time_models
+from latprune.latency.onnx_sessions import ProfiledSession, read_profile
+from latprune.latency.profiled import Profile, time_inside, time_models
 from tests.latency.synthetic import conv
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def test_conversions_of_the_layout_at_either_end_are_no_part_of_a_layer() -> Non
     times_ms = np.array([[0.2, 0.2], [1.0, 1.5], [0.25, 0.5], [0.3, 0.3]])
     operators = ["ReorderInput", "Conv", "QuickGelu", "ReorderOutput"]
 
-    found = time_inside(["a", "b", "c", "d"], operators, times_ms, waits_ms=np.zeros(2))
+    found = time_inside(Profile("abcd", operators, times_ms), waits_ms=np.zeros(2))
 
     assert found.tolist() == [1.25, 2.0]
 
@@ -50,7 +52,7 @@ def test_neighbours_are_no_part_of_a_layer_but_conversions_between_them_are() ->
     operators = ["Conv", "ReorderOutput", "Mul", "ReorderInput", "Conv", "ReorderOutput"]
     names = ["context_0_nchwc", "a", "v1", "b", "context_2_nchwc", "c"]
 
-    found = time_inside(names, operators, times_ms, waits_ms=np.zeros(1))
+    found = time_inside(Profile(names, operators, times_ms), waits_ms=np.zeros(1))
 
     assert found.tolist() == [0.1 + 0.25 + 0.125]
 
@@ -59,7 +61,7 @@ def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
     times_ms = np.array([[0.2, 4.2, 0.2], [1.0, 1.0, 4.0]])
     operators = ["ReorderInput", "Conv"]
 
-    found = time_inside(["a", "b"], operators, times_ms, waits_ms=np.array([0.0, 4.0, 3.0]))
+    found = time_inside(Profile("ab", operators, times_ms), waits_ms=np.array([0.0, 4.0, 3.0]))
 
     assert found.tolist() == [1.0, 1.0, 1.0]
 
@@ -74,6 +76,6 @@ def test_what_onnx_runtime_makes_of_a_layer_is_found_between_its_neighbours(kind
     small = replace(shape, size=(2, 2))
     models = [(one, layer_model(one, batch=1)) for one in (small, shape)]
 
-    found = dict(time_models(models, threads=1))
+    found = dict(time_models(models, partial(ProfiledSession, threads=1), threads=1))
 
     assert found[shape].median_ms > found[small].median_ms > 0

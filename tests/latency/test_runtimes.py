@@ -10,6 +10,7 @@ from torch import nn
 from latprune.errors import MissingExtra
 from latprune.graph.layers import LayerShape
 from latprune.latency.runtimes import Runtime, get_runtime
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.target import Target
 from tests.latency.synthetic import conv
 
@@ -40,6 +41,20 @@ class RuntimeContract:
 
         assert [shape for shape, _ in found] == shapes
         assert all(measured.runs >= 10 for _, measured in found)
+
+    def test_the_sentinel_is_timed_beside_every_few_layers(
+        self, runtime: Runtime, target: Target
+    ) -> None:
+        shapes = [conv(8, width) for width in range(4, 84, 4)]
+
+        found = [
+            shape for shape, _ in runtime.time_layers([shapes[0], SENTINEL, *shapes[1:]], target)
+        ]
+
+        assert [shape for shape in found if shape != SENTINEL] == shapes
+        assert found[0] == SENTINEL
+        assert found.count(SENTINEL) > 1
+        assert [shape for shape, _ in runtime.time_layers([SENTINEL], target)] == [SENTINEL]
 
     def test_a_hundred_times_the_work_takes_longer(self, runtime: Runtime, target: Target) -> None:
         narrow, wide = conv(16, 16, size=28), conv(160, 160, size=28)
@@ -85,6 +100,10 @@ class RuntimeContract:
 
 class TestOnnxRuntime(RuntimeContract):
     name = "onnxruntime"
+
+
+class TestOpenVino(RuntimeContract):
+    name = "openvino"
 
 
 class TestEager(RuntimeContract):

@@ -14,6 +14,7 @@ from torch import nn
 
 from latprune.errors import NotMeasured
 from latprune.latency.runtimes import get_runtime
+from latprune.latency.sentinel import SENTINEL, paced
 from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable, table_path
 from latprune.latency.timing import (
@@ -25,7 +26,7 @@ from latprune.latency.timing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.graph.layers import LayerShape
     from latprune.latency.target import Target
-    from latprune.latency.timing import Run
+    from latprune.latency.timing import Measurement, Run
 
     Tell = Callable[[int, int, str], None]
 
@@ -165,10 +166,22 @@ def _check(example: Tensor | tuple[Tensor, ...], target: Target) -> None:
 def _measure_layers(shapes: Iterable[LayerShape], table: LatencyTable, tell: _Counter) -> None:
     missing = [shape for shape in dict.fromkeys(shapes) if shape not in table]
     tell.expect(len(missing))
-    runtime = get_runtime(table.target.runtime)
-    for shape, measurement in runtime.time_layers(missing, table.target):
+    for shape, measurement in _timed(missing, table):
         table.add(shape, measurement)
-        tell.one(f"{shape.kind} {shape.in_channels} → {shape.out_channels}")
+        if shape != SENTINEL:
+            tell.one(f"{shape.kind} {shape.in_channels} → {shape.out_channels}")
+
+
+def _timed(
+    shapes: Sequence[LayerShape], table: LatencyTable
+) -> Iterator[tuple[LayerShape, Measurement]]:
+    """Time layers at the pace that the machine had when the table was begun."""
+    if not shapes:
+        return
+    timed = get_runtime(table.target.runtime).time_layers(
+        list(dict.fromkeys([SENTINEL, *shapes])), table.target
+    )
+    yield from paced(timed, reference=table.get(SENTINEL))
 
 
 def _measure_network(
@@ -182,14 +195,24 @@ def _measure_network(
         table.network(graph)
     except NotMeasured:
         tell.expect(1)
+        pace = _pace(table)
         samples = time_interleaved(
             [prepare(model, example, table.target)],
             clock=clock_for(table.target.threads),
             limit_s=2.0,
             enough=steady_median,
         )
-        table.add_network(graph, summarise(samples[0]))
+        table.add_network(graph, summarise(samples[0]).scaled((pace + _pace(table)) / 2))
         tell.one("the whole network")
+
+
+def _pace(table: LatencyTable) -> float:
+    """How quick the machine is just now, by what it was when the table was begun."""
+    runtime = get_runtime(table.target.runtime)
+    ((_, now),) = runtime.time_layers([SENTINEL], table.target)
+    if SENTINEL not in table:
+        table.add(SENTINEL, now)
+    return table[SENTINEL].median_ms / now.median_ms
 
 
 def _seeds(graph: PruningGraph, table: LatencyTable) -> Iterator[LayerShape]:

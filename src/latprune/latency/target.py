@@ -58,7 +58,7 @@ class Target:
             threads: That the runtime may use.
 
         Raises:
-            ValueError: For an unknown runtime, or a precision that it does not offer.
+            ValueError: For an unknown runtime, or a precision that it does not offer here.
             MissingExtra: If the runtime's library is not installed.
         """
         from latprune.latency.runtimes import get_runtime
@@ -67,7 +67,7 @@ class Target:
         if precision not in chosen.precisions:
             offered = ", ".join(chosen.precisions)
             raise ValueError(
-                f"{runtime} does not offer the precision {precision!r}; it offers {offered}"
+                f"{runtime} does not offer the precision {precision!r} here; it offers {offered}"
             )
         return cls(
             device=processor(),

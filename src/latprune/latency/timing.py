@@ -53,6 +53,10 @@ class Measurement:
             sum(weights),
         )
 
+    def scaled(self, factor: float) -> Measurement:
+        """Give the same runs, had each taken `factor` times as long."""
+        return Measurement(factor * self.median_ms, factor * self.iqr_ms, self.runs)
+
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
         return asdict(self)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "onnxruntime": "latprune.latency.runtimes.onnxruntime",
+    "openvino": "latprune.latency.runtimes.openvino",
     "eager": "latprune.latency.runtimes.eager",
 }
 
@@ -25,11 +26,17 @@ class Runtime(Protocol):
 
     Attributes:
         name: As in `Target.runtime`.
-        precisions: Those it offers, as in `Target.precision`.
     """
 
     name: str
-    precisions: tuple[str, ...]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those it offers on this machine, as in `Target.precision`.
+
+        Raises:
+            MissingExtra: If it is not installed.
+        """
 
     def version(self) -> str:
         """Give the version of the runtime's library.
@@ -48,7 +55,8 @@ class Runtime(Protocol):
             target: Names the batch, threads and precision.
 
         Yields:
-            Every shape once, with its time; each as soon as it is known.
+            Every shape once, with its time; each as soon as it is known. `SENTINEL`, if it is
+            among them, again and again: before the others that it was timed beside.
         """
 
     def prepare(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from latprune.latency.onnx_layers import input_shape, second_shape
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.timing import clock_for, summarise, time_interleaved
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Eager:
     """Times layers as they are called: convolution, batch norm, sum, activation."""
 
     name = "eager"
-    precisions = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32",)
 
     def version(self) -> str:
         """Give torch's version."""
@@ -38,8 +39,10 @@ class Eager:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
-        for begin in range(0, len(shapes), _LAYERS_AT_ONCE):
-            chunk = shapes[begin : begin + _LAYERS_AT_ONCE]
+        always = [SENTINEL] if SENTINEL in shapes else []
+        others = [shape for shape in shapes if shape != SENTINEL]
+        for begin in range(0, max(len(others), len(always)), _LAYERS_AT_ONCE):
+            chunk = [*always, *others[begin : begin + _LAYERS_AT_ONCE]]
             calls = [_layer_call(shape, target) for shape in chunk]
             samples = time_interleaved(
                 calls,

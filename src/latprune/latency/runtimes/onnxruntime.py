@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latprune.errors import import_extra
+from latprune.latency.layer_timing import time_shapes
 from latprune.latency.onnx_export import export_network
-from latprune.latency.onnx_layers import layer_model
-from latprune.latency.onnx_sessions import EXTRA, open_session, time_models
+from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ class OnnxRuntime:
     """Times layers and networks in ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
-    precisions = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32",)
 
     def version(self) -> str:
         """Give ONNX Runtime's version."""
@@ -37,8 +38,7 @@ class OnnxRuntime:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several sessions in turns; see `Runtime`."""
-        models = ((shape, layer_model(shape, batch=target.batch)) for shape in shapes)
-        yield from time_models(models, threads=target.threads)
+        yield from time_shapes(shapes, partial(ProfiledSession, threads=target.threads), target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

@@ -1,0 +1,203 @@
+"""Serialised ONNX models of single layers, timed kernel by kernel.
+
+A runtime opens each model as a session that can say what every kernel of every run took: the call
+is no part of a layer, nor are the neighbours that it stands between (`onnx_layers`). Needs numpy
+alone, so that it runs on devices that have no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from itertools import dropwhile
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from latprune.latency.onnx_layers import CONTEXT
+from latprune.latency.timing import Measurement, clock_for, steady_median, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from latprune.latency.timing import Clock
+
+    Key = TypeVar("Key")
+
+_LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder")
+_LAYERS_AT_ONCE = 16
+_BYTES_AT_ONCE = 256 * 2**20
+_ROUNDS = 9
+_MOST_ROUNDS = 20
+_STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
+_VISIT_S = 1e-3
+_MOST_REPEATS = 8
+_WARMUP_S = 0.1  # a processor that rested needs a while to reach its pace
+_FINEST_MS = 5e-4  # profiles count whole microseconds
+
+
+class Profile(NamedTuple):
+    """What the kernels of a session took.
+
+    Attributes:
+        names: Of the kernels, in order of execution.
+        operators: Of the kernels.
+        times_ms: [kernels, runs].
+    """
+
+    names: Sequence[str]
+    operators: Sequence[str]
+    times_ms: np.ndarray
+
+
+class Profiled(Protocol):
+    """A session that remembers what its kernels took."""
+
+    def run(self) -> None:
+        """Run once, always on the same data."""
+
+    def profile(self) -> Profile:
+        """End the session and give the times of all its runs."""
+
+
+def random_input(sizes: Sequence[int]) -> np.ndarray:
+    """Give data to run a layer on: float32, of these sizes, always the same."""
+    values = np.random.default_rng(0).standard_normal(4001, dtype=np.float32)
+    return np.resize(values, tuple(sizes))
+
+
+def time_models(
+    models: Iterable[tuple[Key, bytes]],
+    open_model: Callable[[bytes], Profiled],
+    *,
+    threads: int,
+    sentinel: tuple[Key, bytes] | None = None,
+) -> Iterator[tuple[Key, Measurement]]:
+    """Time models of single layers, several sessions in turns.
+
+    Args:
+        models: Pairs of a key and a serialised model, as `layer_model` gives it.
+        open_model: Opens one of them.
+        threads: For the work inside an operator.
+        sentinel: One more, to be timed again beside every few of the others.
+
+    Yields:
+        Every key once, in order, with what its layer takes without its neighbours; and the
+        sentinel's before those that it was timed beside.
+    """
+    clock, warmup_s = clock_for(threads), _WARMUP_S
+    for chunk in _chunks(models, always=[] if sentinel is None else [sentinel]):
+        yield from _time_together(chunk, open_model, clock, warmup_s=warmup_s)
+        warmup_s = 0.0
+
+
+def _chunks(
+    models: Iterable[tuple[Key, bytes]], *, always: Sequence[tuple[Key, bytes]]
+) -> Iterator[list[tuple[Key, bytes]]]:
+    """Give a few models at a time, those that `always` come in front; no part is empty."""
+    chunk: list[tuple[Key, bytes]] = []
+    size, begun = 0, False
+    for key, model in models:
+        if chunk and (len(chunk) == _LAYERS_AT_ONCE or size + len(model) > _BYTES_AT_ONCE):
+            yield [*always, *chunk]
+            chunk, size, begun = [], 0, True
+        chunk.append((key, model))
+        size += len(model)
+    if chunk or (always and not begun):
+        yield [*always, *chunk]
+
+
+def _time_together(
+    models: Sequence[tuple[Key, bytes]],
+    open_model: Callable[[bytes], Profiled],
+    clock: Clock,
+    *,
+    warmup_s: float,
+) -> Iterator[tuple[Key, Measurement]]:
+    layers = [_Layer(open_model(model), clock) for _, model in models]
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < warmup_s:
+        layers[0].warm_up()
+    order = list(layers)
+    shuffle = random.Random(0).shuffle
+    for round_ in range(_MOST_ROUNDS):
+        shuffle(order)
+        for layer in order:
+            if round_ < _ROUNDS or not layer.steady:
+                layer.visit()
+    for (key, _), layer in zip(models, layers, strict=True):
+        yield key, layer.measured()
+
+
+class _Layer:
+    """One layer's session, the waiting seen from outside, and what its profile says."""
+
+    def __init__(self, session: Profiled, clock: Clock) -> None:
+        self._session = session
+        self._clock = clock
+        self._waits_ms: list[float] = []
+        self._busy_ms: list[float] = []
+        self._run()
+        begin = time.perf_counter()
+        self.warm_up()
+        repeats = math.ceil(_VISIT_S / (time.perf_counter() - begin))
+        self._repeats = min(repeats, _MOST_REPEATS)
+
+    def warm_up(self) -> None:
+        """Run once without it counting."""
+        self._run()
+        self._warmup = len(self._waits_ms)
+
+    def visit(self) -> None:
+        """Run a few times in a row."""
+        for _ in range(self._repeats):
+            self._run()
+
+    def _run(self) -> None:
+        begin, own = time.perf_counter(), self._clock()
+        self._session.run()
+        passed, busy = time.perf_counter() - begin, self._clock() - own
+        self._waits_ms.append(max(0.0, passed - busy) * 1e3)
+        self._busy_ms.append(busy * 1e3)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the runs so far agree well enough, seen from outside."""
+        return steady_median([self._busy_ms[self._warmup :]], tolerance=_STEADY)
+
+    def measured(self) -> Measurement:
+        """End the profile and give the time of the layer's kernels, without the waiting."""
+        samples = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
+        return summarise(samples[self._warmup :])
+
+
+def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:
+    """Add up what a layer costs inside a network.
+
+    Args:
+        profile: Of all runs.
+        waits_ms: How long each run waited for a processor, [runs].
+
+    Returns:
+        Milliseconds [runs]: without the layer's neighbours, without conversions of the layout at
+        either end, and without the waiting, which lies in the longest kernel of a run, since it is
+        what made that kernel so long.
+    """
+    own = profile.times_ms.copy()
+    own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms
+    inside = [
+        kernel
+        for kernel in _between_conversions(profile.operators)
+        if not profile.names[kernel].startswith(CONTEXT)
+    ]
+    samples: np.ndarray = np.maximum(own[inside].sum(axis=0), _FINEST_MS)
+    return samples
+
+
+def _between_conversions(operators: Sequence[str]) -> list[int]:
+    """The kernels without those at either end that bring the data into another layout."""
+    kernels = list(range(len(operators)))
+    for _ in range(2):
+        kernels = list(dropwhile(lambda kernel: operators[kernel] in _LAYOUT, kernels))[::-1]
+    return kernels

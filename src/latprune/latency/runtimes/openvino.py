@@ -1,0 +1,118 @@
+"""OpenVINO on the CPU: layers through its performance counters, networks as they ship."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latprune.errors import import_extra
+from latprune.latency.layer_timing import time_shapes
+from latprune.latency.onnx_export import export_network
+from latprune.latency.profiled import Profile, random_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Measurement, Run
+
+_EXTRA = "openvino"
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVino:
+    """Times layers and networks in OpenVINO's CPU plugin."""
+
+    name = "openvino"
+
+    def version(self) -> str:
+        """Give OpenVINO's version, without the build."""
+        return str(import_extra("openvino", _EXTRA).__version__).partition("-")[0]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """`fp32`, and `bf16` where the processor has instructions for it."""
+        capable = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return tuple(name for name in _HINTS if name.upper() in capable)
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        """Time layers, several of them in turns; see `Runtime`."""
+        yield from time_shapes(shapes, partial(_ProfiledRequest, target=target), target)
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        """Export a network as ONNX and compile that; see `Runtime`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export_network(model, example, path)
+            request = _request(path, target)
+        inputs = example if isinstance(example, tuple) else (example,)
+        _feed(request, [tensor.detach().cpu().numpy() for tensor in inputs])
+
+        def run() -> None:
+            request.infer()
+
+        return run
+
+
+RUNTIME = OpenVino()
+
+
+class _ProfiledRequest:
+    """A model on the CPU whose kernels are timed; see `Profiled`."""
+
+    def __init__(self, model: bytes, *, target: Target) -> None:
+        self._request = _request(model, target, PERF_COUNT=True)
+        wanted = self._request.model_inputs
+        _feed(self._request, [random_input(one.get_shape()) for one in wanted])
+        self._operators: dict[str, str] = {}
+        self._times_ms: dict[str, list[float]] = defaultdict(list)
+
+    def run(self) -> None:
+        """Run once, always on the same data."""
+        self._request.infer()
+        for kernel in self._request.profiling_info:
+            self._operators[kernel.node_name] = kernel.node_type
+            self._times_ms[kernel.node_name].append(kernel.real_time.total_seconds() * 1e3)
+
+    def profile(self) -> Profile:
+        """Give the times of all runs."""
+        runs = np.array(list(self._times_ms.values()))
+        return Profile(list(self._operators), list(self._operators.values()), runs)
+
+
+def _core() -> Any:
+    return import_extra("openvino", _EXTRA).Core()
+
+
+def _request(model: Path | bytes, target: Target, **properties: object) -> Any:
+    """Compile a model for one request at a time on the target's threads."""
+    core = _core()
+    compiled = core.compile_model(
+        core.read_model(model),
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": target.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
+            **properties,
+        },
+    )
+    return compiled.create_infer_request()
+
+
+def _feed(request: Any, arrays: Sequence[np.ndarray]) -> None:
+    tensor = import_extra("openvino", _EXTRA).Tensor
+    for index, values in enumerate(arrays):
+        request.set_input_tensor(index, tensor(np.ascontiguousarray(values)))

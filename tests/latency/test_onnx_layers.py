@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from latprune.graph.layers import LayerShape
+from latprune.latency.layer_modules import LayerModule, layer_inputs
 from latprune.latency.onnx_layers import layer_model
-from latprune.latency.runtimes.eager import LayerModule, layer_inputs
 from tests.latency.synthetic import conv
 
 ACTIVATIONS = [

@@ -110,6 +110,10 @@ class TestEager(RuntimeContract):
     name = "eager"
 
 
+class TestCompile(RuntimeContract):
+    name = "compile"
+
+
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 

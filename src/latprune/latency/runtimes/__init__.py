@@ -18,6 +18,7 @@ _MODULES = {
     "onnxruntime": "latprune.latency.runtimes.onnxruntime",
     "openvino": "latprune.latency.runtimes.openvino",
     "eager": "latprune.latency.runtimes.eager",
+    "compile": "latprune.latency.runtimes.compile",
 }
 
 

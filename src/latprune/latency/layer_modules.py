@@ -1,0 +1,217 @@
+"""Single layers as torch modules, timed by calling them."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from latprune.latency.onnx_layers import input_shape, second_shape
+from latprune.latency.sentinel import SENTINEL
+from latprune.latency.timing import clock_for, summarise, time_interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Measurement, Run
+
+    Inputs = tuple[Tensor, ...]
+
+_LAYERS_AT_ONCE = 16
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+PRECISIONS = tuple(_DTYPES)
+"""What torch computes in on any processor."""
+
+
+class LayerModule(nn.Module):
+    """One layer with all that belongs to it; reads `x`, and `r` where it reads two tensors."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.main = _main(shape)
+        self.norm = _norm(shape) if shape.norm else None
+        self.activation = None if shape.activation is None else _activation(shape.activation)
+        self.eval()
+
+    def forward(self, x: Tensor, r: Tensor | None = None) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Of `input_shape`.
+            r: Of `second_shape`.
+        """
+        kind = self.shape.kind
+        if self.main is not None:
+            x = self.main(x)
+        elif kind == "concat":
+            x = torch.cat([x] if r is None else [x, r], dim=-1 if self.shape.last else 1)
+        elif kind == "mean":
+            x = x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+        elif r is not None:
+            x = x + r if kind == "add" else x * r
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.shape.adds:
+            assert r is not None
+            x = x + r
+        if self.activation is not None:
+            x = self.activation(x)
+        return x
+
+
+def layer_inputs(shape: LayerShape, *, batch: int) -> tuple[Tensor, ...]:
+    """Give random tensors that a `LayerModule` reads."""
+    sizes, second = input_shape(shape, batch=batch), second_shape(shape, batch=batch)
+    if shape.kind == "concat" and second is not None:
+        axis = len(sizes) - 1 if shape.last else 1
+        sizes = (*sizes[:axis], sizes[axis] - second[axis], *sizes[axis + 1 :])
+    return tuple(torch.randn(given) for given in (sizes, second) if given and 0 not in given)
+
+
+def _main(shape: LayerShape) -> nn.Module | None:
+    if shape.kind == "linear":
+        return _linear(shape)
+    if shape.kind == "conv":
+        return _convolution(shape)
+    if shape.kind in _POOLS:
+        return _POOLS[shape.kind](shape.kernel, shape.stride, shape.padding)
+    return None
+
+
+def _norm(shape: LayerShape) -> nn.Module:
+    axes = 0 if shape.kind == "linear" else len(shape.size)
+    return _NORMS[max(axes, 1)](shape.out_channels)
+
+
+def _linear(shape: LayerShape) -> nn.Module:
+    return nn.Linear(shape.in_channels, shape.out_channels, bias=shape.bias)
+
+
+def _convolution(shape: LayerShape) -> nn.Module:
+    kinds = _TRANSPOSED if shape.transposed else _CONVOLUTIONS
+    return kinds[len(shape.kernel)](
+        shape.in_channels,
+        shape.out_channels,
+        shape.kernel,
+        stride=shape.stride,
+        padding=shape.padding,
+        dilation=shape.dilation,
+        groups=shape.groups,
+        bias=shape.bias,
+    )
+
+
+def _activation(name: str) -> nn.Module:
+    try:
+        return _ACTIVATIONS[name]()
+    except KeyError:
+        known = ", ".join(sorted(_ACTIVATIONS))
+        raise ValueError(f"the activation {name!r} has no module here; known: {known}") from None
+
+
+def time_calls(
+    shapes: Sequence[LayerShape],
+    make_call: Callable[[LayerShape], Run],
+    target: Target,
+    *,
+    overhead: Run | None = None,
+) -> Iterator[tuple[LayerShape, Measurement]]:
+    """Time layers, several in turns; see `Runtime.time_layers`.
+
+    Args:
+        shapes: The layers.
+        make_call: Makes one of them ready to run.
+        target: Names the threads.
+        overhead: Does what every call does beside its layer; its time is taken off theirs.
+    """
+    always = [SENTINEL] if SENTINEL in shapes else []
+    others = [shape for shape in shapes if shape != SENTINEL]
+    for begin in range(0, max(len(others), len(always)), _LAYERS_AT_ONCE):
+        chunk = [*always, *others[begin : begin + _LAYERS_AT_ONCE]]
+        calls = [make_call(shape) for shape in chunk]
+        samples = time_interleaved(
+            calls if overhead is None else [*calls, overhead],
+            clock=clock_for(target.threads),
+            warmup_s=0.0,
+            min_rounds=12,
+            limit_s=0.1,
+        )
+        spent_ms = 0.0 if overhead is None else summarise(samples[-1]).median_ms
+        for shape, times_ms in zip(chunk, samples, strict=False):
+            yield shape, _without(summarise(times_ms), spent_ms)
+
+
+def _without(measured: Measurement, spent_ms: float) -> Measurement:
+    """Take off what a call costs; a tenth of it always stays, since no layer takes no time."""
+    left_ms = max(measured.median_ms - spent_ms, 0.1 * measured.median_ms)
+    return type(measured)(left_ms, measured.iqr_ms, measured.runs)
+
+
+def cast(module: nn.Module, inputs: Sequence[Tensor], target: Target) -> tuple[nn.Module, Inputs]:
+    """Give a copy of a network in evaluation mode, and its inputs, in the target's precision."""
+    dtype = _DTYPES[target.precision]
+    small = copy.deepcopy(module).eval().to(dtype)
+    return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
+
+
+def call_of(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Run:
+    """Give what runs a module once, without gradients, on so many threads."""
+
+    def run() -> None:
+        with torch.inference_mode(), threads_of(threads):
+            module(*inputs)
+
+    return run
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Let torch use so many threads; afterwards as many as before."""
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
+
+
+_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_POOLS: dict[str, Callable[..., nn.Module]] = {"max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d}
+_NORMS: dict[int, Callable[..., nn.Module]] = {
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "clamp": nn.ReLU6,
+    "clamp_min": nn.ReLU,
+    "hardtanh": nn.ReLU6,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+}

@@ -1,0 +1,106 @@
+"""`torch.compile` on the CPU, weights frozen into what Inductor generates.
+
+Needs a C++ compiler, as `torch.compile` does. Compiling takes its time: a second per layer, half a
+minute for a ResNet-50.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx, nn
+
+from latprune.latency.layer_modules import (
+    PRECISIONS,
+    LayerModule,
+    cast,
+    layer_inputs,
+    threads_of,
+    time_calls,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Measurement, Run
+
+
+class Compile:
+    """Times layers compiled one by one, in the layout that Inductor gives a network."""
+
+    name = "compile"
+    precisions: tuple[str, ...] = PRECISIONS
+
+    def version(self) -> str:
+        """Give torch's version."""
+        return str(torch.__version__)
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        """Time layers, several in turns; see `Runtime`."""
+
+        def make_call(shape: LayerShape) -> Run:
+            inputs = layer_inputs(shape, batch=target.batch)
+            # Traced, every layer has code of its own: compiled code is looked up by it.
+            return _compiled(fx.symbolic_trace(LayerModule(shape), _absent(inputs)), inputs, target)
+
+        nothing = _compiled(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
+        yield from time_calls(shapes, make_call, target, overhead=nothing)
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        """Compile a copy of a network; see `Runtime`."""
+        inputs = example if isinstance(example, tuple) else (example,)
+        return _compiled(model, inputs, target)
+
+
+RUNTIME = Compile()
+
+
+class _Nothing(nn.Module):
+    """What a call costs beside its layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Do next to nothing.
+
+        Args:
+            x: A number.
+        """
+        return x + 1
+
+
+def _absent(inputs: Sequence[Tensor]) -> dict[str, None] | None:
+    return {"r": None} if len(inputs) == 1 else None
+
+
+def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> Run:
+    from torch._inductor import config
+
+    small, given = cast(model, inputs, target)
+    small = small.to(memory_format=torch.channels_last)
+    given = tuple(
+        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in given
+    )
+    compiled = torch.compile(small)
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        threads_of(target.threads),
+        config.patch(freezing=True),
+    ):
+        warnings.simplefilter("ignore")  # of what torch's own compiler thinks of itself
+        compiled(*given)
+
+    def run() -> None:
+        with torch.no_grad(), threads_of(target.threads):
+            compiled(*given)
+
+    return run

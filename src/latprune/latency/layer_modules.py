@@ -55,7 +55,7 @@ class LayerModule(nn.Module):
         elif kind == "concat":
             x = torch.cat([x] if r is None else [x, r], dim=-1 if self.shape.last else 1)
         elif kind == "mean":
-            x = x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+            x = x.mean(dim=tuple(range(2, 2 + len(self.shape.size))), keepdim=True)
         elif r is not None:
             x = x + r if kind == "add" else x * r
         if self.norm is not None:

@@ -18,11 +18,12 @@ from latprune.framing import frame
 from latprune.knapsack import Choice, joint, relative_gap
 from latprune.knapsack import frontier as corners
 from latprune.latency.interpolation import layer_cost
+from latprune.latency.rest import Whole, rest_at, rest_within
 from latprune.latency.staircase import options
 from latprune.latency.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from latprune.framing import Framing
     from latprune.graph.groups import PruningGraph
@@ -103,7 +104,7 @@ class Demand:
     Attributes:
         table: What widths cost there; holds the dense network, too.
         budget: What the network may take there.
-        rest_ms: What the network takes there beside its layers; None: what the dense one does.
+        rest_ms: What the network takes there beside its layers; None: see `plan`.
     """
 
     table: LatencyTable
@@ -245,8 +246,8 @@ def plan(
         saliency: What channels are worth.
         budget: What the network may take.
         solver: Chooses one width per group.
-        rest_ms: What the network takes beside its layers; by default what the dense network takes
-            beside its own.
+        rest_ms: What the network takes beside its layers; by default it follows from what the
+            dense network takes beside its own (`rest_at`).
         aim: The share of the budgets to spend, > 0.
         also: Further targets, each with its own budget: the network is within all of them.
 
@@ -262,7 +263,7 @@ def plan(
     """
     if not aim > 0:
         raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
-    question = _Question.of(graph, saliency, [Demand(table, budget, rest_ms), *also])
+    question = _Question.of(graph, saliency, [Demand(table, budget, rest_ms), *also], aim=aim)
     if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
         choice = question.dense
     else:
@@ -284,7 +285,8 @@ def frontier(
         graph: What can be cut.
         table: What widths cost; holds the dense network, too.
         saliency: What channels are worth.
-        rest_ms: What networks take beside their layers; by default what the dense network does.
+        rest_ms: What networks take beside their layers; by default it follows from what the
+            dense network takes beside its own (`rest_at`).
         tolerance: Points that would raise the curve by less than this share of all saliency are
             left out; 0 gives every corner of the concave frontier.
 
@@ -318,7 +320,8 @@ class _Question:
         ranked: Per group its channels, from the most to the least worth.
         values: Per group what the first 0, 1, 2, … of them add up to.
         dense: The choice that keeps everything.
-        dense_promises: What that takes on every target.
+        dense_promises: What that takes on every target, with the rest of a network within budget.
+        rests: Give a network's rest on every target, in ms, by what its layers take.
         criterion: Of the values.
     """
 
@@ -327,10 +330,18 @@ class _Question:
     values: Mapping[str, np.ndarray]
     dense: Choice
     dense_promises: tuple[Promise, ...]
+    rests: tuple[Callable[[float], float], ...]
     criterion: str
 
     @classmethod
-    def of(cls, graph: PruningGraph, saliency: Saliency, demands: Sequence[Demand]) -> _Question:
+    def of(
+        cls,
+        graph: PruningGraph,
+        saliency: Saliency,
+        demands: Sequence[Demand],
+        *,
+        aim: float = 1.0,
+    ) -> _Question:
         saliency.check(graph)
         baselines_ms = [demand.table.network(graph).median_ms for demand in demands]
         cost, *further = (functools.partial(layer_cost, demand.table) for demand in demands)
@@ -341,20 +352,15 @@ class _Question:
         anything = [math.inf] * len(demands)
         everything = framing.problem(values, budget_ms=math.inf, further_ms=anything[1:])
         dense = Choice.of(everything, framing.dense, bound=everything.value_of(framing.dense))
+        wholes = [
+            Whole(cost_ms, baseline_ms, baseline_ms)
+            for cost_ms, baseline_ms in zip(dense.costs_ms, baselines_ms, strict=True)
+        ]
         promises = tuple(
-            Promise(
-                target=demand.table.target,
-                budget=demand.budget,
-                budget_ms=demand.budget.in_ms(baseline_ms),
-                baseline_ms=baseline_ms,
-                rest_ms=baseline_ms - cost_ms if demand.rest_ms is None else demand.rest_ms,
-                predicted_ms=baseline_ms,
-            )
-            for demand, baseline_ms, cost_ms in zip(
-                demands, baselines_ms, dense.costs_ms, strict=True
-            )
+            _promise(demand, whole, aim=aim) for demand, whole in zip(demands, wholes, strict=True)
         )
-        return cls(framing, ranked, values, dense, promises, saliency.criterion)
+        rests = tuple(map(_rest, demands, wholes))
+        return cls(framing, ranked, values, dense, promises, rests, saliency.criterion)
 
     def problem(self, budgets_ms: Sequence[float]) -> Problem:
         """Give the knapsack problem at budgets for the layers alone."""
@@ -365,8 +371,10 @@ class _Question:
         """Read a choice back."""
         widths = self.framing.widths(choice.picks)
         first, *also = (
-            replace(promise, predicted_ms=cost_ms + promise.rest_ms)
-            for promise, cost_ms in zip(self.dense_promises, choice.costs_ms, strict=True)
+            replace(promise, rest_ms=rest(cost_ms), predicted_ms=cost_ms + rest(cost_ms))
+            for promise, rest, cost_ms in zip(
+                self.dense_promises, self.rests, choice.costs_ms, strict=True
+            )
         )
         return Plan(
             **vars(first),
@@ -379,6 +387,28 @@ class _Question:
             price_ms=choice.prices[0] if choice.prices else math.nan,
             also=tuple(also),
         )
+
+
+def _promise(demand: Demand, whole: Whole, *, aim: float) -> Promise:
+    """What the dense network takes, and the rest of one that spends the budget."""
+    budget_ms = demand.budget.in_ms(whole.whole_ms)
+    rest_ms = demand.rest_ms
+    return Promise(
+        target=demand.table.target,
+        budget=demand.budget,
+        budget_ms=budget_ms,
+        baseline_ms=whole.whole_ms,
+        rest_ms=rest_within([whole], aim * budget_ms) if rest_ms is None else rest_ms,
+        predicted_ms=whole.whole_ms,
+    )
+
+
+def _rest(demand: Demand, whole: Whole) -> Callable[[float], float]:
+    """Give a network's rest by what its layers take."""
+    rest_ms = demand.rest_ms
+    if rest_ms is not None:
+        return lambda _: rest_ms
+    return lambda layers_ms: rest_at([whole], layers_ms)[0]
 
 
 def _options(graph: PruningGraph, tables: Sequence[LatencyTable]) -> dict[str, np.ndarray]:
@@ -399,16 +429,13 @@ def _solve(question: _Question, solver: Solver, *, aim: float) -> Choice:
     try:
         choice = solver(problem)
     except BudgetsTooSmall as error:
-        whole = [
-            [ms + rest_ms for ms, rest_ms in zip(times, rests_ms, strict=True)]
-            for times in (error.budgets_ms, error.nearest_ms)
-        ]
-        raise BudgetsTooSmall(*whole) from None
+        asked = [ms + rest_ms for ms, rest_ms in zip(error.budgets_ms, rests_ms, strict=True)]
+        nearest = zip(error.nearest_ms, question.rests, strict=True)
+        raise BudgetsTooSmall(asked, [ms + rest(ms) for ms, rest in nearest]) from None
     except BudgetTooSmall as error:
-        rest_ms = rests_ms[error.target]
-        raise BudgetTooSmall(
-            error.budget_ms + rest_ms, error.floor_ms + rest_ms, target=error.target
-        ) from None
+        rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
+        floor_ms += question.rests[error.target](floor_ms)
+        raise BudgetTooSmall(error.budget_ms + rest_ms, floor_ms, target=error.target) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
 
 

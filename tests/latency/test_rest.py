@@ -33,6 +33,13 @@ def test_beyond_them_it_is_that_of_the_nearest(layers_ms: float, rest_ms: float)
     assert rest_at([HALF, DENSE], layers_ms)[0] == rest_ms
 
 
+def test_below_them_a_rest_that_is_less_than_nothing_shrinks_with_the_layers() -> None:
+    warm = Whole(100.0, 80.0, 0.5)
+
+    assert rest_at([warm], 50.0)[0] == pytest.approx(-10.0)
+    assert rest_within([warm], 40.0) == pytest.approx(-10.0)
+
+
 def test_the_rest_within_a_whole_fits_with_its_layers() -> None:
     rest_ms = rest_within([DENSE, HALF], 80.0)
 

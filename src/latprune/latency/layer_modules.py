@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
 from latprune.latency.onnx_layers import input_shape, second_shape
-from latprune.latency.sentinel import SENTINEL
-from latprune.latency.timing import clock_for, summarise, time_interleaved
+from latprune.latency.profiled import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.target import Target
-    from latprune.latency.timing import Measurement, Run
+    from latprune.latency.timing import Run
 
     Inputs = tuple[Tensor, ...]
 
-_LAYERS_AT_ONCE = 16
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PRECISIONS = tuple(_DTYPES)
@@ -118,42 +118,31 @@ def _activation(name: str) -> nn.Module:
         raise ValueError(f"the activation {name!r} has no module here; known: {known}") from None
 
 
-def time_calls(
-    shapes: Sequence[LayerShape],
-    make_call: Callable[[LayerShape], Run],
-    target: Target,
-    *,
-    overhead: Run | None = None,
-) -> Iterator[tuple[LayerShape, Measurement]]:
-    """Time layers, several in turns; see `Runtime.time_layers`.
+class TimedCall:
+    """A layer that is timed by calling it; see `Profiled`.
 
     Args:
-        shapes: The layers.
-        make_call: Makes one of them ready to run.
-        target: Names the threads.
-        overhead: Does what every call does beside its layer; its time is taken off theirs.
+        call: Runs the layer once.
+        warm: As in `Profiled`.
+        overhead_ms: What every call takes beside its layer; a tenth of the time always stays.
     """
-    always = [SENTINEL] if SENTINEL in shapes else []
-    others = [shape for shape in shapes if shape != SENTINEL]
-    for begin in range(0, max(len(others), len(always)), _LAYERS_AT_ONCE):
-        chunk = [*always, *others[begin : begin + _LAYERS_AT_ONCE]]
-        calls = [make_call(shape) for shape in chunk]
-        samples = time_interleaved(
-            calls if overhead is None else [*calls, overhead],
-            clock=clock_for(target.threads),
-            warmup_s=0.0,
-            min_rounds=12,
-            limit_s=0.1,
-        )
-        spent_ms = 0.0 if overhead is None else summarise(samples[-1]).median_ms
-        for shape, times_ms in zip(chunk, samples, strict=False):
-            yield shape, _without(summarise(times_ms), spent_ms)
 
+    def __init__(self, call: Run, *, warm: bool, overhead_ms: float = 0.0) -> None:
+        self.warm = warm
+        self._call, self._overhead_ms = call, overhead_ms
+        self._times_ms: list[float] = []
 
-def _without(measured: Measurement, spent_ms: float) -> Measurement:
-    """Take off what a call costs; a tenth of it always stays, since no layer takes no time."""
-    left_ms = max(measured.median_ms - spent_ms, 0.1 * measured.median_ms)
-    return type(measured)(left_ms, measured.iqr_ms, measured.runs)
+    def run(self) -> None:
+        """Run the layer once."""
+        begin = time.perf_counter()
+        self._call()
+        self._times_ms.append((time.perf_counter() - begin) * 1e3)
+
+    def profile(self) -> Profile:
+        """Give the times of all runs, as those of one kernel."""
+        times_ms = np.array([self._times_ms])
+        left_ms = np.maximum(times_ms - self._overhead_ms, 0.1 * times_ms)
+        return Profile(["layer"], ["call"], left_ms)
 
 
 def cast(module: nn.Module, inputs: Sequence[Tensor], target: Target) -> tuple[nn.Module, Inputs]:

@@ -1,10 +1,10 @@
-"""Layers timed by a runtime that reads ONNX, with the sentinel beside them."""
+"""Layers timed by a runtime, with the sentinel beside them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latprune.latency.onnx_layers import layer_model
+from latprune.latency.onnx_layers import layer_model, weights
 from latprune.latency.profiled import time_models
 from latprune.latency.sentinel import SENTINEL
 
@@ -17,14 +17,28 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Measurement
 
 
-def time_shapes(
+_BYTES_PER_WEIGHT = 4
+
+
+def time_models_of(
     shapes: Sequence[LayerShape], open_model: Callable[[bytes], Profiled], target: Target
 ) -> Iterator[tuple[LayerShape, Measurement]]:
     """Time layers by their ONNX models; see `Runtime.time_layers`."""
-    models = (
-        (shape, layer_model(shape, batch=target.batch)) for shape in shapes if shape != SENTINEL
+
+    def open_layer(shape: LayerShape) -> Profiled:
+        return open_model(layer_model(shape, batch=target.batch))
+
+    yield from time_shapes(shapes, open_layer, target)
+
+
+def time_shapes(
+    shapes: Sequence[LayerShape], open_layer: Callable[[LayerShape], Profiled], target: Target
+) -> Iterator[tuple[LayerShape, Measurement]]:
+    """Time layers, each opened by its shape; see `Runtime.time_layers`."""
+    yield from time_models(
+        ((shape, shape) for shape in shapes if shape != SENTINEL),
+        open_layer,
+        threads=target.threads,
+        sentinel=(SENTINEL, SENTINEL) if SENTINEL in shapes else None,
+        size=lambda shape: _BYTES_PER_WEIGHT * weights(shape),
     )
-    sentinel = None
-    if SENTINEL in shapes:
-        sentinel = (SENTINEL, layer_model(SENTINEL, batch=target.batch))
-    yield from time_models(models, open_model, threads=target.threads, sentinel=sentinel)

@@ -15,7 +15,7 @@ import numpy as np
 from latprune.errors import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
     from latprune.graph.layers import LayerShape
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CONTEXT = "context_"
 """What the names of nodes begin with that are only there for the layer's sake."""
+
+WARM = "latprune.warm"
+"""The metadata key under which a model says whether its layer is warm."""
 
 _OPSET = 18
 _IR_VERSION = 9
@@ -56,7 +59,13 @@ def layer_model(shape: LayerShape, *, batch: int, in_context: bool = True) -> by
     planar = len(sizes) == 4 and shape.kind != "linear" and not shape.last
     layer = _LayerGraph(onnx, in_context=in_context and planar)
     written = _KINDS[shape.kind](layer, shape, sizes)
+    layer.note(WARM, str(is_warm(shape, batch=batch)))
     return layer.finish(_activation(shape.activation)(layer, written), shape)
+
+
+def warm_by(notes: Mapping[str, str]) -> bool:
+    """Read off a model's metadata what `is_warm` said of its layer; False where it says nothing."""
+    return notes.get(WARM) == str(True)
 
 
 def input_shape(shape: LayerShape, *, batch: int) -> tuple[int, ...]:
@@ -95,6 +104,25 @@ def output_size(shape: LayerShape) -> tuple[int, ...]:
     return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
 
 
+def weights(shape: LayerShape) -> int:
+    """Count a layer's weights, without those of its norm and bias."""
+    if not shape.has_weights:
+        return 0
+    return shape.in_channels // shape.groups * shape.out_channels * math.prod(shape.kernel)
+
+
+def is_warm(shape: LayerShape, *, batch: int) -> bool:
+    """Whether a layer finds most of its data in the caches, inside a network.
+
+    What the layer before it wrote is there, and the memory that it writes to was used a moment ago;
+    weights were last read when the network ran last.
+    """
+    read, other = input_shape(shape, batch=batch), second_shape(shape, batch=batch)
+    size = output_size(shape) if shape.kernel else () if shape.kind == "mean" else shape.size
+    written = batch * shape.out_channels * math.prod(size)
+    return weights(shape) < math.prod(read) + math.prod(other or (0,)) + written
+
+
 def _halves(sizes: tuple[int, ...], *, last: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of two tensors that make one of `sizes` together."""
     axis = len(sizes) - 1 if last else 1
@@ -113,6 +141,7 @@ class _LayerGraph:
         self._float = onnx.TensorProto.FLOAT
         self._in_context = in_context
         self._inputs: list[Any] = []
+        self._notes: dict[str, str] = {}
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
 
@@ -173,6 +202,10 @@ class _LayerGraph:
         self._weights.append(self._helper.make_tensor(name, self._float, sizes, values))
         return name
 
+    def note(self, key: str, value: str) -> None:
+        """Add an entry to the model's metadata."""
+        self._notes[key] = value
+
     def bias(self, shape: LayerShape) -> list[str]:
         """Add a bias where the layer, or the norm folded into it, has one."""
         return [self.weights(shape.out_channels)] if shape.bias or shape.norm else []
@@ -192,6 +225,7 @@ class _LayerGraph:
         )
         opset = self._helper.make_opsetid("", _OPSET)
         model = self._helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+        self._helper.set_model_props(model, self._notes)
         return bytes(model.SerializeToString())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from latprune.errors import import_extra
+from latprune.latency.onnx_layers import warm_by
 from latprune.latency.profiled import Profile, random_input
 
 EXTRA = "onnxruntime"
@@ -55,6 +56,7 @@ class ProfiledSession:
         self._folder = tempfile.TemporaryDirectory()
         prefix = Path(self._folder.name) / "profile"
         self._session = open_session(model, threads=threads, profile=prefix)
+        self.warm = warm_by(self._session.get_modelmeta().custom_metadata_map)
         self._feeds = {
             wanted.name: random_input(wanted.shape) for wanted in self._session.get_inputs()
         }

@@ -1,8 +1,8 @@
-"""Serialised ONNX models of single layers, timed kernel by kernel.
+"""Single layers, timed kernel by kernel, several in turns.
 
-A runtime opens each model as a session that can say what every kernel of every run took: the call
-is no part of a layer, nor are the neighbours that it stands between (`onnx_layers`). Needs numpy
-alone, so that it runs on devices that have no torch.
+A runtime opens each layer as a session that can say what every kernel of every run took: where the
+runtime knows that, the call is no part of a layer, nor are the neighbours that it stands between
+(`onnx_layers`). Needs numpy alone, so that it runs on devices that have no torch.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Clock
 
     Key = TypeVar("Key")
+    Model = TypeVar("Model")
 
 _LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder")
 _LAYERS_AT_ONCE = 16
 _BYTES_AT_ONCE = 256 * 2**20
-_ROUNDS = 9
+_ROUNDS = 10
 _MOST_ROUNDS = 20
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
-_MOST_REPEATS = 8
+_MOST_REPEATS = 4
 _WARMUP_S = 0.1  # a processor that rested needs a while to reach its pace
 _FINEST_MS = 5e-4  # profiles count whole microseconds
 
@@ -52,7 +53,13 @@ class Profile(NamedTuple):
 
 
 class Profiled(Protocol):
-    """A session that remembers what its kernels took."""
+    """A session that remembers what its kernels took.
+
+    Attributes:
+        warm: Whether its layer, inside a network, finds most of its data in the caches.
+    """
+
+    warm: bool
 
     def run(self) -> None:
         """Run once, always on the same data."""
@@ -68,49 +75,53 @@ def random_input(sizes: Sequence[int]) -> np.ndarray:
 
 
 def time_models(
-    models: Iterable[tuple[Key, bytes]],
-    open_model: Callable[[bytes], Profiled],
+    models: Iterable[tuple[Key, Model]],
+    open_model: Callable[[Model], Profiled],
     *,
     threads: int,
-    sentinel: tuple[Key, bytes] | None = None,
+    sentinel: tuple[Key, Model] | None = None,
+    size: Callable[[Model], int] = len,  # type: ignore[assignment]
 ) -> Iterator[tuple[Key, Measurement]]:
     """Time models of single layers, several sessions in turns.
 
     Args:
-        models: Pairs of a key and a serialised model, as `layer_model` gives it.
+        models: Pairs of a key and a model, such as the bytes that `layer_model` gives.
         open_model: Opens one of them.
         threads: For the work inside an operator.
         sentinel: One more, to be timed again beside every few of the others.
+        size: Bytes that a model takes: not too many are open at a time.
 
     Yields:
         Every key once, in order, with what its layer takes without its neighbours; and the
         sentinel's before those that it was timed beside.
     """
     clock, warmup_s = clock_for(threads), _WARMUP_S
-    for chunk in _chunks(models, always=[] if sentinel is None else [sentinel]):
+    for chunk in _chunks(models, [] if sentinel is None else [sentinel], size):
         yield from _time_together(chunk, open_model, clock, warmup_s=warmup_s)
         warmup_s = 0.0
 
 
 def _chunks(
-    models: Iterable[tuple[Key, bytes]], *, always: Sequence[tuple[Key, bytes]]
-) -> Iterator[list[tuple[Key, bytes]]]:
+    models: Iterable[tuple[Key, Model]],
+    always: Sequence[tuple[Key, Model]],
+    size: Callable[[Model], int],
+) -> Iterator[list[tuple[Key, Model]]]:
     """Give a few models at a time, those that `always` come in front; no part is empty."""
-    chunk: list[tuple[Key, bytes]] = []
-    size, begun = 0, False
+    chunk: list[tuple[Key, Model]] = []
+    taken, begun = 0, False
     for key, model in models:
-        if chunk and (len(chunk) == _LAYERS_AT_ONCE or size + len(model) > _BYTES_AT_ONCE):
+        if chunk and (len(chunk) == _LAYERS_AT_ONCE or taken + size(model) > _BYTES_AT_ONCE):
             yield [*always, *chunk]
-            chunk, size, begun = [], 0, True
+            chunk, taken, begun = [], 0, True
         chunk.append((key, model))
-        size += len(model)
+        taken += size(model)
     if chunk or (always and not begun):
         yield [*always, *chunk]
 
 
 def _time_together(
-    models: Sequence[tuple[Key, bytes]],
-    open_model: Callable[[bytes], Profiled],
+    models: Sequence[tuple[Key, Model]],
+    open_model: Callable[[Model], Profiled],
     clock: Clock,
     *,
     warmup_s: float,
@@ -136,6 +147,7 @@ class _Layer:
     def __init__(self, session: Profiled, clock: Clock) -> None:
         self._session = session
         self._clock = clock
+        self._counts: list[bool] = []
         self._waits_ms: list[float] = []
         self._busy_ms: list[float] = []
         self._run()
@@ -147,29 +159,34 @@ class _Layer:
     def warm_up(self) -> None:
         """Run once without it counting."""
         self._run()
-        self._warmup = len(self._waits_ms)
 
     def visit(self) -> None:
-        """Run a few times in a row."""
+        """Run a few times in a row, behind one run that fills the caches, or once without it."""
+        if not self._session.warm:
+            self._run(counts=True)
+            return
+        self._run()
         for _ in range(self._repeats):
-            self._run()
+            self._run(counts=True)
 
-    def _run(self) -> None:
+    def _run(self, *, counts: bool = False) -> None:
         begin, own = time.perf_counter(), self._clock()
         self._session.run()
         passed, busy = time.perf_counter() - begin, self._clock() - own
         self._waits_ms.append(max(0.0, passed - busy) * 1e3)
         self._busy_ms.append(busy * 1e3)
+        self._counts.append(counts)
 
     @property
     def steady(self) -> bool:
         """Whether the runs so far agree well enough, seen from outside."""
-        return steady_median([self._busy_ms[self._warmup :]], tolerance=_STEADY)
+        timed = [ms for ms, counts in zip(self._busy_ms, self._counts, strict=True) if counts]
+        return steady_median([timed], tolerance=_STEADY)
 
     def measured(self) -> Measurement:
         """End the profile and give the time of the layer's kernels, without the waiting."""
         samples = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
-        return summarise(samples[self._warmup :])
+        return summarise(samples[np.array(self._counts)])
 
 
 def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:

@@ -15,11 +15,14 @@ from torch import fx, nn
 from latprune.latency.layer_modules import (
     PRECISIONS,
     LayerModule,
+    TimedCall,
     cast,
     layer_inputs,
     threads_of,
-    time_calls,
 )
+from latprune.latency.layer_timing import time_shapes
+from latprune.latency.onnx_layers import is_warm
+from latprune.latency.timing import clock_for, summarise, time_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,14 +48,18 @@ class Compile:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
+        nothing = _compiled(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
+        times = time_interleaved([nothing], clock=clock_for(target.threads), limit_s=0.1)
+        overhead_ms = summarise(times[0]).median_ms
 
-        def make_call(shape: LayerShape) -> Run:
+        def open_layer(shape: LayerShape) -> TimedCall:
             inputs = layer_inputs(shape, batch=target.batch)
             # Traced, every layer has code of its own: compiled code is looked up by it.
-            return _compiled(fx.symbolic_trace(LayerModule(shape), _absent(inputs)), inputs, target)
+            traced = fx.symbolic_trace(LayerModule(shape), _absent(inputs))
+            call, warm = _compiled(traced, inputs, target), is_warm(shape, batch=target.batch)
+            return TimedCall(call, warm=warm, overhead_ms=overhead_ms)
 
-        nothing = _compiled(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
-        yield from time_calls(shapes, make_call, target, overhead=nothing)
+        yield from time_shapes(shapes, open_layer, target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

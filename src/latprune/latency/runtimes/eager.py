@@ -9,11 +9,13 @@ import torch
 from latprune.latency.layer_modules import (
     PRECISIONS,
     LayerModule,
+    TimedCall,
     call_of,
     cast,
     layer_inputs,
-    time_calls,
 )
+from latprune.latency.layer_timing import time_shapes
+from latprune.latency.onnx_layers import is_warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,11 +42,12 @@ class Eager:
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
 
-        def make_call(shape: LayerShape) -> Run:
+        def open_layer(shape: LayerShape) -> TimedCall:
             inputs = layer_inputs(shape, batch=target.batch)
-            return call_of(*cast(LayerModule(shape), inputs, target), target.threads)
+            call = call_of(*cast(LayerModule(shape), inputs, target), target.threads)
+            return TimedCall(call, warm=is_warm(shape, batch=target.batch))
 
-        yield from time_calls(shapes, make_call, target)
+        yield from time_shapes(shapes, open_layer, target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

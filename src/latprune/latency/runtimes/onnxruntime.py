@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latprune.errors import import_extra
-from latprune.latency.layer_timing import time_shapes
+from latprune.latency.layer_timing import time_models_of
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
 
@@ -38,7 +38,7 @@ class OnnxRuntime:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several sessions in turns; see `Runtime`."""
-        yield from time_shapes(shapes, partial(ProfiledSession, threads=target.threads), target)
+        yield from time_models_of(shapes, partial(ProfiledSession, threads=target.threads), target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latprune.errors import import_extra
-from latprune.latency.layer_timing import time_shapes
+from latprune.latency.layer_timing import time_models_of
 from latprune.latency.onnx_export import export_network
+from latprune.latency.onnx_layers import WARM, warm_by
 from latprune.latency.profiled import Profile, random_input
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class OpenVino:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several of them in turns; see `Runtime`."""
-        yield from time_shapes(shapes, partial(_ProfiledRequest, target=target), target)
+        yield from time_models_of(shapes, partial(_ProfiledRequest, target=target), target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
@@ -56,7 +57,7 @@ class OpenVino:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
             export_network(model, example, path)
-            request = _request(path, target)
+            request = _request(_core().read_model(path), target)
         inputs = example if isinstance(example, tuple) else (example,)
         _feed(request, [tensor.detach().cpu().numpy() for tensor in inputs])
 
@@ -73,7 +74,9 @@ class _ProfiledRequest:
     """A model on the CPU whose kernels are timed; see `Profiled`."""
 
     def __init__(self, model: bytes, *, target: Target) -> None:
-        self._request = _request(model, target, PERF_COUNT=True)
+        read = _core().read_model(model)
+        self.warm = warm_by(_notes(read))
+        self._request = _request(read, target, PERF_COUNT=True)
         wanted = self._request.model_inputs
         _feed(self._request, [random_input(one.get_shape()) for one in wanted])
         self._operators: dict[str, str] = {}
@@ -96,11 +99,16 @@ def _core() -> Any:
     return import_extra("openvino", _EXTRA).Core()
 
 
-def _request(model: Path | bytes, target: Target, **properties: object) -> Any:
+def _notes(model: Any) -> dict[str, str]:
+    """The metadata of the ONNX file that a model was read from."""
+    path = ["framework", WARM]
+    return {WARM: str(model.get_rt_info(path).value)} if model.has_rt_info(path) else {}
+
+
+def _request(model: Any, target: Target, **properties: object) -> Any:
     """Compile a model for one request at a time on the target's threads."""
-    core = _core()
-    compiled = core.compile_model(
-        core.read_model(model),
+    compiled = _core().compile_model(
+        model,
         "CPU",
         {
             "INFERENCE_NUM_THREADS": target.threads,

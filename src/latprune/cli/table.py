@@ -220,9 +220,7 @@ def _list(found: Sequence[Kernel]) -> RenderableType:
         times = (f"{row['fastest_ms']:.3f}", f"{row['slowest_ms']:.3f}", f"{row['noise']:.0%}")
         steps = (str(row["steps"].get(axis, "")) for axis in ("reads", "writes"))
         table.add_row(str(row["number"]), row["name"], str(row["layers"]), *times, *steps)
-    note = (
-        "IQR: of half the layers at most so much of their median. reads, writes: channels per step."
-    )
+    note = "IQR: half of the layers have at most this share. Reads, writes: channels per step."
     return Group(table, Text(f"{note}\n", style="dim"))
 
 

@@ -115,7 +115,7 @@ class Finished:
         doubled = [entry for entry, count in self.entries.items() if count > 1]
         problems = [*self.damage, *(f"measured twice: {entry}" for entry in doubled)]
         if self.more:
-            problems.append(f"a fresh process measures {self.more.count(b'\n')} more")
+            problems.append(f"a fresh process measures {len(self.more.splitlines())} more")
         if self.plan != self.fresh_plan:
             problems.append("a fresh process plans otherwise from the same file")
         return problems

@@ -3,8 +3,8 @@
     python -m benchmarks.killed [--network resnet18] [--kills 20] [--seed 0] [--json FILE]
 
 A process measures a network (ONNX Runtime, batch 1, one thread, 3 x 64 x 64) and is killed
-(SIGKILL) at a random time after it began to measure; another goes on with the same file. When one
-comes to its end before the last kill, the next begins another table. Every finished table is
+(SIGKILL) at a random time after it began to measure; every second time right after that, as soon
+as it writes. Another goes on with the same file. When one comes to its end before the last kill, the next begins another table. Every finished table is
 judged. Beside them stand the tables of two runs that nobody killed: every run finds other times,
 therefore other steps and a somewhat other plan, killed or not, so that how much saliency those
 plans keep is reported, and is no bar.
@@ -145,7 +145,8 @@ def run_broken(
         finished = None
         while finished is None:
             after_s = chance.uniform(0, 2 * between_s) if made < kills else None
-            survived, finished = _finish(network, place, after_s=after_s)
+            aimed = made % 2 == 1
+            survived, finished = _finish(network, place, after_s=after_s, aimed=aimed)
             whole = survived[: survived.rfind(b"\n") + 1]
             if not survived.startswith(seen):
                 damage.append(f"after kill {made} lines had gone or changed")
@@ -153,7 +154,8 @@ def run_broken(
             if finished is None:
                 made += 1
                 torn = len(survived) - len(whole)
-                known.append({"after_s": after_s, "lines": whole.count(b"\n"), "torn": torn})
+                lines = whole.count(b"\n")
+                known.append({"after_s": after_s, "aimed": aimed, "lines": lines, "torn": torn})
                 print(f"kill {made}: {known[-1]}", flush=True)
         finished.kills, finished.damage = known, damage
         tables.append(finished)
@@ -161,7 +163,7 @@ def run_broken(
 
 
 def _finish(
-    network: str, folder: Path, *, after_s: float | None = None
+    network: str, folder: Path, *, after_s: float | None = None, aimed: bool = False
 ) -> tuple[bytes, Finished | None]:
     """Measure on; give the file as it is then and, unless a kill came before, the whole of it."""
     process = _start(network, folder)
@@ -172,6 +174,8 @@ def _finish(
     try:
         said, _ = process.communicate(timeout=after_s)
     except subprocess.TimeoutExpired:
+        if aimed:
+            _wait_for_a_line(process, folder)
         process.kill()
         process.communicate()
         return _content(folder), None
@@ -182,6 +186,12 @@ def _finish(
     fresh = _start(network, folder).communicate()[0].splitlines()[-1]
     more = _content(folder)[len(content) :]
     return content, Finished(content, more, json.loads(said), json.loads(fresh), seconds)
+
+
+def _wait_for_a_line(process: subprocess.Popen[str], folder: Path) -> None:
+    before = len(_content(folder))
+    while process.poll() is None and len(_content(folder)) == before:
+        time.sleep(1e-4)
 
 
 def _start(network: str, folder: Path) -> subprocess.Popen[str]:

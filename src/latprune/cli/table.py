@@ -33,7 +33,7 @@ File = Annotated[Path, typer.Argument(help="A table, as `latprune measure` names
 tables = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look into latency tables, compare and join them, and see if they still hold.",
+    help="Show, compare, join and check latency tables.",
 )
 
 
@@ -72,9 +72,10 @@ def show_command(
 
 @tables.command("diff")
 def diff_command(first: File, second: File, as_json: AsJson = False) -> None:
-    """Compare two tables: of two targets, or of one that was measured twice.
+    """Compare two tables layer by layer.
 
-    Ratios are the second table's times over the first one's, layer by layer.
+    They are of two targets, or of one that was measured twice. Ratios are the second table's times
+    over the first one's.
     """
     from latprune.latency.comparing import diff
     from latprune.latency.table import LatencyTable
@@ -94,10 +95,11 @@ def merge_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join tables of one target into the first, or into --out.
+    """Join tables of one target.
 
-    Of what was measured several times, the measurement with the most runs stays. The file is
-    replaced in one step: however this ends, no table is left half written.
+    They are joined into the first, or into --out. Of what was measured several times, the
+    measurement with the most runs stays. The file is replaced in one step: however this ends, no
+    table is left half written.
     """
     from latprune.latency.merging import merge_files
 
@@ -118,7 +120,7 @@ def check_command(
     ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Time some of a table's layers again and say how far off it is.
+    """Time some of a table's layers again.
 
     Leaves with 4 if the median ratio of the times is off by more than --tolerance.
     """

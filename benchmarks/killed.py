@@ -3,11 +3,12 @@
     python -m benchmarks.killed [--network resnet18] [--kills 20] [--seed 0] [--json FILE]
 
 A process measures a network (ONNX Runtime, batch 1, one thread, 3 x 64 x 64) and is killed
-(SIGKILL) at a random time after it began to measure; every second time right after that, as soon
-as it writes. Another goes on with the same file. When one comes to its end before the last kill, the next begins another table. Every finished table is
-judged. Beside them stand the tables of two runs that nobody killed: every run finds other times,
-therefore other steps and a somewhat other plan, killed or not, so that how much saliency those
-plans keep is reported, and is no bar.
+(SIGKILL) at a random time after it began to measure; every second time not before it has written a
+line since then. Another process goes on with the same file. When one comes to its end before the
+last kill, the next begins another table. Every finished table is judged. Beside them stand the
+tables of two runs that nobody killed: every run finds other times, therefore other steps and a
+somewhat other plan, killed or not, so that how much saliency those plans keep is reported, and is
+no bar.
 
 Exits 1 if a bar is missed: after a kill every whole line of the file is still there, at its place;
 no layer and no network is in a finished table twice; a fresh process that goes on with it finds

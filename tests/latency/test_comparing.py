@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import latprune.latency.runtimes
 from latprune.errors import NotMeasured, StaleTable
 from latprune.latency.comparing import Pair, Ratios, diff, most_different, recheck
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
@@ -124,7 +125,7 @@ def test_a_uniform_change_is_met_within_the_tolerance_and_called_alike(
 
     assert found.met is met
     assert found.alike
-    assert ("speed" in found.verdict) is not met
+    assert ("pace" in found.verdict) is not met
 
 
 def test_layers_that_disagree_are_told_from_a_slower_machine(
@@ -147,6 +148,22 @@ def test_single_layers_may_disagree_while_the_median_holds(monkeypatch: pytest.M
     assert found.met
     assert not found.alike
     assert "single layers" in found.verdict
+
+
+def test_the_sentinel_is_timed_beside_the_sample_and_is_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, Processor(paces=[1.25]))
+    table = table_of(lambda _: 1.0)
+    table.add(SENTINEL, Measurement(Processor().ms(SENTINEL), 0.0, 10))
+
+    found = recheck(table, sample=len(table))
+
+    assert found.sentinel is not None
+    assert found.sentinel.ratio == pytest.approx(1.25)
+    assert found.ratios.median == pytest.approx(1.25)
+    assert SENTINEL not in [pair.what for pair in found.layers]
+    assert len(found.layers) == len(table) - 1
 
 
 def test_the_sample_follows_the_seed_and_has_no_layer_twice(

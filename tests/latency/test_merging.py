@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from latprune.errors import DamagedTable, StaleTable
 from latprune.latency import merging
 from latprune.latency.merging import merge, merge_files
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import Cut, LatencyTable
 from latprune.latency.timing import Comparison, Measurement
 from tests.latency.synthetic import TARGET, Killed, conv, network
@@ -54,6 +55,37 @@ def content(table: LatencyTable) -> object:
 @given(tables(), tables())
 def test_the_order_of_two_tables_does_not_matter(a: LatencyTable, b: LatencyTable) -> None:
     assert content(merge(a, b).table) == content(merge(b, a).table)
+
+
+@st.composite
+def paced(draw: st.DrawFn) -> LatencyTable:
+    """Draw a table that knows the pace at which it was begun."""
+    table = draw(tables())
+    layers = {SENTINEL: draw(measurements), **table}
+    return LatencyTable.of(TARGET, layers, networks=table.networks, every_cut=table.every_cut)
+
+
+@given(paced(), paced())
+def test_tables_of_two_paces_meet_at_the_quicker_one(a: LatencyTable, b: LatencyTable) -> None:
+    merged = merge(a, b)
+
+    quicker = min(a[SENTINEL].median_ms, b[SENTINEL].median_ms)
+    assert merged.table[SENTINEL].median_ms == quicker
+    for shape in a.keys() - b.keys():
+        own = a[shape].median_ms / a[SENTINEL].median_ms
+        assert merged.table[shape].median_ms / quicker == pytest.approx(own)
+
+
+@given(paced(), paced() | tables())
+def test_with_paces_too_the_order_does_not_matter_and_joining_again_changes_nothing(
+    a: LatencyTable, b: LatencyTable
+) -> None:
+    once = merge(a, b)
+
+    assert content(merge(b, a).table) == content(once.table)
+    assert content(merge(once.table, once.table).table) == content(once.table)
+    if SENTINEL in b:  # else its pace is not known, and is taken for that of the others
+        assert content(merge(once.table, a, b).table) == content(once.table)
 
 
 @given(tables(), tables(), tables())

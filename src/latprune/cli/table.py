@@ -298,6 +298,7 @@ def _merge_facts(merged: Merged, out: Path) -> dict[str, Any]:
     ratios = sorted(conflict.ratio for conflict in merged.conflicts)
     return {
         **_facts(out, merged.table),
+        "paces": list(merged.paces),
         "conflicts": len(ratios),
         "conflict_median_ratio": ratios[len(ratios) // 2] if ratios else None,
         "conflict_worst_ratio": ratios[-1] if ratios else None,
@@ -306,14 +307,20 @@ def _merge_facts(merged: Merged, out: Path) -> dict[str, Any]:
 
 def _joined(merged: Merged, out: Path) -> RenderableType:
     facts = _merge_facts(merged, out)
+    head = [*_header(out, merged.table), Text(_pace_words(merged.paces))]
     if not merged.conflicts:
-        return Group(*_header(out, merged.table), Text("nothing was measured twice differently"))
+        return Group(*head, Text("nothing was measured twice differently"))
     said = (
         f"{_count(facts['conflicts'], 'measurement')} had a rival; those with more runs stayed. "
         f"They differed by a factor of {facts['conflict_median_ratio']:.2f} in the median and "
         f"{facts['conflict_worst_ratio']:.2f} at worst."
     )
-    return Group(*_header(out, merged.table), Text(said))
+    return Group(*head, Text(said))
+
+
+def _pace_words(paces: Sequence[float]) -> str:
+    factors = ", ".join(f"{pace:.3f}" for pace in paces)
+    return f"brought to one pace, by their sentinels: times multiplied by {factors}"
 
 
 def _rechecked(found: Recheck, held: int) -> RenderableType:
@@ -323,4 +330,6 @@ def _rechecked(found: Recheck, held: int) -> RenderableType:
         f"now ÷ table: median {ratios.median:.3f}, half of them {ratios.low:.3f} … "
         f"{ratios.high:.3f}, sum of times {ratios.total:.3f}",
     ]
+    if found.sentinel is not None:
+        lines.append(f"the sentinel, which tells the machine's pace: {found.sentinel.ratio:.3f}")
     return Group(*map(Text, lines), *_farthest(found.layers, ("table", "now")), Text(found.verdict))

@@ -1,6 +1,6 @@
 """How far two timings of the same layers lie apart: between tables, or a table and its machine.
 
-A ratio that all layers share is another speed of the machine; what remains beside it is where they
+A ratio that all layers share is another pace of the machine; what remains beside it is where they
 disagree.
 """
 
@@ -17,6 +17,7 @@ from latprune.errors import NotMeasured, StaleTable
 from latprune.latency import runtimes
 from latprune.latency.describing import shape_words
 from latprune.latency.merging import different_fields
+from latprune.latency.sentinel import SENTINEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -177,11 +178,13 @@ class Recheck:
     Attributes:
         target: What the table is of, and the sample was timed on.
         layers: First as the table says, second as timed now.
+        sentinel: The layer that tells the machine's pace, likewise; None: the table has none.
         tolerance: How far the median ratio may be from 1.
     """
 
     target: Target
     layers: tuple[Pair, ...]
+    sentinel: Pair | None
     tolerance: float
 
     @cached_property
@@ -213,7 +216,7 @@ class Recheck:
             )
         if self.alike:
             return (
-                f"Not met: {now}, and all about alike: it is the machine's speed that changed. "
+                f"Not met: {now}, and all about alike: it is the machine's pace that changed. "
                 "Budgets in percent still hold, those in milliseconds do not."
             )
         return (
@@ -230,6 +233,7 @@ class Recheck:
             "alike": self.alike,
             "verdict": self.verdict,
             "ratios": self.ratios.to_json(),
+            "sentinel": self.sentinel.to_json() if self.sentinel else None,
             "layers": [pair.to_json() for pair in most_different(self.layers)],
         }
 
@@ -259,22 +263,28 @@ def recheck(
         StaleTable: If this is not the table's target; it names both.
         MissingExtra: If the runtime is not installed.
     """
-    if not len(table):
+    if not table.keys() - {SENTINEL}:
         raise NotMeasured(
             "the table holds no layers that could be timed again; measure() adds them"
         )
     _check_here(table.target)
-    shapes = list(table)
+    shapes = [shape for shape in table if shape != SENTINEL]
     drawn = np.random.default_rng(seed).permutation(len(shapes))[:sample]
     chosen = [shapes[index] for index in drawn]
+    beside = [SENTINEL] if SENTINEL in table else []
     pairs: list[Pair] = []
+    sentinel = None
     for shape, found in runtimes.get_runtime(table.target.runtime).time_layers(
-        chosen, table.target
+        [*beside, *chosen], table.target
     ):
+        if shape == SENTINEL:
+            again = sentinel.second.pooled(found) if sentinel else found
+            sentinel = Pair(shape, table[shape], again)
+            continue
         pairs.append(Pair(shape, table[shape], found))
         if progress is not None:
             progress(len(pairs), len(chosen), shape_words(shape))
-    return Recheck(table.target, tuple(pairs), tolerance)
+    return Recheck(table.target, tuple(pairs), sentinel, tolerance)
 
 
 def _check_here(target: Target) -> None:

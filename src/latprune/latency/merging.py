@@ -1,7 +1,9 @@
 """Several tables of one target become one; nothing that was measured is lost.
 
-Of a layer or network that several tables hold, the measurement with the most runs stays; of equal
-ones the one with the smallest spread, so that the order of the tables does not matter.
+Every table is at the pace that the machine had when it was begun, by its sentinel: all are brought
+to the quickest of them. Of a layer or network that several tables then hold, the measurement with
+the most runs stays; of equal ones the one with the smallest spread, so that the order of the tables
+does not matter.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from latprune.errors import StaleTable
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -53,10 +56,12 @@ class Merged:
 
     Attributes:
         table: In memory.
-        conflicts: What several tables held with different times.
+        paces: Per table the factor that its times were multiplied by; 1: none.
+        conflicts: What several tables held with different times, at one pace.
     """
 
     table: LatencyTable
+    paces: tuple[float, ...]
     conflicts: tuple[Conflict, ...]
 
 
@@ -76,12 +81,16 @@ def merge(first: LatencyTable, *others: LatencyTable) -> Merged:
     tables = (first, *others)
     for table in others:
         check_same_target(first.target, table.target)
+    sentinel, paces = _paces(tables)
     conflicts: list[Conflict] = []
-    layers = _join(tables, conflicts)
-    networks = _join([table.networks for table in tables], conflicts)
+    layers = _join([_at(pace, table) for pace, table in zip(paces, tables, strict=True)], conflicts)
+    networks = _join(
+        [_at(pace, table.networks) for pace, table in zip(paces, tables, strict=True)], conflicts
+    )
+    # What is kept of a cut is its ratio to the dense network: no pace changes that.
     cuts = _join_cuts([table.every_cut for table in tables])
-    joined = LatencyTable.of(first.target, layers, networks=networks, every_cut=cuts)
-    return Merged(joined, tuple(conflicts))
+    joined = LatencyTable.of(first.target, sentinel | layers, networks=networks, every_cut=cuts)
+    return Merged(joined, paces, tuple(conflicts))
 
 
 def merge_files(paths: Sequence[Path], out: Path) -> Merged:
@@ -134,6 +143,22 @@ def different_fields(first: Target, second: Target) -> list[str]:
 def _and(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _paces(
+    tables: Sequence[LatencyTable],
+) -> tuple[dict[LayerShape, Measurement], tuple[float, ...]]:
+    """The quickest sentinel, if there is any, and what brings every table to its pace."""
+    known = [table[SENTINEL] for table in tables if SENTINEL in table]
+    if not known:
+        return {}, (1.0,) * len(tables)
+    quickest = min(known, key=lambda one: (one.median_ms, *(-worth for worth in _worth(one))))
+    own = (table.get(SENTINEL, quickest) for table in tables)
+    return {SENTINEL: quickest}, tuple(quickest.median_ms / one.median_ms for one in own)
+
+
+def _at(pace: float, held: Mapping[Key, Measurement]) -> dict[Key, Measurement]:
+    return {key: found.scaled(pace) for key, found in held.items() if key != SENTINEL}
 
 
 def _join(

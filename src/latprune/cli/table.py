@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from latprune.latency.comparing import Difference, Pair, Ratios, Recheck
+    from latprune.latency.comparing import Difference, Pair, Ratios
     from latprune.latency.lines import Kernel
     from latprune.latency.merging import Merged
+    from latprune.latency.rechecking import Recheck
     from latprune.latency.table import LatencyTable
 
 MOST_SHOWN = 8  # of the layers that differ most
@@ -126,7 +127,7 @@ def check_command(
     """
     from latprune.cli.app import NOT_MET
     from latprune.cli.live import working
-    from latprune.latency.comparing import recheck
+    from latprune.latency.rechecking import recheck
     from latprune.latency.table import LatencyTable
 
     table = LatencyTable.read(file)

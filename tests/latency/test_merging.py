@@ -81,6 +81,17 @@ def test_tables_of_two_paces_meet_at_the_quicker_one(a: LatencyTable, b: Latency
         assert merged.table[shape].median_ms / quicker == pytest.approx(own)
 
 
+def test_a_table_without_a_sentinel_keeps_its_times() -> None:
+    old, new = LatencyTable(TARGET), LatencyTable(TARGET)
+    old.add(conv(8, 1), MEASUREMENTS[0])
+    new.add(SENTINEL, MEASUREMENTS[1])
+
+    merged = merge(old, new)
+
+    assert merged.paces == (None, 1.0)
+    assert merged.table == {SENTINEL: MEASUREMENTS[1], conv(8, 1): MEASUREMENTS[0]}
+
+
 @settings(max_examples=50)
 @given(paced(), paced() | tables())
 def test_with_paces_too_the_order_does_not_matter_and_joining_again_changes_nothing(

@@ -72,7 +72,7 @@ def test_a_uniform_change_is_met_within_the_tolerance_and_called_alike(
 
     assert found.met is met
     assert found.alike
-    assert ("pace" in found.verdict) is not met
+    assert ("pace that changed" in found.verdict) is not met
 
 
 def test_layers_that_disagree_are_told_from_a_slower_machine(
@@ -84,7 +84,8 @@ def test_layers_that_disagree_are_told_from_a_slower_machine(
 
     assert not found.met
     assert not found.alike
-    assert "differ in how much" in found.verdict
+    assert "not the machine's pace alone" in found.verdict
+    assert "single layers differ" in found.verdict
 
 
 def test_single_layers_may_disagree_while_the_median_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +112,25 @@ def test_the_sentinel_is_timed_beside_the_sample_and_is_no_part_of_it(
     assert found.ratios.median == pytest.approx(1.25)
     assert SENTINEL not in [pair.what for pair in found.layers]
     assert len(found.layers) == len(table) - 1
+
+
+@pytest.mark.parametrize("own", [1.0, 2.0])
+def test_the_sentinel_decides_whether_it_is_the_machines_pace_even_if_layers_disagree(
+    own: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(shape: LayerShape) -> float:
+        return 1.0 if shape == SENTINEL else own * (0.6 + 0.4 * (shape.out_channels % 3))
+
+    machine(monkeypatch, Changed(change=change, paces=[1.3]))
+    table = table_of_formula()
+    table.add(SENTINEL, Measurement(Processor().ms(SENTINEL), 0.0, 10))
+
+    found = recheck(table, sample=len(table))
+
+    assert not found.met
+    assert not found.alike
+    assert found.uniform is (own == 1.0)
+    assert ("pace that changed" in found.verdict) is found.uniform
 
 
 def test_the_sample_follows_the_seed_and_has_no_layer_twice(

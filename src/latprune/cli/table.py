@@ -319,9 +319,9 @@ def _joined(merged: Merged, out: Path) -> RenderableType:
     return Group(*head, Text(said))
 
 
-def _pace_words(paces: Sequence[float]) -> str:
-    factors = ", ".join(f"{pace:.3f}" for pace in paces)
-    return f"brought to one pace, by their sentinels: times multiplied by {factors}"
+def _pace_words(paces: Sequence[float | None]) -> str:
+    factors = ", ".join("1 (no sentinel)" if pace is None else f"{pace:.3f}" for pace in paces)
+    return f"brought to one pace by their sentinels: times multiplied by {factors}"
 
 
 def _rechecked(found: Recheck, held: int) -> RenderableType:

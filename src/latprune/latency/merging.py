@@ -56,12 +56,13 @@ class Merged:
 
     Attributes:
         table: In memory.
-        paces: Per table the factor that its times were multiplied by; 1: none.
+        paces: Per table the factor that its times were multiplied by; None: it has no sentinel,
+            and they stayed.
         conflicts: What several tables held with different times, at one pace.
     """
 
     table: LatencyTable
-    paces: tuple[float, ...]
+    paces: tuple[float | None, ...]
     conflicts: tuple[Conflict, ...]
 
 
@@ -147,18 +148,19 @@ def _and(names: Sequence[str]) -> str:
 
 def _paces(
     tables: Sequence[LatencyTable],
-) -> tuple[dict[LayerShape, Measurement], tuple[float, ...]]:
+) -> tuple[dict[LayerShape, Measurement], tuple[float | None, ...]]:
     """The quickest sentinel, if there is any, and what brings every table to its pace."""
     known = [table[SENTINEL] for table in tables if SENTINEL in table]
     if not known:
-        return {}, (1.0,) * len(tables)
+        return {}, (None,) * len(tables)
     quickest = min(known, key=lambda one: (one.median_ms, *(-worth for worth in _worth(one))))
-    own = (table.get(SENTINEL, quickest) for table in tables)
-    return {SENTINEL: quickest}, tuple(quickest.median_ms / one.median_ms for one in own)
+    own = (table.get(SENTINEL) for table in tables)
+    paces = (quickest.median_ms / one.median_ms if one else None for one in own)
+    return {SENTINEL: quickest}, tuple(paces)
 
 
-def _at(pace: float, held: Mapping[Key, Measurement]) -> dict[Key, Measurement]:
-    return {key: found.scaled(pace) for key, found in held.items() if key != SENTINEL}
+def _at(pace: float | None, held: Mapping[Key, Measurement]) -> dict[Key, Measurement]:
+    return {key: found.scaled(pace or 1.0) for key, found in held.items() if key != SENTINEL}
 
 
 def _join(

@@ -58,25 +58,31 @@ class Recheck:
         return self.ratios.spread <= self.tolerance
 
     @property
+    def uniform(self) -> bool:
+        """Whether the median ratio is that of the whole machine.
+
+        The sentinel tells; without one, whether the layers are alike.
+        """
+        if self.sentinel is None:
+            return self.alike
+        return abs(self.ratios.median / self.sentinel.ratio - 1) <= self.tolerance
+
+    @property
     def verdict(self) -> str:
-        """What it comes to, in a sentence or two."""
+        """What it comes to, in a few sentences."""
         most = f"{self.tolerance:.1%}"
         now = f"half of the layers now take at most {self.ratios.median:.1%} of the table's time"
-        if self.met and self.alike:
-            return f"Met: {now}, which is within {most}."
+        apart = "" if self.alike else f" Beside that, single layers differ by more than {most}."
         if self.met:
+            return f"Met: {now}, which is within {most}.{apart}"
+        if self.uniform:
             return (
-                f"Met: {now}, which is within {most}. But single layers differ by more: the "
-                "machine is busy now, or was when the table was measured."
-            )
-        if self.alike:
-            return (
-                f"Not met: {now}, and all about alike: it is the machine's pace that changed. "
-                "Budgets in percent still hold, those in milliseconds do not."
+                f"Not met: {now}. It is the machine's pace that changed: budgets in percent still "
+                f"hold, those in milliseconds do not.{apart}"
             )
         return (
-            f"Not met: {now}, and they differ in how much. If it stays so on a quiet machine, "
-            "delete the table and measure again."
+            f"Not met: {now}, and it is not the machine's pace alone. If it stays so on a quiet "
+            f"machine, delete the table and measure again.{apart}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -86,6 +92,7 @@ class Recheck:
             "tolerance": self.tolerance,
             "met": self.met,
             "alike": self.alike,
+            "uniform": self.uniform,
             "verdict": self.verdict,
             "ratios": self.ratios.to_json(),
             "sentinel": self.sentinel.to_json() if self.sentinel else None,

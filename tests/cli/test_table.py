@@ -11,6 +11,7 @@ import pytest
 from latprune.cli.stairway import picture
 from latprune.latency import runtimes
 from latprune.latency.lines import kernels
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
@@ -93,6 +94,20 @@ def test_a_picture_shows_steps_as_brackets_and_keeps_to_its_columns(
     medians = [row.index("●") for row in rows[:16]]
     assert medians == sorted(medians)
     assert len(set(medians)) == 4
+
+
+def test_a_kernel_without_a_staircase_says_why(file: Path) -> None:
+    whole = LatencyTable.read(file)
+    slow = replace(conv(64, 64, size=64), stride=(2, 2))
+    LatencyTable.open(file, TARGET).add(slow, Measurement(99.0, 0.0, 1))
+    LatencyTable.open(file, TARGET).add(SENTINEL, Measurement(1.0, 0.0, 1))
+
+    asked = latprune("table", "show", str(file), "--layer", "1").stdout
+    default = json.loads(latprune("table", "show", str(file), "--json").stdout)
+
+    assert "no staircase" in asked
+    assert default["layers"] == len(whole) + 2
+    assert [kernel["number"] for kernel in default["drawn"]] == [2]
 
 
 def test_an_empty_table_shows_that_it_holds_nothing(tmp_path: Path) -> None:

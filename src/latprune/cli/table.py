@@ -47,7 +47,7 @@ def show_command(
             "--layer",
             metavar="NUMBER|PATTERN",
             help="Whose staircase to draw: a number from the list, or part of a name, * for any "
-            "text. Default: 1, the kernel with the slowest layer.",
+            "text. Default: the first that has one.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -150,7 +150,8 @@ def _show(result: dict[str, Any] | RenderableType) -> None:
 def _chosen(found: Sequence[Kernel], layer: str | None) -> list[int]:
     """The numbers, from 1, of the kernels that were asked for."""
     if layer is None:
-        return [1] if found else []
+        with_lines = (number for number, kernel in enumerate(found, 1) if kernel.lines)
+        return [next(with_lines, 1)] if found else []
     if layer.isdecimal():
         numbers = [int(layer)] if 1 <= int(layer) <= len(found) else []
     else:
@@ -239,12 +240,20 @@ def _drawn(number: int, kernel: Kernel) -> Iterator[RenderableType]:
 
     yield Text(f"{number}  {kernel.name}", style="bold")
     if not kernel.lines:
-        yield Text("no staircase: none was measured to its end; `latprune measure` goes on\n")
+        yield Text(f"{_why_no_lines(kernel)}\n")
         return
     yield Text(f"{LEGEND}\n", style="dim")
     for line in kernel.lines:
         yield from picture(line, columns=Console().width)
         yield Text("")
+
+
+def _why_no_lines(kernel: Kernel) -> str:
+    from latprune.latency.sentinel import SENTINEL
+
+    if kernel.layers.keys() == {SENTINEL}:
+        return "only the sentinel, which tells the machine's pace: no staircase"
+    return "no staircase: no line of its widths was measured to the end; `latprune measure` goes on"
 
 
 def _difference(found: Difference) -> RenderableType:

@@ -138,20 +138,30 @@ class DamagedTable(LatpruneError):
 
     Attributes:
         path: The file.
-        line: The line, counted from 1.
+        line: The line, counted from 1; 0: the file as a whole.
     """
 
-    def __init__(self, path: Path, line: int, why: str) -> None:
-        super().__init__(
-            f"{path}, line {line}: {why}. Delete the file to measure again; the other lines "
-            f"are only kept if you remove line {line} alone."
+    def __init__(self, path: Path, line: int, why: str, *, remedy: str | None = None) -> None:
+        where = f"{path}, line {line}" if line else f"{path}"
+        advice = remedy or (
+            f"Delete the file to measure again; the other lines are only kept if you remove line "
+            f"{line} alone."
         )
+        super().__init__(f"{where}: {why}. {advice}")
         self.path = path
         self.line = line
 
 
 class StaleTable(LatpruneError):
-    """A latency table was measured on another target than the one asked for."""
+    """A latency table was measured on another target than the one asked for.
+
+    Attributes:
+        fields: Of the targets, those that differ, where they are known.
+    """
+
+    def __init__(self, message: str, *, fields: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
 
 
 class DamagedFile(LatpruneError):

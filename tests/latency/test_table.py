@@ -170,3 +170,52 @@ def test_alike_are_layers_that_run_the_same_kernel() -> None:
         table.add(shape, FIRST)
 
     assert table.alike(conv(64, 64)) == [conv(3, 8), conv(8, 8, size=4)]
+
+
+def test_reading_takes_the_target_from_the_file_and_writes_nothing(path: Path) -> None:
+    LatencyTable.open(path, TARGET).add_cut(network(), NARROW, HALVED)
+    path.write_bytes(path.read_bytes() + b'{"shape": ')
+    before = path.read_bytes()
+
+    table = LatencyTable.read(path)
+    table.add(conv(9, 9), FIRST)
+
+    assert table.target == TARGET
+    assert table.networks == {network().key: SECOND}
+    assert table.every_cut == {network().key: [(NARROW, HALVED)]}
+    assert path.read_bytes() == before
+
+
+def test_a_written_table_is_read_as_it_was(path: Path, tmp_path: Path) -> None:
+    LatencyTable.open(path, TARGET).add_cut(network(), NARROW, HALVED)
+    table = LatencyTable.read(path)
+
+    table.write(tmp_path / "copy.jsonl")
+
+    again = LatencyTable.open(tmp_path / "copy.jsonl", TARGET)
+    assert list(again.items()) == list(table.items())
+    assert again.networks == table.networks
+    assert again.every_cut == table.every_cut
+    with pytest.raises(FileExistsError):
+        table.write(path)
+
+
+def test_a_missing_or_empty_file_is_no_table_and_is_not_made_one(tmp_path: Path) -> None:
+    missing, empty = tmp_path / "missing.jsonl", tmp_path / "empty.jsonl"
+    empty.touch()
+
+    for path, why in ((missing, "No such file"), (empty, "empty"), (tmp_path, "directory")):
+        with pytest.raises(DamagedTable, match=why) as caught:
+            LatencyTable.read(path)
+        assert caught.value.line == 0
+    assert not missing.exists()
+    assert empty.read_bytes() == b""
+
+
+def test_a_table_of_a_newer_version_says_to_update_and_not_to_delete(path: Path) -> None:
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99', 1))
+
+    with pytest.raises(DamagedTable, match="version 99") as caught:
+        LatencyTable.read(path)
+    assert "Update latprune" in str(caught.value)
+    assert "Delete" not in str(caught.value)

@@ -40,6 +40,7 @@ from latprune.cli.options import (
     target_of,
     usage,
 )
+from latprune.cli.table import tables
 from latprune.errors import BudgetTooSmall, LatpruneError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ app = typer.Typer(
         "the budget, 4 the budget was not met, 130 interrupted."
     ),
 )
+app.add_typer(tables, name="table")
 
 
 def _version(wanted: bool) -> None:

@@ -137,28 +137,32 @@ def stairs(table: LatencyTable, layer: Layer, axis: Axis) -> Stairs:
     Raises:
         NotMeasured: If there is no such line.
     """
-    lines = [line / line[_POINTS - 1] for line in _lines(table, layer, axis)]
+    lines = [
+        np.array([table[shape].median_ms for shape in line])
+        for line in lines_in(table, layer, axis)
+    ]
     if not lines:
         raise NotMeasured(
             f"{layer.name}: no line of {len(_LINE)} widths that it {axis} was measured on "
             f"{table.target.describe()}; measure() does it"
         )
-    return _fit(np.mean(lines, axis=0), unit=_unit(layer))
+    return _fit(np.mean([line / line[_POINTS - 1] for line in lines], axis=0), unit=_unit(layer))
 
 
-def _lines(table: LatencyTable, layer: Layer, axis: Axis) -> Iterator[np.ndarray]:
+def lines_in(table: LatencyTable, layer: Layer, axis: Axis) -> Iterator[tuple[LayerShape, ...]]:
+    """Give every line of the layer's kernel that the table holds in full, narrowest width first."""
     unit = _unit(layer)
-    measured: dict[tuple[object, ...], dict[int, float]] = {}
+    measured: dict[tuple[object, ...], dict[int, LayerShape]] = {}
     for shape in table.alike(layer.shape):
         if not _same_grouping(layer, shape):
             continue
         width = shape.in_channels if axis == "reads" else shape.out_channels
         if width % unit == 0 and width // unit in _LINE:
             line = measured.setdefault(_all_but(layer, axis, shape), {})
-            line[width // unit] = table[shape].median_ms
+            line[width // unit] = shape
     for line in measured.values():
         if len(line) == len(_LINE):
-            yield np.array([line[point] for point in _LINE])
+            yield tuple(line[point] for point in _LINE)
 
 
 def _same_grouping(layer: Layer, shape: LayerShape) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
@@ -68,15 +69,79 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """
         table = cls(target, path=path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _whole_lines(path)
+        lines = _mended(path)
         if not lines:
-            header = {"format": _FORMAT, "version": _VERSION, "target": target.to_json()}
-            _append(path, header)
+            _append(path, _header(target))
             return table
         _check_target(path, _read_header(path, lines[0]), target)
-        for number, line in enumerate(lines[1:], start=2):
-            table._read(path, number, line)
+        table._read_all(path, lines)
         return table
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable:
+        """Read a table of whatever target; its file stays as it is.
+
+        A last line that a killed process left half written is passed over.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The table, in memory alone: what is added to it is not written.
+
+        Raises:
+            DamagedTable: If there is no such file, or a line of it cannot be read.
+        """
+        try:
+            lines = _whole_lines(path.read_bytes())
+        except OSError as error:
+            why = f"it cannot be read ({error.strerror})"
+            remedy = f"Tables that `latprune measure` wrote lie in {default_folder()}."
+            raise DamagedTable(path, 0, why, remedy=remedy) from error
+        if not lines:
+            why = "it is empty: not even a header that names the target"
+            raise DamagedTable(path, 0, why, remedy="Measure again: latprune measure.")
+        table = cls(_read_header(path, lines[0]))
+        table._read_all(path, lines)
+        return table
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        layers: Mapping[LayerShape, Measurement],
+        *,
+        networks: Mapping[str, Measurement],
+        every_cut: Mapping[str, Sequence[Cut]],
+    ) -> LatencyTable:
+        """Make a table, in memory alone, from what was measured before."""
+        table = cls(target)
+        for shape, measurement in layers.items():
+            table._keep(shape, measurement)
+        table._networks.update(networks)
+        table._cuts.update({key: list(cuts) for key, cuts in every_cut.items()})
+        return table
+
+    def write(self, path: Path) -> None:
+        """Write the whole table to a new file.
+
+        Raises:
+            FileExistsError: If the file is there already.
+        """
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in self._entries())
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def networks(self) -> Mapping[str, Measurement]:
+        """Whole dense networks, by their graph's key."""
+        return MappingProxyType(self._networks)
+
+    @property
+    def every_cut(self) -> Mapping[str, Sequence[Cut]]:
+        """Pruned networks, by the dense network's key, whether their layers are measured or not."""
+        return MappingProxyType(self._cuts)
 
     def __getitem__(self, shape: LayerShape) -> Measurement:
         """Give a layer's measurement.
@@ -173,6 +238,22 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         if self.path is not None:
             _append(self.path, entry)
 
+    def _entries(self) -> Iterator[Mapping[str, Any]]:
+        """What `read` reads, line by line."""
+        yield _header(self.target)
+        for shape, measurement in self._layers.items():
+            yield {"shape": shape.to_json(), **measurement.to_json()}
+        for key, measurement in self._networks.items():
+            yield {"network": key, **measurement.to_json()}
+        for key, cuts in self._cuts.items():
+            for cut in cuts:
+                stored = {"widths": dict(cut.widths), "comparison": cut.comparison.to_json()}
+                yield {"cut": key, **stored}
+
+    def _read_all(self, path: Path, lines: Sequence[str]) -> None:
+        for number, line in enumerate(lines[1:], start=2):
+            self._read(path, number, line)
+
     def _read(self, path: Path, number: int, line: str) -> None:
         try:
             entry = json.loads(line)
@@ -213,7 +294,7 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _mended(path: Path) -> list[str]:
     """Read the lines that were written in full, and cut off what follows the last of them."""
     try:
         content = path.read_bytes()
@@ -222,7 +303,16 @@ def _whole_lines(path: Path) -> list[str]:
     end = content.rfind(b"\n") + 1
     if end < len(content):
         os.truncate(path, end)
+    return _whole_lines(content)
+
+
+def _whole_lines(content: bytes) -> list[str]:
+    end = content.rfind(b"\n") + 1
     return content[:end].decode("utf-8", errors="replace").splitlines()
+
+
+def _header(target: Target) -> dict[str, Any]:
+    return {"format": _FORMAT, "version": _VERSION, "target": target.to_json()}
 
 
 def _read_header(path: Path, line: str) -> Target:
@@ -230,6 +320,9 @@ def _read_header(path: Path, line: str) -> Target:
         header = json.loads(line)
         if header["format"] != _FORMAT:
             raise ValueError(f"the format is {header['format']!r}")
+        if isinstance(header["version"], int) and header["version"] > _VERSION:
+            why = f"it is of version {header['version']}; this latprune reads version {_VERSION}"
+            raise DamagedTable(path, 1, why, remedy="Update latprune to read it.")
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']} is not version {_VERSION}")
         return Target.from_json(header["target"])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder")
 _LAYERS_AT_ONCE = 16
 _BYTES_AT_ONCE = 256 * 2**20
-_ROUNDS = 10
+_LEAST_RUNS, _MOST_RUNS = 12, 40
 _MOST_ROUNDS = 20
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
@@ -132,10 +132,10 @@ def _time_together(
         layers[0].warm_up()
     order = list(layers)
     shuffle = random.Random(0).shuffle
-    for round_ in range(_MOST_ROUNDS):
+    for _ in range(_MOST_ROUNDS):
         shuffle(order)
         for layer in order:
-            if round_ < _ROUNDS or not layer.steady:
+            if not layer.steady:
                 layer.visit()
     for (key, _), layer in zip(models, layers, strict=True):
         yield key, layer.measured()
@@ -179,9 +179,11 @@ class _Layer:
 
     @property
     def steady(self) -> bool:
-        """Whether the runs so far agree well enough, seen from outside."""
+        """Whether there are enough runs, and they agree well enough, seen from outside."""
         timed = [ms for ms, counts in zip(self._busy_ms, self._counts, strict=True) if counts]
-        return steady_median([timed], tolerance=_STEADY)
+        if _LEAST_RUNS <= len(timed) < _MOST_RUNS:
+            return steady_median([timed], tolerance=_STEADY)
+        return len(timed) >= _MOST_RUNS
 
     def measured(self) -> Measurement:
         """End the profile and give the time of the layer's kernels, without the waiting."""

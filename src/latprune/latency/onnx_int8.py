@@ -163,16 +163,17 @@ class _Int8Layer:
         self, name: str, integers: np.ndarray, scales: Any, *, axis: int | None
     ) -> str:
         zeros = np.zeros_like(scales, dtype=integers.dtype)
-        if axis is None:
-            zeros = np.uint8(_MIDDLE)
         inputs = [
             self._store(f"{name}_q", integers),
             self._store(f"{name}_scale", scales),
-            self._store(f"{name}_zero", zeros),
+            self._store(f"{name}_zero", zeros if axis is not None else np.uint8(_MIDDLE)),
         ]
-        attributes = {} if axis is None else {"axis": axis}
-        self._node("DequantizeLinear", inputs, f"dq_{name}", **attributes)
-        return f"dq_{name}"
+        written = f"dq_{name}"
+        if axis is None:
+            self._node("DequantizeLinear", inputs, written)
+        else:
+            self._node("DequantizeLinear", inputs, written, axis=axis)
+        return written
 
     def _store(self, name: str, values: Any) -> str:
         array = np.asarray(values)
@@ -206,6 +207,6 @@ def _channel_axis(node: Any) -> int:
 
 def _channel_scales(weight: np.ndarray, axis: int) -> np.ndarray:
     others = tuple(place for place in range(weight.ndim) if place != axis)
-    # To 64, not 127: sums of two products stay within 16 bits (see quantising.SATURATES).
+    # To 64, not 127, as on a processor that `saturates`; the time is the same.
     scales: np.ndarray = np.maximum(np.abs(weight).max(axis=others), 1e-6) / 64
     return scales.astype(np.float32)

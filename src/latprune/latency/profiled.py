@@ -200,9 +200,9 @@ def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:
         waits_ms: How long each run waited for a processor, [runs].
 
     Returns:
-        Milliseconds [runs]: without the layer's neighbours, without conversions of the layout,
-        or to float, at either end, and without the waiting, which lies in the longest kernel of a run, since it is
-        what made that kernel so long.
+        Milliseconds [runs]: without the layer's neighbours, without conversions of the layout, or
+        to float, at either end, and without the waiting, which lies in the longest kernel of a run,
+        since it is what made that kernel so long.
     """
     own = profile.times_ms.copy()
     own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms

@@ -291,7 +291,6 @@ def prune_command(
         "lr": lr,
         "seed": seed,
         "train_batch": train_batch,
-        "calibration": calibration,
     }
     with working() as progress:
         network = source.open()
@@ -409,6 +408,8 @@ def export_command(
     from latprune.export import export_onnx, export_pt2
     from latprune.surgery import load, load_plan
 
+    if to.suffix not in (".onnx", ".pt2"):
+        raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
     in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
     _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
     source = source_of(model, classes=classes, input=input)
@@ -432,8 +433,6 @@ def export_command(
 
 def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:
     """Refuse what cannot be exported before anything is built."""
-    if to.suffix not in (".onnx", ".pt2"):
-        raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
     if precision not in (None, "fp32", "int8"):
         sentence = f"a file is written in fp32 or int8, not {precision}"
         raise typer.BadParameter(sentence, param_hint="--precision")

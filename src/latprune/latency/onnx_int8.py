@@ -28,6 +28,7 @@ integers about: anything else would be quantised for the worse and computed in f
 
 _EXTRA = "onnxruntime"
 _SCALE = 1 / 16  # of an activation; about what random weights on normal inputs write
+_CLAMPED = 6 / 255  # of an activation between 0 and 6, or above 0
 _MIDDLE = 128  # the zero of an activation of both signs
 
 
@@ -98,21 +99,24 @@ class _Int8Layer:
             if clamped and reads[source] == 1 and source in written:
                 written[result] = written.pop(source)
                 written[result].output[0] = result
-                self._scales[result] = _Scale(self._scales.pop(source).scale, 0)
+                del self._scales[source]
+                self._mark(result, clamped=True)
                 continue
             written[result] = node
             self._nodes.append(node)
             if node.op_type in (*CONTRACTIONS, *POINTWISE):
                 for name in (*node.input, result):
                     if name not in self._stored:
-                        self._mark(name)
+                        by = written.get(name)
+                        self._mark(name, clamped=by is not None and by.op_type in CLAMPS)
             elif node.op_type in (*MOVEMENTS, *CLAMPS) and source in self._scales:
                 self._scales[result] = self._scales[source]
 
-    def _mark(self, name: str) -> None:
+    def _mark(self, name: str, *, clamped: bool = False) -> None:
         """Make an activation integers, with a scale unlike the others'."""
         differs = 1 + 0.01 * len(self._scales)
-        self._scales.setdefault(name, _Scale(_SCALE * differs, _MIDDLE))
+        made = _Scale(_CLAMPED / differs, 0) if clamped else _Scale(_SCALE * differs, _MIDDLE)
+        self._scales.setdefault(name, made)
 
     def _emit(self, node: Any) -> None:
         """Append a node that reads what was dequantised, and quantise what it writes."""

@@ -206,11 +206,14 @@ def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:
     """
     own = profile.times_ms.copy()
     own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms
-    inside = [
-        kernel for kernel in _between_conversions(profile.operators) if not _beside(profile, kernel)
-    ]
-    samples: np.ndarray = np.maximum(own[inside].sum(axis=0), _FINEST_MS)
+    samples: np.ndarray = np.maximum(own[kernels_inside(profile)].sum(axis=0), _FINEST_MS)
     return samples
+
+
+def kernels_inside(profile: Profile) -> list[int]:
+    """Give the places of the kernels that are a layer's own, in order of execution."""
+    between = _between_conversions(profile.operators)
+    return [kernel for kernel in between if not _beside(profile, kernel)]
 
 
 def _beside(profile: Profile, kernel: int) -> bool:

@@ -179,9 +179,10 @@ def test_a_file_in_int8_that_computes_something_else_is_removed(
 
 def test_int8_without_batches_and_other_precisions_are_refused(tmp_path: Path) -> None:
     given: Any = (Classifier(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
+    unknown: Any = "int4"
 
     with pytest.raises(ValueError, match="at least one batch"):
         export_onnx(*given, precision="int8")
     with pytest.raises(ValueError, match="fp32 or int8, not 'int4'"):
-        export_onnx(*given, precision="int4")
+        export_onnx(*given, precision=unknown)
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,9 @@ one thread; weights are random and seeded, since they do not change the time; ch
 by magnitude.
 
 The share of int8 time that each takes says whether the budget holds where the network runs. Which
-of the two *chose* better is told by the third network: the plan for int8 at the very int8 time that
-the one pruned for fp32 takes. It keeps more saliency, or the choice did not need to know int8.
+of the two *chose* better is told by a third network: the plan for int8 at the int8 time that the
+one pruned for fp32 takes. It keeps more saliency, or the choice did not need to know int8. The two
+are timed in turns again, since their times are only about equal.
 
 Exits 1 if the network pruned for int8 misses its budget, or if at the other's int8 time the plan
 for int8 keeps less saliency than the one for fp32.

@@ -1,6 +1,6 @@
 """What does a network in int8 answer with weights of 7 and of 8 bits, on this processor?
 
-    python -m benchmarks.int8_weights --model torchvision:resnet50 --weights FILE --data PICTURES
+    python -m studies.int8_weights --model torchvision:resnet50 --weights FILE --data PICTURES
                                       [--pictures 128] [--calibration 2]
 
 x86 processors without VNNI add up products of uint8 and int8 in 16 bits and cut off what does not

@@ -61,14 +61,20 @@ def export_onnx(
     """
     path = Path(path)
     if precision == "int8":
-        _export_int8(model, example, path, list(calibration or ()), tolerance)
+        allowed = TOLERANCE_INT8 if tolerance is None else tolerance
+        _export_int8(model, example, path, list(calibration or ()), tolerance=allowed)
         return
     if precision != "fp32":
         raise ValueError(f"ONNX files are written in fp32 or int8, not {precision!r}")
     export_network(model, example, path)
     session = open_session(path)
     found = session.run(None, feeds_of(session, example))
-    _check(path, _outputs(model, example), found, tolerance=tolerance or TOLERANCE)
+    _check(
+        path,
+        _outputs(model, example),
+        found,
+        tolerance=TOLERANCE if tolerance is None else tolerance,
+    )
 
 
 def _export_int8(
@@ -76,13 +82,14 @@ def _export_int8(
     example: Inputs,
     path: Path,
     batches: Sequence[Inputs],
-    tolerance: float | None,
+    *,
+    tolerance: float,
 ) -> None:
     export_int8(model, example, path, batches)
     shipped = Shipped(open_session(path), like=model, example=example)
     found = [tensor.numpy() for tensor in _tensors(shipped(*_tuple(batches[0])))]
     expected = _outputs(model, batches[0])
-    _check(path, expected, found, tolerance=tolerance or TOLERANCE_INT8, by=_usual_difference)
+    _check(path, expected, found, tolerance=tolerance, by=_usual_difference)
 
 
 def export_pt2(

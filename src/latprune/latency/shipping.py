@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     Inputs = Tensor | tuple[Tensor, ...]
 
 
-def computes_otherwise(target: Target) -> bool:
-    """Tell whether a network on the target gives other outputs than torch's in fp32."""
-    return target.precision != "fp32"
-
-
 def as_shipped(
     model: nn.Module, example: Inputs, target: Target, batches: Iterable[Inputs]
 ) -> Shipped | None:

@@ -134,3 +134,55 @@ def test_the_newer_exporter_takes_over_where_the_older_fails(
     export_onnx(nn.Linear(4, 4), torch.ones(1, 4), tmp_path / "net.onnx")
 
     assert (tmp_path / "net.onnx").exists()
+
+
+class Classifier(nn.Module):
+    """One input, and a size that a quantiser finds work in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_file_in_int8_runs_by_itself_near_the_network(tmp_path: Path) -> None:
+    model, example = Classifier().eval(), torch.randn(1, 3, 8, 8)
+    batches = [torch.randn(4, 3, 8, 8) for _ in range(2)]
+
+    export_onnx(model, example, tmp_path / "net.onnx", precision="int8", calibration=batches)
+
+    session = onnxruntime.InferenceSession(
+        tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {session.get_inputs()[0].name: batches[0][:1].numpy()})
+    with torch.no_grad():
+        expected = model(batches[0][:1]).numpy()
+    assert 0 < np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+    assert b"QuantizeLinear" in (tmp_path / "net.onnx").read_bytes()
+
+
+def test_a_file_in_int8_that_computes_something_else_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = export._outputs
+    monkeypatch.setattr(export, "_outputs", lambda *given: [-one for one in expected(*given)])
+    options: dict[str, Any] = {"precision": "int8", "calibration": [torch.randn(4, 3, 8, 8)]}
+
+    with pytest.raises(ExportDisagrees, match="removed") as caught:
+        export_onnx(Classifier(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx", **options)
+
+    assert caught.value.difference == pytest.approx(2.0, abs=0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_without_batches_and_other_precisions_are_refused(tmp_path: Path) -> None:
+    given: Any = (Classifier(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
+    unknown: Any = "int4"
+
+    with pytest.raises(ValueError, match="at least one batch"):
+        export_onnx(*given, precision="int8")
+    with pytest.raises(ValueError, match="fp32 or int8, not 'int4'"):
+        export_onnx(*given, precision=unknown)
+    assert list(tmp_path.iterdir()) == []

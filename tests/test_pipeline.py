@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import latprune as lp
+import latprune.report.comparison
 from latprune.surgery import load_notes
 from tests.synthetic import Synthetic
 from tests.test_fitting import EXAMPLE, Network
@@ -73,6 +74,38 @@ def test_a_network_is_pruned_tuned_and_reported(
     assert set(result.before_tuning) == {"top1"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert "Met" in str(result.report)
+
+
+def test_in_int8_what_ships_is_calibrated_with_the_first_batches_and_judged(
+    loader: DataLoader[tuple[torch.Tensor, ...]],
+    evaluate: Callable[..., Mapping[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Synthetic(whole=1.2, precisions=("fp32", "int8")).install(monkeypatch)
+    asked: list[list[torch.Size]] = []
+
+    def ships(
+        model: nn.Module, example: object, target: lp.Target, batches: list[torch.Tensor]
+    ) -> nn.Module:
+        asked.append([batch.shape for batch in batches])
+        return model
+
+    monkeypatch.setattr(latprune.report.comparison, "as_shipped", ships)
+    result = lp.prune(
+        Network(),
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        target=lp.Target.here("synthetic", precision="int8"),
+        calibration_batches=3,
+        evaluate=evaluate,
+        folder=tmp_path,
+    )
+
+    assert asked == [3 * [torch.Size([16, 3, 16, 16])]] * 2
+    assert result.report.small.shipped == result.report.small.accuracy
+    assert "top1 in int8" in str(result.report)
 
 
 def test_without_data_channels_are_scored_by_magnitude_and_nothing_is_tuned(

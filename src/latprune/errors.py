@@ -15,6 +15,7 @@
     ├── DamagedFile           a saved network cannot be read
     ├── DataError             a data set is missing, empty or without classes
     ├── NotFinite             a loss, gradient or score is NaN or infinite
+    ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
     └── MissingExtra          a library is not installed; names the extra
 
@@ -174,6 +175,10 @@ class DataError(LatpruneError):
 
 class NotFinite(LatpruneError):
     """A loss, gradient or score is NaN or infinite."""
+
+
+class CannotQuantise(LatpruneError):
+    """ONNX Runtime's quantiser fails on a network."""
 
 
 class ExportDisagrees(LatpruneError):

@@ -99,6 +99,7 @@ def prune(
     solver: Solver = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
+    calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
     checkpoint: Path | None = None,
@@ -122,6 +123,8 @@ def prune(
         solver: What chooses the widths.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
+        calibration_batches: Batches of `loader` that set the scales of a target in int8, where
+            `evaluate` then also judges what ships. Scoring and tuning stay in floating point.
         evaluate: Judges a network: shares in [0, 1] by the metric's name.
         folder: Of latency tables; None: the user's cache.
         checkpoint: A folder that keeps the cut network and the state of tuning: the same call,
@@ -135,6 +138,7 @@ def prune(
         BudgetTooSmall: If no network fits.
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
+        CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run.
     """
@@ -193,11 +197,20 @@ def prune(
             progress=tuning_steps(progress),
         ).history
     progress.stage("check")
-    report = check(dense, small, plan, example, graph=graph, evaluate=evaluate)
-    reports = tuple(
-        check(dense, small, plan.on(promise), example, graph=graph) for promise in plan.also
+    calibration = _calibration(loader, calibration_batches, seed, (target, *further))
+    report, *reports = (
+        check(
+            dense,
+            small,
+            promised,
+            example,
+            graph=graph,
+            evaluate=evaluate if promised is plan or _is_int8(promised.target) else None,
+            calibration=calibration,
+        )
+        for promised in (plan, *map(plan.on, plan.also))
     )
-    return Pruned(small, dense, graph, plan, report, history, before, reports)
+    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports))
 
 
 def as_budget(budget: Budget | str | float) -> Budget:
@@ -218,6 +231,19 @@ def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
 def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The first batches of an epoch, the same ones every time."""
     return islice(replayed(loader, seed=seed).epoch(0), count)
+
+
+def _calibration(
+    loader: Batches | None, count: int, seed: int, targets: Iterable[Target]
+) -> list[Tensor]:
+    """The inputs that int8 is calibrated with, if a target asks for it and there are any."""
+    if loader is None or not any(map(_is_int8, targets)):
+        return []
+    return [inputs for inputs, _ in _first(loader, count, seed=seed)]
+
+
+def _is_int8(target: Target) -> bool:
+    return target.precision == "int8"
 
 
 def _score(

@@ -311,6 +311,69 @@ def test_an_exported_network_computes_the_same_without_latprune(
     np.testing.assert_allclose(read, small(pictures).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_is_exported_in_int8_with_data_to_calibrate(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    to = tmp_path / "net.onnx"
+    saved = ("--pruned", str(pruned[0] / "pruned.safetensors"))
+    options = ("--precision", "int8", "--calibration", "2", "--to", str(to), "--json")
+
+    found = latprune("export", *disk.model, *disk.data, *saved, *options)
+
+    assert json.loads(found.stdout)["bytes"] == to.stat().st_size
+    assert b"QuantizeLinear" in to.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precision", "int8"], "--data"),
+        (["--precision", "int4"], "fp32 or int8"),
+        (["--precision", "int8", "--to", "net.pt2"], ".onnx alone"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_it_begins(
+    disk: Disk, pruned: tuple[Path, Result], options: list[str], said: str
+) -> None:
+    saved = ("--pruned", str(pruned[0] / "pruned.safetensors"), "--to", "net.onnx")
+
+    found = latprune("export", *disk.model, *saved, *options)
+
+    assert found.exit_code == 2
+    assert said in " ".join(found.stderr.replace("│", " ").split())
+
+
+def test_a_plan_for_int8_is_checked_and_exported_in_int8(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(0.6, 0.01, 9), 0.6, 0.001, 0.0003)
+    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+    file, dense = tmp_path / "int8.safetensors", load_model(disk.model[1])
+    plan = lp.load_plan(pruned[0] / "pruned.safetensors")
+    small = lp.load(pruned[0] / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    int8 = replace(plan, target=lp.Target.here("onnxruntime", precision="int8"))
+    lp.save(small, file, graph=graph, plan=int8)
+
+    checked = latprune("check", *disk.model, *disk.data, "--pruned", str(file), "--json")
+    without = latprune("check", *disk.model, "--pruned", str(file))
+    refused = latprune("export", *disk.model, "--pruned", str(file), "--to", "net.onnx")
+
+    said = json.loads(checked.stdout)
+    assert said["small"]["accuracy_as_shipped"].keys() == {"top1"}
+    assert said["unjudged"] == ""
+    assert "accuracy in int8 was not measured" in " ".join(without.stdout.split())
+    assert refused.exit_code == 2
+
+
+def test_a_precision_that_a_runtime_lacks_is_wrong_usage(disk: Disk) -> None:
+    options = ("--runtime", "eager", "--precision", "int8", "--budget", "70%")
+    found = latprune("plan", *disk.model, *options)
+
+    assert found.exit_code == 2
+    assert "does not offer" in " ".join(found.stderr.replace("│", " ").split())
+
+
 def test_a_file_of_another_kind_is_not_exported(disk: Disk, tmp_path: Path) -> None:
     found = latprune(
         "export", *disk.model, "--pruned", "x.safetensors", "--to", str(tmp_path / "net.tflite")

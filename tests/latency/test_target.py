@@ -49,7 +49,7 @@ def test_a_damaged_target_is_refused(change: dict[str, object]) -> None:
 
 def test_a_precision_that_the_runtime_lacks_is_refused_with_those_it_offers() -> None:
     with pytest.raises(ValueError, match="'int8' here; it offers fp32"):
-        Target.here("onnxruntime", precision="int8")
+        Target.here("eager", precision="int8")
 
 
 def test_an_unknown_runtime_is_refused_with_those_that_are_known() -> None:

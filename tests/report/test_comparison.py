@@ -124,6 +124,38 @@ def test_check_measures_where_nothing_was_measured() -> None:
     assert judged.ratio > 0
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_network_in_int8_is_judged_as_it_ships_if_it_can_be_calibrated(calibrated: bool) -> None:
+    graph, int8 = chain(8, 16), Target.here("onnxruntime", precision="int8")
+    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
+    batch = torch.randn(4, 3, 8, 8)
+    judged = check(
+        networks(8, 16),
+        networks(8, 4),
+        replace(plan_for(graph, {"conv1": 4}, HALF), target=int8),
+        torch.zeros(1, 3, 8, 8),
+        graph=graph,
+        evaluate=lambda model: {"mean": model(batch).mean().item()},
+        calibration=[batch] if calibrated else None,
+        comparison=taken,
+    )
+
+    text, stored = str(judged), judged.to_json()["small"]["accuracy_as_shipped"]
+    assert "mean in fp32" in text
+    assert (stored != {}) is ("mean in int8" in text) is calibrated
+    assert ("The accuracy in int8 was not measured" in text) is not calibrated
+    if calibrated:
+        assert 0 < abs(stored["mean"] - judged.small.accuracy["mean"]) < 0.1
+        assert judged.dense.shipped.keys() == {"mean"}
+
+
+def test_in_fp32_what_ships_is_what_was_judged() -> None:
+    judged = checked(networks(4, 8), networks(4, 2), comparison=None)
+
+    assert judged.small.shipped == {}
+    assert judged.unjudged == ""
+
+
 def checked(dense: nn.Module, small: nn.Module, *, comparison: Comparison | None) -> Report:
     graph = chain(4, 8)
     return check(

@@ -75,6 +75,11 @@ def test_a_network_costs_what_torch_counts_at_any_width() -> None:
     assert 2 * counted == flops(cut, torch.zeros(1, 3, 8, 8))
 
 
+def test_an_operator_without_weights_multiplies_nothing() -> None:
+    assert macs(LayerShape("mean", 8, 8, (7, 7))) == 0
+    assert macs(LayerShape("max_pool", 8, 8, (7, 7), (3, 3), (2, 2), (1, 1))) == 0
+
+
 def test_a_shared_parameter_counts_once() -> None:
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight

@@ -17,6 +17,7 @@ from latprune.cli.options import (
     AsJson,
     Batch,
     BudgetText,
+    Calibration,
     Classes,
     Criterion,
     CropPct,
@@ -257,6 +258,7 @@ def prune_command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of tuning.")] = 0,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
+    calibration: Calibration = 8,
     as_json: AsJson = False,
 ) -> None:
     """Prune a network to a budget and tune it.
@@ -308,6 +310,7 @@ def prune_command(
             criterion=chosen,
             solver=by,
             recipe=recipe,
+            calibration_batches=calibration,
             checkpoint=folder.checkpoint,
             progress=progress,
         )
@@ -328,12 +331,14 @@ def check_command(
     data: DataPath = None,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
+    calibration: Calibration = 8,
     as_json: AsJson = False,
 ) -> None:
     """Measure a pruned network again.
 
-    It is timed beside the dense one, and with --data both are judged. Without the dense network's
-    weights only the pruned one's accuracy is shown.
+    It is timed beside the dense one, and with --data both are judged, as torch runs them in fp32
+    and, if the plan was made for int8, as they ship. Without the dense network's weights only the
+    pruned one's accuracy is shown.
     """
     from latprune.cli.job import open_data
     from latprune.cli.live import working
@@ -346,6 +351,7 @@ def check_command(
     stored = load_plan(pruned)
     was = stored.target
     here = Target.here(was.runtime, precision=was.precision, batch=was.batch, threads=was.threads)
+    in_int8 = here.precision == "int8"
     if here != was:
         _complain(f"planned for {was.describe()}; measured on {here.describe()}")
     with working() as progress:
@@ -357,14 +363,20 @@ def check_command(
             found = open_data(data, network, batch=train_batch, workers=workers)
 
         def judge(judged: nn.Module) -> Mapping[str, float]:
-            known = judged is small or source.is_trained
+            known = judged is not network.model or source.is_trained
             return found.judge(judged) if found and known else {}
 
         progress.stage("trace")
         graph = trace(network.model, example)
         progress.stage("check")
         report = check(
-            network.model, small, replace(stored, target=here), example, graph=graph, evaluate=judge
+            network.model,
+            small,
+            replace(stored, target=here),
+            example,
+            graph=graph,
+            evaluate=judge,
+            calibration=found.calibration(calibration) if found and in_int8 else None,
         )
     _conclude(report, report.to_json() if as_json else None)
 
@@ -376,29 +388,60 @@ def export_command(
     to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx or NAME.pt2.")],
     classes: Classes = None,
     input: Input = None,
+    data: DataPath = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or int8; by default the plan's.")
+    ] = None,
     batch: Batch = 1,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    calibration: Calibration = 8,
     as_json: AsJson = False,
 ) -> None:
     """Write a pruned network as ONNX or .pt2.
 
-    The file is read back and its outputs compared with torch's; it needs no latprune to run.
+    The file is read back and its outputs compared with torch's; it needs no latprune to run. For
+    int8, which is ONNX only, --data calibrates.
     """
+    from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.export import export_onnx, export_pt2
-    from latprune.surgery import load
+    from latprune.surgery import load, load_plan
 
-    writers = {".onnx": export_onnx, ".pt2": export_pt2}
-    if to.suffix not in writers:
+    if to.suffix not in (".onnx", ".pt2"):
         raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
+    in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
+    _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
     source = source_of(model, classes=classes, input=input)
     with working() as progress:
         network = source.open()
         small = load(pruned, network.model)
+        example = network.example(batch)
         progress.stage("export")
         to.parent.mkdir(parents=True, exist_ok=True)
-        writers[to.suffix](small, network.example(batch), to)
+        if to.suffix == ".pt2":
+            export_pt2(small, example, to)
+        elif in_int8 and data is not None:
+            found = open_data(data, network, batch=train_batch, workers=workers)
+            batches = found.calibration(calibration)
+            export_onnx(small, example, to, precision="int8", calibration=batches)
+        else:
+            export_onnx(small, example, to)
     text = f"{to} ({to.stat().st_size / 1e6:.1f} MB) agrees with torch"
     _show({"file": str(to), "bytes": to.stat().st_size} if as_json else text)
+
+
+def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:
+    """Refuse what cannot be exported before anything is built."""
+    if precision not in (None, "fp32", "int8"):
+        sentence = f"a file is written in fp32 or int8, not {precision}"
+        raise typer.BadParameter(sentence, param_hint="--precision")
+    if in_int8 and to.suffix == ".pt2":
+        sentence = "int8 is written as .onnx alone; give --precision fp32 for .pt2"
+        raise typer.BadParameter(sentence, param_hint="--to")
+    if in_int8 and not has_data:
+        sentence = "int8 needs --data to calibrate with; --precision fp32 does not"
+        raise typer.BadParameter(sentence, param_hint="--data")
 
 
 @app.command("demo")

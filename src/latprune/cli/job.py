@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from latprune.tasks.data import open_images
 from latprune.tasks.models import load_model, load_weights
 from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
 from latprune.tuning.losses import main_output
+from latprune.tuning.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,6 +106,11 @@ class Data:
     train: DataLoader[Any]
     judge: Callable[[nn.Module], Mapping[str, float]]
     judged: str
+
+    def calibration(self, batches: int) -> list[Tensor]:
+        """Give the pictures of the first batches of `train`, the same ones every time."""
+        drawn = replayed(self.train, seed=0).epoch(0)
+        return [pictures for pictures, _ in islice(drawn, batches)]
 
 
 def open_data(path: Path, network: Network, *, batch: int, workers: int) -> Data:

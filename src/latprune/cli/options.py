@@ -55,7 +55,14 @@ DataPath = Annotated[
 Runtime = Annotated[str, typer.Option("--runtime", help="What will run the network.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="That the runtime may use.")]
-Precision = Annotated[str, typer.Option("--precision", help="The network will run in.")]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="The network will run in: fp32, or int8 in onnxruntime, …"),
+]
+Calibration = Annotated[
+    int,
+    typer.Option("--calibration", min=1, help="Batches of --data that set the scales of int8."),
+]
 BudgetText = Annotated[
     str,
     typer.Option("--budget", metavar="60%|12ms", help="A share of the dense latency, or a time."),
@@ -109,7 +116,7 @@ def target_of(runtime: str, *, precision: str, batch: int, threads: int) -> Targ
     """Read what the network will run on."""
     from latprune.latency.target import Target
 
-    with usage("--runtime"):
+    with usage("--runtime" if precision == "fp32" else "--precision"):
         return Target.here(runtime, precision=precision, batch=batch, threads=threads)
 
 

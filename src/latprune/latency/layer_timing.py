@@ -26,7 +26,7 @@ def time_models_of(
     """Time layers by their ONNX models; see `Runtime.time_layers`."""
 
     def open_layer(shape: LayerShape) -> Profiled:
-        return open_model(layer_model(shape, batch=target.batch))
+        return open_model(layer_model(shape, batch=target.batch, precision=target.precision))
 
     yield from time_shapes(shapes, open_layer, target)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latprune.errors import import_extra
+from latprune.latency.onnx_int8 import in_int8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +36,9 @@ _SAMPLE = np.random.default_rng(0).standard_normal(65_521, dtype=np.float32)
 _IMAGE_CHANNELS = 3  # a layer that reads so few reads the network's input, as it comes
 
 
-def layer_model(shape: LayerShape, *, batch: int, in_context: bool = True) -> bytes:
+def layer_model(
+    shape: LayerShape, *, batch: int, in_context: bool = True, precision: str = "fp32"
+) -> bytes:
     """Build a model of one layer, with all that belongs to it.
 
     A norm adds no node to a layer with weights: a runtime folds it into the convolution, where its
@@ -45,6 +48,8 @@ def layer_model(shape: LayerShape, *, batch: int, in_context: bool = True) -> by
         shape: The layer.
         batch: Samples per run.
         in_context: Whether planar layers stand between neighbours, or alone.
+        precision: `int8` for a model that is quantised as a whole network would be; any other is a
+            matter of the runtime, which gets float32.
 
     Returns:
         A serialised ONNX model that reads `x`, and `r` where the layer reads two tensors. Its
@@ -57,10 +62,13 @@ def layer_model(shape: LayerShape, *, batch: int, in_context: bool = True) -> by
     onnx = import_extra("onnx", _EXTRA)
     sizes = input_shape(shape, batch=batch)
     planar = len(sizes) == 4 and shape.kind != "linear" and not shape.last
-    layer = _LayerGraph(onnx, in_context=in_context and planar)
+    layer = _LayerGraph(onnx, in_context=in_context and planar, precision=precision)
     written = _KINDS[shape.kind](layer, shape, sizes)
     layer.note(WARM, str(is_warm(shape, batch=batch)))
-    return layer.finish(_activation(shape.activation)(layer, written), shape)
+    model = layer.finish(_activation(shape.activation)(layer, written), shape)
+    if precision == "int8":
+        model = in_int8(model, context=CONTEXT)
+    return bytes(model.SerializeToString())
 
 
 def warm_by(notes: Mapping[str, str]) -> bool:
@@ -136,9 +144,10 @@ def _halves(sizes: tuple[int, ...], *, last: bool) -> tuple[tuple[int, ...], tup
 class _LayerGraph:
     """The nodes and weights of one layer, as they come together."""
 
-    def __init__(self, onnx: Any, *, in_context: bool) -> None:
+    def __init__(self, onnx: Any, *, in_context: bool, precision: str) -> None:
+        self.precision = precision
         self._helper = onnx.helper
-        self._float = onnx.TensorProto.FLOAT
+        self._float, self._integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
         self._in_context = in_context
         self._inputs: list[Any] = []
         self._notes: dict[str, str] = {}
@@ -152,7 +161,7 @@ class _LayerGraph:
             name: Of the input.
             sizes: Of what the layer reads.
             apart: Whether a convolution would swallow the layer: then a pooling that does nothing
-                stands between them.
+                stands between them. (In int8 it swallows only what costs nothing.)
         """
         if not self._in_context or sizes[1] <= _IMAGE_CHANNELS or set(sizes[2:]) == {1}:
             self._inputs.append(self._helper.make_tensor_value_info(name, self._float, sizes))
@@ -160,7 +169,7 @@ class _LayerGraph:
         plane = (sizes[0], 1, *sizes[2:])
         self._inputs.append(self._helper.make_tensor_value_info(name, self._float, plane))
         written = self._neighbour(name, channels=sizes[1], reads=1)
-        if apart:
+        if apart and self.precision != "int8":
             conv, written = written, f"{CONTEXT}{len(self._nodes)}"
             self._append("MaxPool", [conv], written, {"kernel_shape": [1, 1]})
         return written
@@ -206,12 +215,18 @@ class _LayerGraph:
         """Add an entry to the model's metadata."""
         self._notes[key] = value
 
+    def integers(self, *values: int) -> str:
+        """Add a list of integers, such as a shape; return its name."""
+        name = f"w{len(self._weights)}"
+        self._weights.append(self._helper.make_tensor(name, self._integer, (len(values),), values))
+        return name
+
     def bias(self, shape: LayerShape) -> list[str]:
         """Add a bias where the layer, or the norm folded into it, has one."""
         return [self.weights(shape.out_channels)] if shape.bias or shape.norm else []
 
-    def finish(self, written: str, shape: LayerShape) -> bytes:
-        """Serialise the model; it gives what was written last, or what a neighbour reads of it."""
+    def finish(self, written: str, shape: LayerShape) -> Any:
+        """Make the model; it gives what was written last, or what a neighbour reads of it."""
         if self._in_context and shape.kind != "mean":
             size = output_size(shape) if shape.kernel else shape.size
             channels = shape.out_channels
@@ -226,7 +241,7 @@ class _LayerGraph:
         opset = self._helper.make_opsetid("", _OPSET)
         model = self._helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
         self._helper.set_model_props(model, self._notes)
-        return bytes(model.SerializeToString())
+        return model
 
 
 # ------------------------------------------------------------------ the kinds of layers
@@ -256,11 +271,22 @@ def _linear(layer: _LayerGraph, shape: LayerShape, sizes: tuple[int, ...]) -> st
     if len(sizes) == 2:
         weight = layer.weights(written, read, fan_in=read)
         product = layer.node("Gemm", [x, weight, *layer.bias(shape)], transB=1)
+    elif layer.precision == "int8" and (bias := layer.bias(shape)):
+        product = _gemm_on_rows(layer, [x, layer.weights(read, written, fan_in=read), *bias], sizes)
     else:
         product = layer.node("MatMul", [x, layer.weights(read, written, fan_in=read)])
         if bias := layer.bias(shape):
             product = layer.node("Add", [product, *bias])
     return _sum(layer, shape, product, batch=sizes[0])
+
+
+def _gemm_on_rows(layer: _LayerGraph, inputs: list[str], sizes: tuple[int, ...]) -> str:
+    """A product and its bias in one operator, as the quantiser finds them."""
+    x, *weights = inputs
+    rows = layer.node("Reshape", [x, layer.integers(-1, sizes[-1])])
+    return layer.node(
+        "Reshape", [layer.node("Gemm", [rows, *weights]), layer.integers(*sizes[:-1], -1)]
+    )
 
 
 def _sum(layer: _LayerGraph, shape: LayerShape, written: str, *, batch: int) -> str:
@@ -349,6 +375,13 @@ def _silu(layer: _LayerGraph, value: str) -> str:
     return layer.node("Mul", [value, layer.node("Sigmoid", [value])])
 
 
+def _hardswish(layer: _LayerGraph, value: str) -> str:
+    if layer.precision != "int8":
+        return layer.node("HardSwish", [value])
+    # The quantiser finds the two operators that it consists of.
+    return layer.node("Mul", [value, layer.node("HardSigmoid", [value], alpha=1 / 6, beta=0.5)])
+
+
 def _mish(layer: _LayerGraph, value: str) -> str:
     bent = layer.node("Tanh", [layer.node("Softplus", [value])])
     return layer.node("Mul", [value, bent])
@@ -370,7 +403,7 @@ _ACTIVATIONS: dict[str | None, Callable[[_LayerGraph, str], str]] = {
     "silu": _silu,
     "gelu": _gelu,
     "mish": _mish,
-    "hardswish": _one("HardSwish"),
+    "hardswish": _hardswish,
     "hardsigmoid": _one("HardSigmoid", alpha=1 / 6, beta=0.5),
     "sigmoid": _one("Sigmoid"),
     "tanh": _one("Tanh"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Model = TypeVar("Model")
 
 _LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder")
+_AT_THE_END = (*_LAYOUT, "Transpose", "DequantizeLinear")
 _LAYERS_AT_ONCE = 16
 _BYTES_AT_ONCE = 256 * 2**20
 _LEAST_RUNS, _MOST_RUNS = 12, 40
@@ -199,24 +200,38 @@ def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:
         waits_ms: How long each run waited for a processor, [runs].
 
     Returns:
-        Milliseconds [runs]: without the layer's neighbours, without conversions of the layout at
-        either end, and without the waiting, which lies in the longest kernel of a run, since it is
-        what made that kernel so long.
+        Milliseconds [runs]: without the layer's neighbours, without conversions of the layout, or
+        to float, at either end, and without the waiting, which lies in the longest kernel of a run,
+        since it is what made that kernel so long.
     """
     own = profile.times_ms.copy()
     own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms
-    inside = [
-        kernel
-        for kernel in _between_conversions(profile.operators)
-        if not profile.names[kernel].startswith(CONTEXT)
-    ]
-    samples: np.ndarray = np.maximum(own[inside].sum(axis=0), _FINEST_MS)
+    samples: np.ndarray = np.maximum(own[kernels_inside(profile)].sum(axis=0), _FINEST_MS)
     return samples
 
 
+def kernels_inside(profile: Profile) -> list[int]:
+    """Give the places of the kernels that are a layer's own, in order of execution."""
+    between = _between_conversions(profile.operators)
+    return [kernel for kernel in between if not _beside(profile, kernel)]
+
+
+def _beside(profile: Profile, kernel: int) -> bool:
+    """Whether a kernel is a neighbour's, or brings what a neighbour quantised into its layout."""
+    if profile.operators[kernel] == "Transpose" and kernel > 0:
+        kernel -= profile.operators[kernel - 1] == "QuantizeLinear"
+    return profile.names[kernel].startswith(CONTEXT)
+
+
 def _between_conversions(operators: Sequence[str]) -> list[int]:
-    """The kernels without those at either end that bring the data into another layout."""
+    """The kernels without those at either end that bring the data into another form."""
     kernels = list(range(len(operators)))
-    for _ in range(2):
-        kernels = list(dropwhile(lambda kernel: operators[kernel] in _LAYOUT, kernels))[::-1]
+    for form in (_LAYOUT, _AT_THE_END):
+        kernels = _without_first(kernels, operators, form)[::-1]
     return kernels
+
+
+def _without_first(
+    kernels: Sequence[int], operators: Sequence[str], form: Sequence[str]
+) -> list[int]:
+    return list(dropwhile(lambda kernel: operators[kernel] in form, kernels))

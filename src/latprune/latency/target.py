@@ -127,6 +127,13 @@ def processor() -> str:
     return f"{' '.join(model.split())}, {os.cpu_count()} cores, {vector} ({digest})"
 
 
+@cache
+def instruction_sets() -> frozenset[str]:
+    """Name this processor's instruction sets as Linux does; empty where they are not known."""
+    described = _cpuinfo()
+    return frozenset((described.get("flags") or described.get("Features") or "").split())
+
+
 _VECTOR_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sve2", "sve", "asimd", "sse4_2")
 
 

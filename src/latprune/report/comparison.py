@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latprune.latency.measuring import compare
+from latprune.latency.shipping import as_shipped
 from latprune.report.counting import network_macs, parameters
 from latprune.report.wording import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison, Measurement
     from latprune.planning import Budget, Plan
+
+    Inputs = Tensor | tuple[Tensor, ...]
 
 UNDER_USED = 0.97
 CHECK_LIMIT_S = 20.0
@@ -35,13 +38,16 @@ class Facts:
         latency: Measured on the target.
         parameters: How many it holds.
         macs: Multiply-accumulates of its convolutions and linear layers, for one sample.
-        accuracy: By the metric's name, shares in [0, 1]; empty if it was not judged.
+        accuracy: By the metric's name, shares in [0, 1]; empty if it was not judged. Of the network
+            in fp32, as torch runs it.
+        shipped: The same of what the target runs, where that is not fp32; empty if not judged.
     """
 
     latency: Measurement
     parameters: int
     macs: int
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    shipped: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -50,6 +56,7 @@ class Facts:
             "parameters": self.parameters,
             "macs": self.macs,
             "accuracy": dict(self.accuracy),
+            "accuracy_as_shipped": dict(self.shipped),
         }
 
 
@@ -133,6 +140,17 @@ class Report:
         return f"Met: {within}." + (f" {self.remark}" if self.remark else "")
 
     @property
+    def unjudged(self) -> str:
+        """What the accuracies do not say, in words: empty where they say everything."""
+        precision = self.target.precision
+        if precision == "fp32" or self.small.shipped:
+            return ""
+        return (
+            f"The accuracy in {precision} was not measured"
+            f"{': that takes data to calibrate and to judge with' if precision == 'int8' else ''}."
+        )
+
+    @property
     def widths(self) -> dict[str, tuple[int, int]]:
         """Per channel group its width before and after."""
         after = self.plan.widths
@@ -153,6 +171,7 @@ class Report:
             "met": self.met,
             "used": self.used,
             "verdict": self.verdict,
+            "unjudged": self.unjudged,
             "ratio": self.ratio,
             "ratio_iqr": self.ratio_iqr,
             "speedup": self.speedup,
@@ -206,10 +225,11 @@ def check(
     dense: nn.Module,
     small: nn.Module,
     plan: Plan,
-    example: Tensor | tuple[Tensor, ...],
+    example: Inputs,
     *,
     graph: PruningGraph,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    calibration: Iterable[Inputs] | None = None,
     comparison: Comparison | None = None,
     remark: str = "",
 ) -> Report:
@@ -221,13 +241,18 @@ def check(
         plan: Says the target and the budget.
         example: An input of both.
         graph: The dense network's.
-        evaluate: Judges a network: shares in [0, 1] by the metric's name.
+        evaluate: Judges a network: shares in [0, 1] by the metric's name. On a target in int8 it
+            also judges what ships, called like a module; an empty result means not judged.
+        calibration: For a target in int8: batches of inputs like `example`, of any number of
+            samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
         remark: Why the budget may not be met or used, for the verdict.
 
     Raises:
+        CannotQuantise: If the target runs in int8 and the quantiser fails on the network.
         MissingExtra: If the target's runtime is not installed.
     """
+    batches = list(calibration or ())
     if comparison is None:
         comparison = compare(
             dense,
@@ -240,7 +265,14 @@ def check(
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
         accuracy = dict(evaluate(model)) if evaluate is not None else {}
-        return Facts(latency, parameters(model), network_macs(graph, widths), accuracy)
+        shipped = as_shipped(model, example, plan.target, batches) if accuracy and batches else None
+        return Facts(
+            latency,
+            parameters(model),
+            network_macs(graph, widths),
+            accuracy,
+            {} if shipped is None or evaluate is None else dict(evaluate(shipped)),
+        )
 
     return Report(
         plan=plan,

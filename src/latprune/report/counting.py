@@ -21,8 +21,10 @@ def macs(shape: LayerShape) -> int:
         shape: The layer; its bias, norm and activation count nothing.
 
     Returns:
-        Multiply-accumulates; half of what is often called FLOPs.
+        Multiply-accumulates; half of what is often called FLOPs. None for an operator.
     """
+    if not shape.has_weights:
+        return 0
     per_position = shape.in_channels // shape.groups * shape.out_channels * math.prod(shape.kernel)
     return per_position * math.prod(_positions(shape))
 

@@ -46,6 +46,7 @@ def render(report: Report) -> RenderableType:
         ),
         widths_table(report.widths),
         Text(report.verdict, style=style),
+        *(Text(sentence) for sentence in (report.unjudged,) if sentence),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from latprune.report.comparison import Report
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -28,7 +30,7 @@ class Row(NamedTuple):
 
 def rows(report: Report) -> list[Row]:
     """Put a report's quantities into words."""
-    dense, small = report.dense, report.small
+    dense, small, precision = report.dense, report.small, report.target.precision
     return [
         Row(
             "measured",
@@ -56,17 +58,24 @@ def rows(report: Report) -> list[Row]:
             percent(small.parameters / dense.parameters),
         ),
         Row("MACs", count(dense.macs), count(small.macs), percent(small.macs / dense.macs)),
-        *(
-            Row(
-                name,
-                percent(before),
-                percent(small.accuracy[name]),
-                f"{100 * (small.accuracy[name] - before):+.2f} points",
-            )
-            for name, before in dense.accuracy.items()
-            if name in small.accuracy
+        *_accuracies(
+            dense.accuracy, small.accuracy, suffix="" if precision == "fp32" else " in fp32"
         ),
+        *_accuracies(dense.shipped, small.shipped, suffix=f" in {precision}"),
     ]
+
+
+def _accuracies(
+    dense: Mapping[str, float], small: Mapping[str, float], *, suffix: str
+) -> Iterator[Row]:
+    """Put the pruned network's accuracies beside the dense one's, where that was judged."""
+    for name, after in small.items():
+        before = dense.get(name)
+        if before is None:
+            yield Row(name + suffix, "", percent(after), "")
+        else:
+            change = f"{100 * (after - before):+.2f} points"
+            yield Row(name + suffix, percent(before), percent(after), change)
 
 
 def summary(report: Report) -> str:
@@ -78,7 +87,12 @@ def summary(report: Report) -> str:
         for row in table
     ]
     return "\n".join(
-        [f"target {report.target.describe()}", *map(str.rstrip, lines), report.verdict]
+        [
+            f"target {report.target.describe()}",
+            *map(str.rstrip, lines),
+            report.verdict,
+            *filter(None, [report.unjudged]),
+        ]
     )
 
 

@@ -13,6 +13,7 @@ from latprune.errors import import_extra
 from latprune.latency.layer_timing import time_models_of
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
+from latprune.latency.quantising import export_int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ class OnnxRuntime:
     """Times layers and networks in ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "int8")
 
     def version(self) -> str:
         """Give ONNX Runtime's version."""
@@ -43,10 +44,19 @@ class OnnxRuntime:
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Run:
-        """Export a network and open a session; see `Runtime`."""
+        """Export a network and open a session; see `Runtime`.
+
+        In int8 the example calibrates: what the integers mean takes no time.
+
+        Raises:
+            CannotQuantise: If the quantiser fails on the network.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            export_network(model, example, path)
+            if target.precision == "int8":
+                export_int8(model, example, path, [example])
+            else:
+                export_network(model, example, path)
             session = open_session(path, threads=target.threads)
         feeds = feeds_of(session, example)
 

@@ -1,0 +1,214 @@
+"""Does it pay to prune for int8 itself, instead of pruning for fp32 and quantising afterwards?
+
+    python -m benchmarks.int8 [--networks resnet50,mobilenet_v2] [--budget 60%] [--input 3x224x224]
+                              [--json FILE]
+
+Every network is fitted twice to the same share of its dense time: in int8, and in fp32. Then the
+dense network, both pruned ones, all quantised, are timed in turns in int8. ONNX Runtime, batch 1,
+one thread; weights are random and seeded, since they do not change the time; channels are scored
+by magnitude.
+
+The share of int8 time that each takes says whether the budget holds where the network runs. Which
+of the two *chose* better is told by a third network: the plan for int8 at the int8 time that the
+one pruned for fp32 takes. It keeps more saliency, or the choice did not need to know int8. The two
+are timed in turns again, since their times are only about equal.
+
+Exits 1 if the network pruned for int8 misses its budget, or if at the other's int8 time the plan
+for int8 keeps less saliency than the one for fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import nn
+
+import latprune as lp
+from benchmarks.budget import build
+from latprune.latency.measuring import prepare
+from latprune.latency.timing import Comparison, clock_for, time_interleaved
+
+SEED = 0
+LOWEST, HIGHEST = 0.97, 1.00
+SURE = 0.002
+TIMED_S = 60.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    budget = lp.Budget.parse(arguments.budget)
+    size = tuple(map(int, arguments.input.split("x")))
+    cases = [run_network(name, budget, size) for name in arguments.networks.split(",")]
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(_document(cases), indent=1) + "\n")
+    missed = [problem for case in cases for problem in case["missed"]]
+    print("\n".join(missed) or "every bar is held")
+    return 1 if missed else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A network, and what its channels are worth."""
+
+    model: nn.Module
+    graph: lp.PruningGraph
+    example: torch.Tensor
+    saliency: lp.Saliency
+    folder: Path
+
+    def fit(self, precision: str, budget: lp.Budget) -> lp.Fitted:
+        target = lp.Target.here("onnxruntime", precision=precision)
+        table = lp.measure(self.model, self.graph, self.example, target, folder=self.folder)
+        return lp.fit(
+            self.model,
+            self.graph,
+            self.example,
+            table,
+            self.saliency,
+            budget,
+            folder=self.folder,
+        )
+
+    def in_turns(self, *models: nn.Module) -> list[Comparison]:
+        """Time networks in int8, all in turns; compare each with the first."""
+        target = lp.Target.here("onnxruntime", precision="int8")
+        runs = [prepare(model, self.example, target) for model in models]
+        dense, *others = time_interleaved(
+            runs,
+            clock=clock_for(target.threads),
+            limit_s=TIMED_S,
+            enough=lambda found: len(found[0]) % 10 == 0 and _all_known(found),
+        )
+        return [Comparison.of(dense, times_ms) for times_ms in others]
+
+
+def run_network(name: str, budget: lp.Budget, size: tuple[int, ...]) -> dict[str, Any]:
+    torch.manual_seed(SEED)
+    model, example = build(name).eval(), torch.randn(1, *size)
+    graph = lp.trace(model, example)
+    saliency = lp.magnitude(model, graph)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(model, graph, example, saliency, Path(folder))
+        for_int8, for_fp32 = (work.fit(precision, budget) for precision in ("int8", "fp32"))
+        int8, fp32 = work.in_turns(model, for_int8.model, for_fp32.model)
+        equal = work.fit("int8", lp.Budget(fraction=min(fp32.ratio, 1.0)))
+        equal_time, again = work.in_turns(model, equal.model, for_fp32.model)
+    case = _case(name, budget, {"int8": (for_int8, int8), "fp32": (for_fp32, fp32)})
+    case["at_equal_time"] = {
+        "for_int8": {**_share(equal_time), "saliency": _kept(equal)},
+        "for_fp32": {**_share(again), "saliency": _kept(for_fp32)},
+    }
+    case["missed"] = _missed(case, budget)
+    print("\n".join(_lines(case)), flush=True)
+    return case
+
+
+def _all_known(samples: list[list[float]]) -> bool:
+    dense, *others = samples
+    found = [Comparison.of(dense, times_ms) for times_ms in others]
+    return sum(dense) >= 1500 and all(one.ratio_error <= SURE * one.ratio for one in found)
+
+
+def _case(
+    name: str, budget: lp.Budget, fitted: dict[str, tuple[lp.Fitted, Comparison]]
+) -> dict[str, Any]:
+    case: dict[str, Any] = {"network": name, "budget": str(budget)}
+    for precision, (found, timed) in fitted.items():
+        case[f"for_{precision}"] = {
+            **_share(timed),
+            "dense_ms": timed.dense.to_json(),
+            "small_ms": timed.small.to_json(),
+            "used_where_it_was_fitted": found.used,
+            "saliency": _kept(found),
+            "gap": found.plan.gap,
+            "rounds": found.rounds,
+        }
+    return case
+
+
+def _share(timed: Comparison) -> dict[str, float]:
+    return {
+        "share_in_int8": timed.ratio,
+        "share_iqr": timed.ratio_iqr,
+        "share_error": timed.ratio_error,
+    }
+
+
+def _kept(fitted: lp.Fitted) -> float:
+    return fitted.plan.value / fitted.plan.dense_value
+
+
+def _missed(case: dict[str, Any], budget: lp.Budget) -> list[str]:
+    missed = []
+    assert budget.fraction is not None
+    used = case["for_int8"]["share_in_int8"] / budget.fraction
+    if not LOWEST <= used <= HIGHEST:
+        missed.append(f"MISSED {case['network']}: {used:.3f} of the budget in int8")
+    one, other = (case["at_equal_time"][f"for_{precision}"] for precision in ("int8", "fp32"))
+    if one["saliency"] < other["saliency"]:
+        missed.append(
+            f"MISSED {case['network']}: at equal int8 time the plan for int8 keeps "
+            f"{one['saliency']:.2%} and the one for fp32 {other['saliency']:.2%}"
+        )
+    return missed
+
+
+def _lines(case: dict[str, Any]) -> list[str]:
+    dense_ms = case["for_int8"]["dense_ms"]["median_ms"]
+    lines = [f"{case['network']} to {case['budget']}, in int8: dense {dense_ms:.2f} ms"]
+    for precision in ("int8", "fp32"):
+        found = case[f"for_{precision}"]
+        lines.append(
+            f"  pruned for {precision}: {found['small_ms']['median_ms']:.2f} ms, {_spread(found)}, "
+            f"saliency {found['saliency']:.2%}"
+        )
+    one, other = (case["at_equal_time"][f"for_{precision}"] for precision in ("int8", "fp32"))
+    lines.append(
+        f"  at equal time: for int8 {_spread(one)}, saliency {one['saliency']:.2%}; "
+        f"for fp32 {_spread(other)}, saliency {other['saliency']:.2%}"
+    )
+    return lines
+
+
+def _spread(found: dict[str, float]) -> str:
+    return (
+        f"{found['share_in_int8']:.2%} of dense (IQR {found['share_iqr']:.2%}, "
+        f"± {found['share_error']:.2%})"
+    )
+
+
+def _document(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "command": "python -m benchmarks.int8 " + " ".join(sys.argv[1:]),
+        "target": lp.Target.here("onnxruntime", precision="int8").to_json(),
+        "versions": {
+            "latprune": lp.__version__,
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+        },
+        "seed": SEED,
+        "cases": cases,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--networks", default="resnet50,mobilenet_v2", help="of torchvision")
+    parser.add_argument("--budget", default="60%", help="a share of the dense network's time")
+    parser.add_argument("--input", default="3x224x224", help="channels, height and width")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""A network as it ships: the file that a target runs, called like the module it was made from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from latprune.latency.onnx_sessions import open_session
+from latprune.latency.quantising import arrays_of, export_int8, in_parts
+from latprune.modes import evaluating
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from latprune.latency.target import Target
+
+    Inputs = Tensor | tuple[Tensor, ...]
+
+
+def as_shipped(
+    model: nn.Module, example: Inputs, target: Target, batches: Iterable[Inputs]
+) -> Shipped | None:
+    """Make what a target runs in another precision than fp32.
+
+    Args:
+        model: Any network; it stays as it is.
+        example: Its input, or inputs, of the target's batch.
+        target: Says runtime, precision and threads.
+        batches: To calibrate with: inputs like `example`, of any number of samples, no labels.
+
+    Returns:
+        The network; None for a target whose precision the network has already, or whose file
+        cannot be called from here.
+
+    Raises:
+        ValueError: If there is no batch, or one does not have as many tensors as the network reads.
+        CannotQuantise: If the quantiser fails on the network.
+        MissingExtra: If a library is not installed.
+    """
+    if (target.runtime, target.precision) != ("onnxruntime", "int8"):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export_int8(model, example, path, batches)
+        session = open_session(path, threads=target.threads)
+    return Shipped(session, like=model, example=example)
+
+
+class Shipped(nn.Module):
+    """An ONNX Runtime session of fixed sizes that is called like the module it was made from.
+
+    Any number of samples is read, in as many runs as it takes.
+    """
+
+    def __init__(self, session: Any, *, like: nn.Module, example: Inputs) -> None:
+        """Wrap a session.
+
+        Args:
+            session: Of a network exported with `example`.
+            like: The module that was exported.
+            example: Its input, or inputs.
+        """
+        super().__init__()
+        # Whoever judges a network asks its parameters where it lies.
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+        self._session = session
+        self._names = [wanted.name for wanted in session.get_inputs()]
+        self._sizes = [tuple(wanted.shape) for wanted in session.get_inputs()]
+        inputs = example if isinstance(example, tuple) else (example,)
+        with evaluating(like), torch.no_grad():
+            self._structure = tree_flatten(like(*inputs))[1]
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the session.
+
+        Args:
+            inputs: As the module reads them, [n, ...] for any n.
+
+        Returns:
+            What the module returns, for n samples, on the CPU.
+        """
+        arrays = arrays_of(inputs, reads=len(self._names))
+        runs = [
+            self._session.run(None, dict(zip(self._names, part, strict=True)))
+            for part in in_parts(arrays, self._sizes)
+        ]
+        outputs = runs[0]
+        if len(runs) > 1:
+            outputs = [np.concatenate(parts)[: len(arrays[0])] for parts in zip(*runs, strict=True)]
+        elif [array.shape for array in arrays] != self._sizes:
+            outputs = [output[: len(arrays[0])] for output in outputs]
+        return tree_unflatten([torch.from_numpy(output) for output in outputs], self._structure)

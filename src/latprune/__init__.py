@@ -13,9 +13,12 @@ from latprune.errors import (
     BudgetsTooSmall,
     BudgetTooSmall,
     DamagedFile,
+    DamagedResults,
     DamagedTable,
     DataError,
+    DeviceError,
     ExportDisagrees,
+    JobsPacked,
     LatpruneError,
     MissingExtra,
     ModelMismatch,
@@ -29,6 +32,8 @@ from latprune.fitting import Fitted, fit
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
+from latprune.latency.devices.packed import Packed, Unpacked, unpack
+from latprune.latency.devices.ssh import Ssh
 from latprune.latency.measuring import compare, measure
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
@@ -48,25 +53,31 @@ __all__ = [
     "BudgetsTooSmall",
     "ChannelGroup",
     "DamagedFile",
+    "DamagedResults",
     "DamagedTable",
     "DataError",
     "Demand",
+    "DeviceError",
     "ExportDisagrees",
     "Fitted",
+    "JobsPacked",
     "LatencyTable",
     "LatpruneError",
     "MissingExtra",
     "ModelMismatch",
     "NotFinite",
     "NotMeasured",
+    "Packed",
     "Plan",
     "Pruned",
     "PruningGraph",
     "Recipe",
     "Report",
     "Saliency",
+    "Ssh",
     "StaleTable",
     "Target",
+    "Unpacked",
     "UntraceableModel",
     "check",
     "compare",
@@ -90,4 +101,5 @@ __all__ = [
     "trace",
     "tune",
     "uniform",
+    "unpack",
 ]

@@ -122,6 +122,16 @@ def test_nothing_is_left_on_the_device(faked: Faked) -> None:
     assert faked.left == []
 
 
+def test_what_a_shell_greets_with_is_neither_a_folder_nor_a_result(faked: Faked) -> None:
+    faked.script("ssh", 'echo / ; for last; do :; done; sh -c "$last"; code=$?; echo /; exit $code')
+
+    with Ssh(f"ssh://there{sys.executable}") as device:
+        assert device.target() == lp.Target.here()
+        assert len(faked.left) == 1
+
+    assert faked.left == []
+
+
 def test_what_was_measured_before_the_connection_died_is_kept(faked: Faked) -> None:
     whole = f'{sys.executable} "$@"'
     url = stand_in(faked, f"exec {whole}")

@@ -212,12 +212,14 @@ class Ssh:
         if not jobs:
             return
         manifest = manifest_of(jobs, target, is_known=True, reference=reference)
-        waiting = {job.key: job for job in jobs}
+        asked = {job.key: job for job in (manifest.sentinel, *jobs)}
+        waiting = {job.key for job in jobs}
         lines = self._run(manifest)
         self._read_target([next(lines, "")])
         for line in lines:
             result = json.loads(line)
-            job = waiting.pop(result["job"], manifest.sentinel)
+            job = asked[result["job"]]
+            waiting.discard(job.key)
             if "failed" in result:
                 raise DeviceError(
                     f"{self.address} cannot time {job.describe()}: {result['failed']}"
@@ -243,13 +245,14 @@ class Ssh:
         yield from self._lines(f"{python} {there}/{RUNNER} {there}/{_JOBS} -")
 
     def _lines(self, command: str) -> Iterator[str]:
-        with tempfile.TemporaryFile("w+") as said:
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
             process = subprocess.Popen(
                 self._ssh(command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
+                errors="replace",
             )
             assert process.stdout is not None
             try:
@@ -269,10 +272,14 @@ class Ssh:
     def _open(self) -> str:
         """The folder over there, made with the first use."""
         if self._folder is None:
-            made = self._finished("making a folder", self._ssh(_MAKE_FOLDER)).split()
-            if not made:
-                raise DeviceError(f"{self.address} made no temporary folder")
-            self._folder = made[-1]
+            said = self._finished("making a folder", self._ssh(_MAKE_FOLDER))
+            # What a shell greets with is not to be removed later.
+            made = re.search(r"^/.*/latprune\.\w{10}$", said, re.MULTILINE)
+            if made is None:
+                raise DeviceError(
+                    f"{self.address} made no temporary folder; it says: {said.strip()}"
+                )
+            self._folder = made[0]
             remove = self._ssh(f"rm -rf {shlex.quote(self._folder)}")
             self._remove = weakref.finalize(self, _quietly, remove)
             with tempfile.TemporaryDirectory() as folder:
@@ -296,7 +303,12 @@ class Ssh:
     def _finished(self, doing: str, command: Sequence[str]) -> str:
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
             )
         except FileNotFoundError:
             raise DeviceError(

@@ -34,7 +34,7 @@ from torch import nn
 
 import latprune as lp
 from benchmarks.budget import build
-from latprune.latency.measuring import prepare
+from latprune.latency.runtimes import get_runtime
 from latprune.latency.timing import Comparison, clock_for, time_interleaved
 
 SEED = 0
@@ -81,7 +81,9 @@ class Work:
     def in_turns(self, *models: nn.Module) -> list[Comparison]:
         """Time networks in int8, all in turns; compare each with the first."""
         target = lp.Target.here("onnxruntime", precision="int8")
-        runs = [prepare(model, self.example, target) for model in models]
+        runs = [
+            get_runtime(target.runtime).prepare(model, self.example, target) for model in models
+        ]
         dense, *others = time_interleaved(
             runs,
             clock=clock_for(target.threads),

@@ -14,9 +14,12 @@ from latprune.errors import (
     BudgetTooSmall,
     CannotQuantise,
     DamagedFile,
+    DamagedResults,
     DamagedTable,
     DataError,
+    DeviceError,
     ExportDisagrees,
+    JobsPacked,
     LatpruneError,
     MissingExtra,
     ModelMismatch,
@@ -30,6 +33,8 @@ from latprune.fitting import Fitted, fit
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
+from latprune.latency.devices.packed import Packed, Unpacked, unpack
+from latprune.latency.devices.ssh import Ssh
 from latprune.latency.measuring import compare, measure
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
@@ -50,25 +55,31 @@ __all__ = [
     "CannotQuantise",
     "ChannelGroup",
     "DamagedFile",
+    "DamagedResults",
     "DamagedTable",
     "DataError",
     "Demand",
+    "DeviceError",
     "ExportDisagrees",
     "Fitted",
+    "JobsPacked",
     "LatencyTable",
     "LatpruneError",
     "MissingExtra",
     "ModelMismatch",
     "NotFinite",
     "NotMeasured",
+    "Packed",
     "Plan",
     "Pruned",
     "PruningGraph",
     "Recipe",
     "Report",
     "Saliency",
+    "Ssh",
     "StaleTable",
     "Target",
+    "Unpacked",
     "UntraceableModel",
     "check",
     "compare",
@@ -92,4 +103,5 @@ __all__ = [
     "trace",
     "tune",
     "uniform",
+    "unpack",
 ]

@@ -12,6 +12,9 @@
     ├── NotMeasured           a latency was asked for that no table holds
     ├── DamagedTable          a latency table's file cannot be read
     ├── StaleTable            a latency table belongs to another target
+    ├── DeviceError           another device cannot be reached, or cannot time what it should
+    ├── DamagedResults        what another device measured cannot be read
+    ├── JobsPacked            what is missing was packed, to be timed on another device
     ├── DamagedFile           a saved network cannot be read
     ├── DataError             a data set is missing, empty or without classes
     ├── NotFinite             a loss, gradient or score is NaN or infinite
@@ -163,6 +166,47 @@ class StaleTable(LatpruneError):
     def __init__(self, message: str, *, fields: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.fields = tuple(fields)
+
+
+class DeviceError(LatpruneError):
+    """Another device cannot be reached, or cannot time what it should."""
+
+
+class DamagedResults(LatpruneError):
+    """What another device measured cannot be read.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, where: str, why: str) -> None:
+        super().__init__(
+            f"{path}, {where}: {why}. Copy the file from the device again; if it is damaged there, "
+            f"delete it there and start its runner once more."
+        )
+        self.path = path
+
+
+class JobsPacked(LatpruneError):
+    """What is missing was packed: it goes on once a device has timed it.
+
+    Attributes:
+        path: The file of jobs.
+        runner: The script that times them on the device.
+        what: What was packed, in words.
+        round: Which round of `measure` it is, 1 or 2; 0: of something else.
+    """
+
+    def __init__(self, path: Path, runner: Path, what: str, *, round: int = 0) -> None:
+        super().__init__(
+            f"{what} cannot be timed here and went to {path}: copy it and {runner} to the device, "
+            f"run `python3 {runner.name} {path.name} results.jsonl` there, copy results.jsonl "
+            f"back, and read it: latprune measure --unpack results.jsonl"
+        )
+        self.path = path
+        self.runner = runner
+        self.what = what
+        self.round = round
 
 
 class DamagedFile(LatpruneError):

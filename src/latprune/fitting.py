@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import joint
+from latprune.latency.devices import CutName
+from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import compare, measure, prepare
 from latprune.latency.rest import Whole, rest_at, rest_within
 from latprune.latency.timing import Comparison
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
+    from latprune.latency.devices import Device, Ready
     from latprune.latency.table import LatencyTable
-    from latprune.latency.timing import Run
+    from latprune.latency.target import Target
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
@@ -105,6 +108,7 @@ def fit(
     also: Sequence[Demand] = (),
     folder: Path | None = None,
     progress: Progress | None = None,
+    device: Device = HERE,
 ) -> Fitted:
     """Cut a network so that its measured time is within a budget, and close to it.
 
@@ -116,10 +120,11 @@ def fit(
         saliency: What its channels are worth.
         budget: What it may take.
         solver: Chooses the widths.
-        also: Further targets of this machine, each with its table and budget: the network is
+        also: Further targets of the device, each with its table and budget: the network is
             timed on all of them, and is within all budgets. Their `rest_ms` is not looked at.
         folder: Of the tables, as for `measure`.
         progress: Is told of every plan and every network.
+        device: Where networks and layers are timed.
 
     Returns:
         Of the networks within the budget the one that spends it best; if none is, the one
@@ -127,8 +132,10 @@ def fit(
 
     Raises:
         BudgetTooSmall: If nothing fits, by what was measured.
+        DeviceError: If the device fails; what it measured before is kept.
+        JobsPacked: If somebody has to carry what is missing to the device.
     """
-    loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet())
+    loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet(), device)
     demands = [Demand(table, budget), *also]
     best = loop.run(demands)
     slower = best.comparison.ratio > 1 and not best.is_dense
@@ -147,6 +154,7 @@ def refine(
     rest_ms: float | None = None,
     aim: float = 1.0,
     folder: Path | None = None,
+    device: Device = HERE,
 ) -> tuple[Plan, LatencyTable]:
     """Plan, measure the plan's own layers, and plan again until none of them is new.
 
@@ -155,7 +163,7 @@ def refine(
     Returns:
         The plan, and the table with its layers.
     """
-    loop = _Loop(model, graph, example, saliency, solver, folder, Quiet())
+    loop = _Loop(model, graph, example, saliency, solver, folder, Quiet(), device)
     planned, (table,) = loop.refined([Demand(table, budget, rest_ms)], aim=aim)
     return planned, table
 
@@ -163,7 +171,7 @@ def refine(
 class _Place:
     """A target: its budget, what is known of networks there, and the dense one, ready to run."""
 
-    def __init__(self, graph: PruningGraph, demand: Demand, dense: Run) -> None:
+    def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
         self.graph, self.dense = graph, dense
         self.table, self.budget = demand.table, demand.budget
 
@@ -198,7 +206,7 @@ class _Place:
 class _Candidate:
     """A network that may be the one, ready to be timed as often as it takes."""
 
-    def __init__(self, model: nn.Module, plan: Plan, runs: Sequence[Run]) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, runs: Sequence[Ready]) -> None:
         self.model, self.plan, self.runs = model, plan, runs
         self._times: list[list[Comparison]] = []
 
@@ -234,11 +242,12 @@ class _Loop:
     solver: Solver
     folder: Path | None
     progress: Progress
+    device: Device
 
     def run(self, demands: Sequence[Demand]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
         places = [
-            _Place(self.graph, demand, prepare(self.model, self.example, demand.table.target))
+            _Place(self.graph, demand, self._ready(self.model, demand.table.target))
             for demand in demands
         ]
         tried: list[_Candidate] = []
@@ -274,7 +283,15 @@ class _Loop:
         )
         small = cut(self.model, self.graph, plan)
         times, *also = (
-            compare(self.model, small, self.example, demand.table.target) for demand in demands
+            compare(
+                self.model,
+                small,
+                self.example,
+                demand.table.target,
+                device=self.device,
+                cut=CutName(self.graph.key, plan.widths),
+            )
+            for demand in demands
         )
         return Fitted(small, plan, times, slower.table, slower.rounds, tuple(also))
 
@@ -304,7 +321,13 @@ class _Loop:
     def _with_layers(self, demand: Demand, planned: Plan) -> Demand:
         target, widths = demand.table.target, planned.widths
         table = measure(
-            self.model, self.graph, self.example, target, widths=widths, folder=self.folder
+            self.model,
+            self.graph,
+            self.example,
+            target,
+            widths=widths,
+            folder=self.folder,
+            device=self.device,
         )
         return replace(demand, table=table)
 
@@ -327,9 +350,12 @@ class _Loop:
         if not known:
             small = cut(self.model, self.graph, planned)
             targets = [planned.target, *(promise.target for promise in planned.also)]
-            runs = [prepare(small, self.example, target) for target in targets]
+            runs = [self._ready(small, target) for target in targets]
             known = [_Candidate(small, planned, runs)]
         return others + known
+
+    def _ready(self, model: nn.Module, target: Target) -> Ready:
+        return prepare(model, self.example, target, device=self.device)
 
     def _times(self, candidate: _Candidate, places: Sequence[_Place]) -> list[Comparison]:
         """Time a candidate beside the dense network on every target, and remember it there."""
@@ -341,7 +367,10 @@ class _Loop:
                 self.example,
                 place.table.target,
                 enough=partial(_decided, place.budget),
+                tolerance=FLOOR / 4,
                 limit_s=TIMING_S,
+                device=self.device,
+                cut=CutName(self.graph.key, candidate.plan.widths),
             )
             place.table.add_cut(self.graph, candidate.plan.widths, compared)
             times.append(compared)

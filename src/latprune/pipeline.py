@@ -12,8 +12,8 @@ from latprune.errors import ModelMismatch
 from latprune.fitting import fit
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
+from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
-from latprune.latency.target import Target
 from latprune.planning import Budget, Demand, Plan
 from latprune.progress import Quiet
 from latprune.report.comparison import Report, check
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
+    from latprune.latency.devices import Device
+    from latprune.latency.target import Target
     from latprune.progress import Progress
     from latprune.saliency import Saliency
     from latprune.tuning import Epoch, Recipe
@@ -104,8 +106,9 @@ def prune(
     folder: Path | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    device: Device = HERE,
 ) -> Pruned:
-    """Prune a network to a latency budget, measured here.
+    """Prune a network to a latency budget, measured here or on another device.
 
     Args:
         model: Any network; it is not changed.
@@ -114,9 +117,9 @@ def prune(
         loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with.
             Without one, channels are scored by `magnitude` and nothing is tuned.
         loss: Of (outputs, labels), to score with.
-        target: Where the network will run; by default ONNX Runtime here, on one thread, at the
-            example's batch.
-        also: Further targets of this machine, each with a budget of its own: more threads,
+        target: Where the network will run; by default ONNX Runtime on the device, on one
+            thread, at the example's batch.
+        also: Further targets of the device, each with a budget of its own: more threads,
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         criterion: What makes a channel worth keeping: a name, or a function of model and graph.
@@ -130,6 +133,7 @@ def prune(
         checkpoint: A folder that keeps the cut network and the state of tuning: the same call,
             interrupted, goes on from there.
         progress: Is told of every stage.
+        device: Where the network will run, and everything is timed: this process, or `Ssh(...)`.
 
     Returns:
         The pruned network and its report. If the budget could not be met, the report says why.
@@ -141,10 +145,12 @@ def prune(
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run.
+        DeviceError: If the device fails; what it measured before is kept.
+        JobsPacked: If somebody has to carry what is missing to the device.
     """
     progress = progress or Quiet()
     budget = as_budget(budget)
-    target = target or Target.here(batch=_batch(example))
+    target = target or device.target(batch=_batch(example))
     further = {place: as_budget(asked) for place, asked in (also or {}).items()}
     dense = copy.deepcopy(model).eval()
     seed = 0 if recipe is None else recipe.seed
@@ -158,7 +164,9 @@ def prune(
     else:
         progress.stage("measure")
         table, *others = (
-            measure(dense, graph, example, place, folder=folder, progress=progress.step)
+            measure(
+                dense, graph, example, place, folder=folder, progress=progress.step, device=device
+            )
             for place in (target, *further)
         )
         progress.stage("score")
@@ -176,6 +184,7 @@ def prune(
             also=list(map(Demand, others, further.values())),
             folder=folder,
             progress=progress,
+            device=device,
         )
         plan, small = fitted.plan, fitted.model
         if loader is not None:
@@ -207,6 +216,7 @@ def prune(
             graph=graph,
             evaluate=evaluate if promised is plan or _is_int8(promised.target) else None,
             calibration=calibration,
+            device=device,
         )
         for promised in (plan, *map(plan.on, plan.also))
     )

@@ -98,7 +98,11 @@ class Processor:
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Callable[[], None]:
         assert target == TARGET
-        return self.clock.takes(0.05 * self.paces[0])
+
+        def run() -> None:
+            self.clock.now += 0.05 * self.paces[0]
+
+        return run
 
     def table(self, shapes: Iterable[LayerShape]) -> LatencyTable:
         """What measuring these shapes gives."""

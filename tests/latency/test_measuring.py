@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from latprune.latency import measuring
+from latprune.latency import networks
+from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.measuring import compare, measure
 from latprune.latency.sentinel import SENTINEL
@@ -36,10 +37,10 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.processor = Processor()
         self.folder = folder
-        monkeypatch.setattr(measuring, "get_runtime", lambda _: self.processor)
+        monkeypatch.setattr(here, "get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.runtimes.get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.target.processor", lambda: TARGET.device)
-        monkeypatch.setattr(measuring, "clock_for", lambda _: self.processor.clock)
+        monkeypatch.setattr(networks, "clock_for", lambda _: self.processor.clock)
 
     def measure(
         self, *, dies_after: int | None = None, widths: dict[str, int] | None = None
@@ -109,7 +110,7 @@ def test_with_a_plans_widths_exactly_its_layers_are_measured(bench: Bench) -> No
 def test_a_machine_that_slows_down_gives_the_table_of_one_that_does_not(bench: Bench) -> None:
     steady = bench.measure()
     bench.folder = bench.folder / "drifting"
-    bench.processor.paces = [1.0, 1.3, 2.0]
+    bench.processor.paces = [1.0, 1.3, 1.3, 1.3, 2.0]
     drifting = bench.measure()
     bench.processor.paces = [3.0]
     drifting = bench.measure(widths={"stem": 40, "expand": 88, "project": 24})

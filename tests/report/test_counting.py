@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from latprune.graph.layers import LayerShape
+from latprune.graph.tracing import trace
 from latprune.report import macs, network_macs, parameters
 from tests.report.examples import chain
 
@@ -75,9 +76,15 @@ def test_a_network_costs_what_torch_counts_at_any_width() -> None:
     assert 2 * counted == flops(cut, torch.zeros(1, 3, 8, 8))
 
 
-def test_an_operator_without_weights_multiplies_nothing() -> None:
-    assert macs(LayerShape("mean", 8, 8, (7, 7))) == 0
-    assert macs(LayerShape("max_pool", 8, 8, (7, 7), (3, 3), (2, 2), (1, 1))) == 0
+def test_what_has_no_weights_costs_nothing() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(8)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    ).eval()
+    graph = trace(model, torch.zeros(1, 3, 12, 12))
+
+    assert not all(layer.shape.has_weights for layer in graph.layers)
+    assert network_macs(graph, graph.widths) == 3 * 8 * 9 * 10 * 10 + 8 * 4
 
 
 def test_a_shared_parameter_counts_once() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from latprune import __version__
+from latprune.cli.elsewhere import chosen_device, needs_table, next_command, told
 from latprune.cli.options import (
     AsJson,
     Batch,
@@ -25,11 +26,15 @@ from latprune.cli.options import (
     Input,
     Keep,
     Model,
+    On,
+    OptionalModel,
+    Pack,
     Precision,
     Pretrained,
     PrunedFile,
     Runtime,
     SolverName,
+    TableFile,
     Threads,
     TrainBatch,
     Weights,
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 
     from latprune.cli.job import Data, Source
     from latprune.cli.planned import Known
+    from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.progress import Progress
     from latprune.report import Report
@@ -93,7 +99,8 @@ app = typer.Typer(
     help="Prune a PyTorch network to a latency budget, measured on the machine that will run it.",
     epilog=(
         "Exit codes: 0 the budget is met, 1 something failed, 2 wrong usage, 3 no network fits "
-        "the budget, 4 the budget was not met, 130 interrupted."
+        "the budget, 4 the budget was not met, 5 work was packed for another device, 130 "
+        "interrupted."
     ),
 )
 app.add_typer(tables, name="table")
@@ -117,48 +124,64 @@ def _latprune(
 
 @app.command("measure")
 def measure_command(
-    model: Model,
+    context: typer.Context,
+    model: OptionalModel = None,
     classes: Classes = None,
     input: Input = None,
     runtime: Runtime = "onnxruntime",
     precision: Precision = "fp32",
     batch: Batch = 1,
     threads: Threads = 1,
+    on: On = None,
+    table: TableFile = None,
+    pack: Pack = None,
+    unpack: Annotated[
+        Path | None,
+        typer.Option("--unpack", metavar="RESULTS", help="Read what the device answered."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what a network's widths cost here.
+    """Measure what a network's widths cost, here or on another device.
 
     The measurements go into a table that all later commands use.
     """
+    if unpack is not None:
+        _unpack(unpack, table, as_json)
+        return
+    if model is None:
+        raise typer.BadParameter("which network is to be measured?", param_hint="--model")
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
     from latprune.latency.measuring import measure
 
     source = source_of(model, classes=classes, input=input)
-    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
-    with working() as progress:
+    with chosen_device(context, on, table, pack) as device, working() as progress:
+        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
         network = source.open()
         example = network.example(batch)
         progress.stage("trace")
         graph = trace(network.model, example)
         progress.stage("measure")
-        table = measure(network.model, graph, example, target, progress=progress.step)
-    dense = table.network(graph)
+        measured = measure(
+            network.model, graph, example, target, progress=progress.step, device=device
+        )
+    dense = measured.network(graph)
     facts = {
         "target": target.to_json(),
-        "table": str(table.path),
-        "measurements": len(table),
+        "table": str(measured.path),
+        "measurements": len(measured),
         "dense": dense.to_json(),
     }
     text = (
         f"{model} takes {dense.median_ms:.3f} ms (spread {dense.iqr_ms:.3f} ms, {dense.runs} runs)"
-        f"\nwith {target.describe()}\n{len(table)} layers measured in {table.path}"
+        f"\nwith {target.describe()}\n{len(measured)} layers measured in {measured.path}"
     )
     _show(facts if as_json else text)
 
 
 @app.command("plan")
 def plan_command(
+    context: typer.Context,
     model: Model,
     budget: BudgetText,
     weights: Weights = None,
@@ -175,6 +198,9 @@ def plan_command(
     keep: Keep = None,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
+    on: On = None,
+    table: TableFile = None,
+    pack: Pack = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a budget would do; cut nothing.
@@ -185,17 +211,19 @@ def plan_command(
     from latprune.cli.planned import choose
 
     source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
-    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     allowed = budget_of(budget)
     chosen, by = criterion_of(criterion, data), solver_of(solver)
-    with working() as progress:
-        known = _known(source, target, chosen, data, train_batch, workers, keep, progress)
+    needs_table(table, pack)
+    with chosen_device(context, on, table, pack) as device, working() as progress:
+        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
+        known = _known(source, target, chosen, data, train_batch, workers, keep, progress, device)
         planned = choose(known, allowed, solver=by, progress=progress)
     _show(planned.to_json() if as_json else planned.render())
 
 
 @app.command("frontier")
 def frontier_command(
+    context: typer.Context,
     model: Model,
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -210,6 +238,9 @@ def frontier_command(
     keep: Keep = None,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
+    on: On = None,
+    table: TableFile = None,
+    pack: Pack = None,
     points: Annotated[int, typer.Option("--points", min=2, help="To show, about.")] = 12,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw to this picture (.png, .svg, .pdf).")
@@ -224,10 +255,11 @@ def frontier_command(
     from latprune.cli.live import working
 
     source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
-    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     chosen = criterion_of(criterion, data)
-    with working() as progress:
-        known = _known(source, target, chosen, data, train_batch, workers, keep, progress)
+    needs_table(table, pack)
+    with chosen_device(context, on, table, pack) as device, working() as progress:
+        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
+        known = _known(source, target, chosen, data, train_batch, workers, keep, progress, device)
         drawn = draw(known, points=points, progress=progress)
     if plot is not None:
         with usage("--plot"):
@@ -237,6 +269,7 @@ def frontier_command(
 
 @app.command("prune")
 def prune_command(
+    context: typer.Context,
     model: Model,
     budget: BudgetText,
     out: Annotated[Path, typer.Option("--out", help="Folder for the result.")],
@@ -259,6 +292,9 @@ def prune_command(
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
     calibration: Calibration = 8,
+    on: On = None,
+    table: TableFile = None,
+    pack: Pack = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune a network to a budget and tune it.
@@ -274,25 +310,26 @@ def prune_command(
     from latprune.tuning import Recipe
 
     source = source_of(model, weights, pretrained, classes, input, crop_pct)
-    target = target_of(runtime, precision=precision, batch=batch, threads=threads)
     allowed = budget_of(budget)
     chosen, by = criterion_of(criterion, data), solver_of(solver)
     with usage("--lr"):
         recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
-    arguments = {
-        **vars(source),
-        "data": data,
-        "target": target.to_json(),
-        "budget": allowed.to_json(),
-        "criterion": chosen,
-        "solver": solver,
-        "keep": keep or [],
-        "epochs": epochs if data else 0,
-        "lr": lr,
-        "seed": seed,
-        "train_batch": train_batch,
-    }
-    with working() as progress:
+    needs_table(table, pack)
+    with chosen_device(context, on, table, pack) as device, working() as progress:
+        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
+        arguments = {
+            **vars(source),
+            "data": data,
+            "target": target.to_json(),
+            "budget": allowed.to_json(),
+            "criterion": chosen,
+            "solver": solver,
+            "keep": keep or [],
+            "epochs": epochs if data else 0,
+            "lr": lr,
+            "seed": seed,
+            "train_batch": train_batch,
+        }
         network = source.open()
         found: Data | None = None
         if data is not None:
@@ -313,6 +350,7 @@ def prune_command(
             calibration_batches=calibration,
             checkpoint=folder.checkpoint,
             progress=progress,
+            device=device,
         )
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
@@ -321,6 +359,7 @@ def prune_command(
 
 @app.command("check")
 def check_command(
+    context: typer.Context,
     model: Model,
     pruned: PrunedFile,
     weights: Weights = None,
@@ -332,6 +371,7 @@ def check_command(
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
     calibration: Calibration = 8,
+    on: On = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a pruned network again.
@@ -343,18 +383,19 @@ def check_command(
     from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
-    from latprune.latency.target import Target
     from latprune.report import check
     from latprune.surgery import load, load_plan
 
     source = source_of(model, weights, pretrained, classes, input, crop_pct)
     stored = load_plan(pruned)
     was = stored.target
-    here = Target.here(was.runtime, precision=was.precision, batch=was.batch, threads=was.threads)
-    in_int8 = here.precision == "int8"
-    if here != was:
-        _complain(f"planned for {was.describe()}; measured on {here.describe()}")
-    with working() as progress:
+    with chosen_device(context, on) as device, working() as progress:
+        here = target_of(
+            device, was.runtime, precision=was.precision, batch=was.batch, threads=was.threads
+        )
+        if here != was:
+            _complain(f"planned for {was.describe()}; measured on {here.describe()}")
+        in_int8 = here.precision == "int8"
         network = source.open()
         small = load(pruned, network.model)
         example = network.example(here.batch)
@@ -377,6 +418,7 @@ def check_command(
             graph=graph,
             evaluate=judge,
             calibration=found.calibration(calibration) if found and in_int8 else None,
+            device=device,
         )
     _conclude(report, report.to_json() if as_json else None)
 
@@ -481,6 +523,7 @@ def _known(
     workers: int,
     keep: list[str] | None,
     progress: Progress,
+    device: Device,
 ) -> Known:
     """Open the network, and its data if they are to score with; trace, measure and score."""
     from latprune.cli.job import open_data
@@ -497,7 +540,24 @@ def _known(
         loader=loader,
         keep=tuple(keep or ()),
         progress=progress,
+        device=device,
     )
+
+
+def _unpack(results: Path, table: Path | None, as_json: bool) -> None:
+    """Read what a device answered; leave with an error if a job failed there."""
+    from latprune.latency.devices.packed import unpack
+
+    found = unpack(results, table_file=table)
+    facts = {
+        "target": found.table.target.to_json(),
+        "table": str(found.table.path),
+        "added": found.added,
+        "failed": list(found.failed),
+        "next": next_command(found) if found.then else None,
+    }
+    _show(facts if as_json else told(found))
+    raise typer.Exit(FAILED if found.failed else 0)
 
 
 def _show(result: dict[str, Any] | RenderableType) -> None:

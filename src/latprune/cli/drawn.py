@@ -110,10 +110,15 @@ class Drawn:
 def draw(known: Known, *, points: int, progress: Progress) -> Drawn:
     """Draw a frontier twice: the second time with the layers of the shown points measured."""
     progress.stage("draw")
-    for plan in _spread(frontier(known.graph, known.table, known.saliency), points):
-        table = measure(
-            known.model, known.graph, known.example, known.table.target, widths=plan.widths
-        )
+    shown = _spread(frontier(known.graph, known.table, known.saliency), points)
+    table = measure(
+        known.model,
+        known.graph,
+        known.example,
+        known.table.target,
+        widths=[plan.widths for plan in shown],
+        device=known.device,
+    )
     plans = frontier(known.graph, table, known.saliency)
     return Drawn(known, plans, _spread(plans, points))
 

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
     from latprune.cli.job import Source
     from latprune.knapsack import Solver
+    from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.planning import Budget
 
 CriterionName = Literal["taylor", "magnitude"]
 SOLVERS = ("joint", "halp", "greedy", "uniform", "milp")
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="SPEC",
-        help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
-        "the file is executed).",
-    ),
-]
+_MODEL = typer.Option(
+    "--model",
+    metavar="SPEC",
+    help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
+    "the file is executed).",
+)
+Model = Annotated[str, _MODEL]
+OptionalModel = Annotated[str | None, _MODEL]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="The dense network's weights (.safetensors, .pt).")
 ]
@@ -93,6 +93,27 @@ Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that l
 PrunedFile = Annotated[
     Path, typer.Option("--pruned", help="What `latprune prune` wrote: pruned.safetensors.")
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="ssh://[USER@]HOST[:PORT][/PYTHON]",
+        help="Time on another device, with its python3 or the one named; it needs numpy and "
+        "onnxruntime, and ssh must not ask for a password.",
+    ),
+]
+TableFile = Annotated[
+    Path | None,
+    typer.Option("--table", metavar="FILE", help="The table of a device that is not this one."),
+]
+Pack = Annotated[
+    Path | None,
+    typer.Option(
+        "--pack",
+        metavar="JOBS.zip",
+        help="Write what that table lacks to a file, to be timed on the device by hand.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
 
 
@@ -112,12 +133,10 @@ def source_of(
     return Source(model, weights, pretrained, classes, size, crop_pct)
 
 
-def target_of(runtime: str, *, precision: str, batch: int, threads: int) -> Target:
+def target_of(device: Device, runtime: str, *, precision: str, batch: int, threads: int) -> Target:
     """Read what the network will run on."""
-    from latprune.latency.target import Target
-
     with usage("--runtime" if precision == "fp32" else "--precision"):
-        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
+        return device.target(runtime, precision=precision, batch=batch, threads=threads)
 
 
 def budget_of(text: str) -> Budget:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from latprune.fitting import refine
 from latprune.graph.tracing import trace
+from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
 from latprune.report.counting import network_macs
 from latprune.report.text import widths_table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from latprune.cli.job import Network
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
+    from latprune.latency.devices import Device
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
     from latprune.planning import Budget, Plan
@@ -98,6 +100,7 @@ class Known:
     graph: PruningGraph
     table: LatencyTable
     saliency: Saliency
+    device: Device = HERE
 
 
 def look(
@@ -108,20 +111,21 @@ def look(
     loader: Iterable[tuple[Tensor, Tensor]] | None,
     keep: Sequence[str],
     progress: Progress,
+    device: Device = HERE,
 ) -> Known:
     """Trace, measure and score."""
     model, example = network.model, network.example(target.batch)
     progress.stage("trace")
     graph = trace(model, example, keep=keep)
     progress.stage("measure")
-    table = measure(model, graph, example, target, progress=progress.step)
+    table = measure(model, graph, example, target, progress=progress.step, device=device)
     progress.stage("score")
     saliency: Saliency
     if criterion == "taylor" and loader is not None:
         saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), cross_entropy)
     else:
         saliency = magnitude(model, graph)
-    return Known(model, example, graph, table, saliency)
+    return Known(model, example, graph, table, saliency, device)
 
 
 def choose(known: Known, budget: Budget, *, solver: Solver, progress: Progress) -> Planned:
@@ -139,5 +143,6 @@ def choose(known: Known, budget: Budget, *, solver: Solver, progress: Progress) 
         known.saliency,
         budget,
         solver=solver,
+        device=known.device,
     )
     return Planned(planned, known.graph)

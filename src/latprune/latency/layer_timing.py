@@ -26,7 +26,7 @@ def time_models_of(
     """Time layers by their ONNX models; see `Runtime.time_layers`."""
 
     def open_layer(shape: LayerShape) -> Profiled:
-        return open_model(layer_model(shape, batch=target.batch, precision=target.precision))
+        return open_model(model_for(shape, target))
 
     yield from time_shapes(shapes, open_layer, target)
 
@@ -42,3 +42,8 @@ def time_shapes(
         sentinel=(SENTINEL, SENTINEL) if SENTINEL in shapes else None,
         size=lambda shape: _BYTES_PER_WEIGHT * weights(shape),
     )
+
+
+def model_for(shape: LayerShape, target: Target) -> bytes:
+    """Give the serialised model of a layer that a target is to run."""
+    return layer_model(shape, batch=target.batch, precision=target.precision)

@@ -6,7 +6,9 @@ Needs numpy and ONNX Runtime alone, so that it runs on devices that have no torc
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,10 @@ class ProfiledSession:
     """A model on the CPU whose kernels are timed; see `Profiled`."""
 
     def __init__(self, model: bytes, *, threads: int) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        prefix = Path(self._folder.name) / "profile"
+        folder = tempfile.mkdtemp()
+        # Also where the model turns out to be broken, or nobody asks for the profile.
+        self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        prefix = Path(folder) / "profile"
         self._session = open_session(model, threads=threads, profile=prefix)
         self.warm = warm_by(self._session.get_modelmeta().custom_metadata_map)
         self._feeds = {
@@ -67,8 +71,10 @@ class ProfiledSession:
 
     def profile(self) -> Profile:
         """End the session and give the times of all its runs."""
-        with self._folder:
+        try:
             return read_profile(Path(self._session.end_profiling()))
+        finally:
+            self._clean()
 
 
 def read_profile(path: Path) -> Profile:

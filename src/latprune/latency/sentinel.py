@@ -7,7 +7,7 @@ quicker beside a quick one; dividing by its time brings them all to one pace.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from latprune.graph.layers import LayerShape
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from latprune.latency.timing import Measurement
+
+    Key = TypeVar("Key")
 
 SENTINEL = LayerShape(
     kind="conv",
@@ -32,12 +34,13 @@ SENTINEL = LayerShape(
 
 
 def paced(
-    timed: Iterable[tuple[LayerShape, Measurement]], *, reference: Measurement | None
-) -> Iterator[tuple[LayerShape, Measurement]]:
+    timed: Iterable[tuple[Key, Measurement]], *, reference: Measurement | None
+) -> Iterator[tuple[Key, Measurement]]:
     """Bring times to the pace at which the sentinel was timed first.
 
     Args:
-        timed: Layers with their times, and the sentinel before those it was timed beside.
+        timed: Layers, or what stands for them, with their times, and the sentinel before those
+            that it was timed beside.
         reference: The sentinel's first time; None: it is the first one here.
 
     Yields:

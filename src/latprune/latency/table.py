@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
 from latprune.graph.layers import LayerShape
+from latprune.latency.journal import append_line, mended_lines, whole_lines
 from latprune.latency.target import Target
 from latprune.latency.timing import Comparison, Measurement
 
@@ -69,9 +70,9 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """
         table = cls(target, path=path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _mended(path)
+        lines = mended_lines(path)
         if not lines:
-            _append(path, _header(target))
+            append_line(path, _header(target))
             return table
         _check_target(path, _read_header(path, lines[0]), target)
         table._read_all(path, lines)
@@ -93,7 +94,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             DamagedTable: If there is no such file, or a line of it cannot be read.
         """
         try:
-            lines = _whole_lines(path.read_bytes())
+            lines = whole_lines(path.read_bytes())
         except OSError as error:
             why = f"it cannot be read ({error.strerror})"
             remedy = f"Tables that `latprune measure` wrote lie in {default_folder()}."
@@ -181,9 +182,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def add_network(self, graph: PruningGraph, measurement: Measurement) -> None:
         """Add, or replace, a whole dense network's measurement, as `add` does a layer's."""
-        stored = measurement.to_json()
-        self._networks[graph.key] = Measurement.from_json(stored)
-        self._store({"network": graph.key, **stored})
+        self.add_stored({"network": graph.key, **measurement.to_json()})
 
     def layers_ms(self, graph: PruningGraph, widths: Mapping[str, int]) -> float:
         """Add up what a network's layers take, one by one, at these widths of its groups.
@@ -217,8 +216,18 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
     ) -> None:
         """Add a pruned network's times, as `add` does a layer's."""
         stored = {"widths": dict(widths), "comparison": comparison.to_json()}
-        self._keep_cut(graph.key, stored)
-        self._store({"cut": graph.key, **stored})
+        self.add_stored({"cut": graph.key, **stored})
+
+    def add_stored(self, entry: Mapping[str, Any]) -> bool:
+        """Add a measurement in the form in which the file holds it; False if it is there already.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: If it is no measurement.
+        """
+        if not self._take(entry):
+            return False
+        self._store(entry)
+        return True
 
     def alike(self, shape: LayerShape) -> Sequence[LayerShape]:
         """Give the measured layers that run the same kernel: widths and sizes may differ."""
@@ -229,14 +238,30 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             self._alike.setdefault(_kernel(shape), []).append(shape)
         self._layers[shape] = measurement
 
-    def _keep_cut(self, key: str, stored: Mapping[str, Any]) -> None:
-        widths = {str(group): int(width) for group, width in stored["widths"].items()}
-        cut = Cut(widths, Comparison.from_json(stored["comparison"]))
-        self._cuts.setdefault(key, []).append(cut)
+    def _take(self, entry: Mapping[str, Any]) -> bool:
+        """Keep what a line of the file says; tell whether it is new."""
+        if "cut" in entry:
+            widths = {str(group): int(width) for group, width in entry["widths"].items()}
+            cut = Cut(widths, Comparison.from_json(entry["comparison"]))
+            cuts = self._cuts.setdefault(str(entry["cut"]), [])
+            is_new = cut not in cuts
+            if is_new:
+                cuts.append(cut)
+            return is_new
+        measurement = Measurement.from_json(entry)
+        if "network" in entry:
+            key = str(entry["network"])
+            is_new = self._networks.get(key) != measurement
+            self._networks[key] = measurement
+            return is_new
+        shape = LayerShape.from_json(entry["shape"])
+        is_new = self._layers.get(shape) != measurement
+        self._keep(shape, measurement)
+        return is_new
 
     def _store(self, entry: Mapping[str, Any]) -> None:
         if self.path is not None:
-            _append(self.path, entry)
+            append_line(self.path, entry)
 
     def _entries(self) -> Iterator[Mapping[str, Any]]:
         """What `read` reads, line by line."""
@@ -256,13 +281,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def _read(self, path: Path, number: int, line: str) -> None:
         try:
-            entry = json.loads(line)
-            if "cut" in entry:
-                self._keep_cut(str(entry["cut"]), entry)
-            elif "network" in entry:
-                self._networks[str(entry["network"])] = Measurement.from_json(entry)
-            else:
-                self._keep(LayerShape.from_json(entry["shape"]), Measurement.from_json(entry))
+            self._take(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedTable(path, number, f"not a measurement ({error!r})") from error
 
@@ -285,30 +304,6 @@ def default_folder() -> Path:
 def table_path(target: Target, *, folder: Path | None = None) -> Path:
     """Give the file of a target's table, in the default folder or another."""
     return (folder or default_folder()) / f"{target.runtime}-{target.fingerprint}.jsonl"
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _mended(path: Path) -> list[str]:
-    """Read the lines that were written in full, and cut off what follows the last of them."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(path, end)
-    return _whole_lines(content)
-
-
-def _whole_lines(content: bytes) -> list[str]:
-    end = content.rfind(b"\n") + 1
-    return content[:end].decode("utf-8", errors="replace").splitlines()
 
 
 def _header(target: Target) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from latprune.latency.devices import CutName
+from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import compare
 from latprune.latency.shipping import as_shipped
 from latprune.report.counting import network_macs, parameters
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import PruningGraph
     from latprune.graph.layers import LayerShape
+    from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison, Measurement
     from latprune.planning import Budget, Plan
@@ -232,6 +235,7 @@ def check(
     calibration: Iterable[Inputs] | None = None,
     comparison: Comparison | None = None,
     remark: str = "",
+    device: Device = HERE,
 ) -> Report:
     """Measure a pruned network beside the dense one, interleaved, on the plan's target.
 
@@ -247,10 +251,12 @@ def check(
             samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
         remark: Why the budget may not be met or used, for the verdict.
+        device: Where to measure.
 
     Raises:
         CannotQuantise: If the target runs in int8 and the quantiser fails on the network.
         MissingExtra: If the target's runtime is not installed.
+        DeviceError: If the device fails.
     """
     batches = list(calibration or ())
     if comparison is None:
@@ -260,7 +266,10 @@ def check(
             example,
             plan.target,
             enough=partial(_decided, plan.budget),
+            tolerance=KNOWN,
             limit_s=CHECK_LIMIT_S,
+            device=device,
+            cut=CutName(graph.key, plan.widths),
         )
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:

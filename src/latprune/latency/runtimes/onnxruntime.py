@@ -53,10 +53,7 @@ class OnnxRuntime:
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            if target.precision == "int8":
-                export_int8(model, example, path, [example])
-            else:
-                export_network(model, example, path)
+            self.write_network(model, example, target, path)
             session = open_session(path, threads=target.threads)
         feeds = feeds_of(session, example)
 
@@ -64,6 +61,19 @@ class OnnxRuntime:
             session.run(None, feeds)
 
         return run
+
+    def write_network(
+        self,
+        model: nn.Module,
+        example: Tensor | tuple[Tensor, ...],
+        target: Target,
+        path: Path,
+    ) -> None:
+        """Write the model that `prepare` runs."""
+        if target.precision == "int8":
+            export_int8(model, example, path, [example])
+        else:
+            export_network(model, example, path)
 
 
 RUNTIME = OnnxRuntime()

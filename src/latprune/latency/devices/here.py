@@ -1,0 +1,95 @@
+"""This process: whatever runtime is installed, timed at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from latprune.latency.networks import steady, time_in_turns, time_whole
+from latprune.latency.runtimes import get_runtime
+from latprune.latency.sentinel import SENTINEL, paced
+from latprune.latency.table import LatencyTable, table_path
+from latprune.latency.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.devices import CutName, Ready
+    from latprune.latency.timing import Comparison, Measurement, Run
+
+
+class Here:
+    """Times in this process; see `Device`. A network that is ready is a `Run`."""
+
+    def target(
+        self,
+        runtime: str = "onnxruntime",
+        *,
+        precision: str = "fp32",
+        batch: int = 1,
+        threads: int = 1,
+    ) -> Target:
+        """Give the target that this process runs on; see `Target.here`."""
+        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
+
+    def table(self, target: Target, *, folder: Path | None = None) -> LatencyTable:
+        """Open the target's table in a folder."""
+        return LatencyTable.open(table_path(target, folder=folder), target)
+
+    def prepare(
+        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
+    ) -> Run:
+        """Let the runtime make a network ready."""
+        return get_runtime(target.runtime).prepare(model, example, target)
+
+    def time(
+        self,
+        shapes: Sequence[LayerShape],
+        networks: Sequence[tuple[str, Ready]],
+        target: Target,
+        *,
+        reference: Measurement | None,
+    ) -> Iterator[tuple[LayerShape | str, Measurement]]:
+        """Time layers, and then whole networks."""
+        runtime = get_runtime(target.runtime)
+        if shapes or (networks and reference is None):
+            timed = runtime.time_layers(list(dict.fromkeys([SENTINEL, *shapes])), target)
+            for shape, measurement in paced(timed, reference=reference):
+                if shape == SENTINEL:
+                    reference = measurement
+                yield shape, measurement
+
+        def pace() -> float:
+            assert reference is not None
+            ((_, now),) = runtime.time_layers([SENTINEL], target)
+            return reference.median_ms / now.median_ms
+
+        for key, network in networks:
+            yield key, time_whole(cast("Run", network), threads=target.threads, pace=pace)
+
+    def compare(
+        self,
+        dense: Ready,
+        small: Ready,
+        target: Target,
+        *,
+        limit_s: float,
+        tolerance: float,
+        enough: Callable[[Comparison], bool] | None = None,
+        cut: CutName | None = None,
+    ) -> Comparison:
+        """Time two networks in turns until there is enough of it."""
+        del cut
+        return time_in_turns(
+            cast("Run", dense),
+            cast("Run", small),
+            threads=target.threads,
+            limit_s=limit_s,
+            enough=enough or (lambda found: steady(found, tolerance=tolerance)),
+        )
+
+
+HERE = Here()

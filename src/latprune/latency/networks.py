@@ -1,0 +1,82 @@
+"""Whole networks against the clock: one by itself, or two in turns. Needs numpy alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from latprune.latency.timing import (
+    Comparison,
+    clock_for,
+    steady_median,
+    summarise,
+    time_interleaved,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from latprune.latency.timing import Measurement, Run
+
+LEAST_S = 1.5
+"""For how long two networks are timed in turns, at the least: what disturbs comes in bursts."""
+
+WHOLE_S = 2.0
+"""For how long a network by itself is timed, at the most."""
+
+TOLERANCE = 0.003
+"""How well the ratio of two networks is to be known, where nobody asks for more or less."""
+
+
+def time_whole(run: Run, *, threads: int, pace: Callable[[], float]) -> Measurement:
+    """Time a network by itself until its median is known, or `WHOLE_S` have passed.
+
+    Args:
+        run: Runs it.
+        threads: That it may use.
+        pace: Measures how quick the machine is just now, by what it was at some time before.
+
+    Returns:
+        What it would have taken at that pace.
+    """
+    before = pace()
+    samples = time_interleaved(
+        [run], clock=clock_for(threads), limit_s=WHOLE_S, enough=steady_median
+    )
+    return summarise(samples[0]).scaled((before + pace()) / 2)
+
+
+def time_in_turns(
+    dense: Run,
+    small: Run,
+    *,
+    threads: int,
+    limit_s: float,
+    enough: Callable[[Comparison], bool],
+) -> Comparison:
+    """Time two networks in turns.
+
+    Args:
+        dense: Runs the network that came.
+        small: Runs the pruned one.
+        threads: That they may use.
+        limit_s: No round begins after so long.
+        enough: Looks at what is known after every round, once the rounds took `LEAST_S`; true
+            ends the timing.
+    """
+    samples = time_interleaved(
+        [dense, small],
+        clock=clock_for(threads),
+        limit_s=limit_s,
+        enough=lambda found: _lasted(found) and enough(Comparison.of(*found)),
+    )
+    return Comparison.of(*samples)
+
+
+def _lasted(samples: list[list[float]]) -> bool:
+    """Whether a quick network was timed for long enough: what disturbs it comes in bursts."""
+    return sum(map(sum, samples)) >= LEAST_S * 1e3
+
+
+def steady(compared: Comparison, *, tolerance: float = TOLERANCE) -> bool:
+    """Tell whether a ratio is known to `tolerance` (standard error, relative)."""
+    return compared.ratio_error <= tolerance * compared.ratio

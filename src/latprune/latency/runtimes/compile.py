@@ -101,7 +101,7 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> R
         warnings.catch_warnings(),
         torch.no_grad(),
         threads_of(target.threads),
-        config.patch(freezing=True),
+        config.patch(freezing=True, compile_threads=1),
     ):
         warnings.simplefilter("ignore")  # of what torch's own compiler thinks of itself
         compiled(*given)

@@ -12,19 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from latprune.latency import networks
+from latprune.latency import measuring, networks
 from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
-from latprune.latency.measuring import compare, measure
+from latprune.latency.measuring import compare, measure, outlook
 from latprune.latency.sentinel import SENTINEL
-from latprune.latency.staircase import options
+from latprune.latency.staircase import lines_needed, options
+from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from tests.latency.synthetic import TARGET, FakeClock, Killed, Processor, network
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from latprune.latency.table import LatencyTable
 
 GRAPH = network()
 MODEL = nn.Identity()
@@ -37,7 +36,8 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.processor = Processor()
         self.folder = folder
-        monkeypatch.setattr(here, "get_runtime", lambda _: self.processor)
+        for module in (here, measuring):
+            monkeypatch.setattr(module, "get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.runtimes.get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.target.processor", lambda: TARGET.device)
         monkeypatch.setattr(networks, "clock_for", lambda _: self.processor.clock)
@@ -97,6 +97,22 @@ def test_a_killed_measurement_goes_on_where_it_was(
 
     assert dict(resumed) == dict(whole)
     assert set(asked.values()) == {1}
+
+
+def test_what_measuring_will_take_is_said_beforehand(bench: Bench) -> None:
+    nothing = LatencyTable(TARGET)
+    before = outlook(GRAPH, nothing)
+    table = bench.measure()
+    half = LatencyTable(TARGET)
+    for shape in (*lines_needed(GRAPH), *(layer.shape for layer in GRAPH.layers)):
+        half.add(shape, table[shape])
+
+    halfway, after = outlook(GRAPH, half), outlook(GRAPH, table)
+
+    assert before.measurements == pytest.approx(len(table), rel=0.2)
+    assert halfway.measurements == len(table.keys() - half.keys() - {SENTINEL}) + 1
+    assert before.seconds > halfway.seconds > after.seconds == 0.0
+    assert after.measurements == 0
 
 
 def test_with_a_plans_widths_exactly_its_layers_are_measured(bench: Bench) -> None:

@@ -142,7 +142,10 @@ def test_a_table_of_another_target_is_refused_with_the_command_that_measures(pat
     message = str(caught.value)
     assert TARGET.describe() in message
     assert other.describe() in message
-    assert "latprune measure --model MODEL --runtime synthetic --batch 1 --threads 4" in message
+    assert (
+        "latprune measure --model MODEL --runtime synthetic --precision fp32 --batch 1 --threads 4"
+        in message
+    )
 
 
 def test_what_was_not_measured_is_never_zero() -> None:

@@ -159,7 +159,7 @@ def test_a_ratio_that_drifts_is_known_less_well_than_its_rounds_make_believe() -
 
 
 def test_timings_are_pooled_by_how_well_they_know_the_ratio() -> None:
-    first = Comparison(Measurement(10, 1, 30), Measurement(5, 1, 30), 0.50, 0.02, 0.004)
+    first = Comparison(Measurement(10, 1, 30), Measurement(5, 1, 30), 0.50, 0.02, 0.004, 1.5)
     other = Comparison(Measurement(13, 1, 10), Measurement(7, 1, 10), 0.53, 0.02, 0.008)
 
     both = first.pooled(other)
@@ -168,6 +168,7 @@ def test_timings_are_pooled_by_how_well_they_know_the_ratio() -> None:
     assert both.ratio_error == pytest.approx((1 / 0.004**2 + 1 / 0.008**2) ** -0.5)
     assert both.dense == Measurement(10.75, 1.0, 40)
     assert both.small == Measurement(5.5, 1.0, 40)
+    assert both.foreign_cores == 1.5
 
 
 def test_a_comparison_survives_a_trip_through_json() -> None:

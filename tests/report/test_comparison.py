@@ -70,6 +70,15 @@ def test_a_callers_remark_takes_the_place_of_a_guess() -> None:
     assert judged.verdict.endswith("This is the narrowest network.")
 
 
+def test_a_busy_machine_is_named_in_the_verdict() -> None:
+    quiet = replace(report(budget=HALF), foreign_cores=0.1)
+    busy = replace(report(budget=HALF), foreign_cores=1.62)
+
+    assert "busy" not in quiet.verdict
+    assert busy.verdict.startswith(quiet.verdict)
+    assert "others used 1.6 of its cores" in busy.verdict
+
+
 def test_widths_and_layers_stand_before_beside_after() -> None:
     judged = report(budget=HALF)
 

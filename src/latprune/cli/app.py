@@ -152,7 +152,7 @@ def measure_command(
         raise typer.BadParameter("which network is to be measured?", param_hint="--model")
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
-    from latprune.latency.measuring import measure
+    from latprune.latency.measuring import measure, outlook
 
     source = source_of(model, classes=classes, input=input)
     with chosen_device(context, on, table, pack) as device, working() as progress:
@@ -161,7 +161,7 @@ def measure_command(
         example = network.example(batch)
         progress.stage("trace")
         graph = trace(network.model, example)
-        progress.stage("measure")
+        progress.stage(f"measure ({outlook(graph, device.table(target))})")
         measured = measure(
             network.model, graph, example, target, progress=progress.step, device=device
         )

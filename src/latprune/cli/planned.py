@@ -13,7 +13,7 @@ from rich.text import Text
 from latprune.fitting import refine
 from latprune.graph.tracing import trace
 from latprune.latency.devices.here import HERE
-from latprune.latency.measuring import measure
+from latprune.latency.measuring import measure, outlook
 from latprune.report.counting import network_macs
 from latprune.report.text import widths_table
 from latprune.report.wording import count, percent
@@ -117,7 +117,7 @@ def look(
     model, example = network.model, network.example(target.batch)
     progress.stage("trace")
     graph = trace(model, example, keep=keep)
-    progress.stage("measure")
+    progress.stage(f"measure ({outlook(graph, device.table(target))})")
     table = measure(model, graph, example, target, progress=progress.step, device=device)
     progress.stage("score")
     saliency: Saliency

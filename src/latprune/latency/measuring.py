@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -16,9 +16,10 @@ from torch import nn
 from latprune.errors import JobsPacked, NotMeasured
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
-from latprune.latency.networks import TOLERANCE
+from latprune.latency.networks import TOLERANCE, WHOLE_S
+from latprune.latency.runtimes import get_runtime
 from latprune.latency.sentinel import SENTINEL
-from latprune.latency.staircase import lines_needed, options
+from latprune.latency.staircase import lines_needed, moving_axes, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Comparison
 
     Tell = Callable[[int, int, str], None]
+
+_USUAL_SEEDS = (0, 2, 3)  # of a layer with so many widths that can change
 
 
 def measure(
@@ -86,6 +89,45 @@ def measure(
     bench.measure((*lines_needed(graph), *dense), networks, round=1)
     bench.measure(_seeds(graph, table), round=2)
     return table
+
+
+class Outlook(NamedTuple):
+    """What measuring a network will take, about.
+
+    Attributes:
+        measurements: Layers and whole networks that the table lacks.
+        seconds: On a processor core of today, with nothing else to do.
+    """
+
+    measurements: int
+    seconds: float
+
+    def __str__(self) -> str:
+        if not self.measurements:
+            return "all of it is known"
+        return f"about {self.measurements} measurements, {_duration(self.seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
+    """Say beforehand what `measure` will have to do.
+
+    Which widths are worth measuring is known once the stairs are: before, a layer's usual number of
+    them is taken.
+    """
+    dense = {layer.shape: layer for layer in graph.layers}
+    wanted = {*lines_needed(graph), *dense}
+    if wanted <= table.keys():
+        layers = len({*_seeds(graph, table)} - table.keys())
+    else:
+        seeds = sum(_USUAL_SEEDS[len(moving_axes(layer))] for layer in dense.values())
+        layers = len(wanted - table.keys()) + seeds
+    networks = int(_is_unknown(graph, table))
+    seconds = layers * get_runtime(table.target.runtime).layer_s + networks * WHOLE_S
+    return Outlook(layers + networks, seconds)
 
 
 def prepare(

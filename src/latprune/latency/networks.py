@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from latprune.latency.foreign import ForeignLoad
 from latprune.latency.timing import (
     Comparison,
     clock_for,
@@ -63,13 +65,14 @@ def time_in_turns(
         enough: Looks at what is known after every round, once the rounds took `LEAST_S`; true
             ends the timing.
     """
+    load = ForeignLoad()
     samples = time_interleaved(
         [dense, small],
         clock=clock_for(threads),
         limit_s=limit_s,
         enough=lambda found: _lasted(found) and enough(Comparison.of(*found)),
     )
-    return Comparison.of(*samples)
+    return replace(Comparison.of(*samples), foreign_cores=load.cores())
 
 
 def _lasted(samples: list[list[float]]) -> bool:

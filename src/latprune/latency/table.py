@@ -330,6 +330,6 @@ def _check_target(path: Path, found: Target, target: Target) -> None:
         raise StaleTable(
             f"{path} was measured on {found.describe()} ({found.fingerprint}), not on "
             f"{target.describe()} ({target.fingerprint}). Measure again: latprune measure "
-            f"--model MODEL --runtime {target.runtime} --batch {target.batch} "
-            f"--threads {target.threads}"
+            f"--model MODEL --runtime {target.runtime} --precision {target.precision} "
+            f"--batch {target.batch} --threads {target.threads}"
         )

@@ -84,6 +84,8 @@ class Comparison:
         ratio_error: The standard error of `ratio`. Times drift, so that rounds close to each
             other agree more than they should: it is taken from the spread of ten parts of the
             timing, where that is larger than what the spread of single rounds gives.
+        foreign_cores: How many cores others kept busy meanwhile, on average; 0 where nobody
+            counts.
     """
 
     dense: Measurement
@@ -91,6 +93,7 @@ class Comparison:
     ratio: float
     ratio_iqr: float
     ratio_error: float
+    foreign_cores: float = 0.0
 
     @classmethod
     def of(cls, dense_ms: Sequence[float], small_ms: Sequence[float]) -> Comparison:
@@ -110,6 +113,7 @@ class Comparison:
             float(np.average([self.ratio, other.ratio], weights=weights)),
             float(np.average([self.ratio_iqr, other.ratio_iqr], weights=weights)),
             float(sum(weights) ** -0.5),
+            max(self.foreign_cores, other.foreign_cores),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,7 +132,7 @@ class Comparison:
         ratio, iqr, error = (float(stored[name]) for name in ("ratio", "ratio_iqr", "ratio_error"))
         if not (math.isfinite(ratio + iqr + error) and ratio > 0 and iqr >= 0 and error >= 0):
             raise ValueError(f"no networks compare like this: {stored}")
-        return cls(dense, small, ratio, iqr, error)
+        return cls(dense, small, ratio, iqr, error, float(stored.get("foreign_cores", 0.0)))
 
 
 def summarise(samples_ms: Sequence[float] | np.ndarray) -> Measurement:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latprune.latency.devices import CutName
 from latprune.latency.devices.here import HERE
+from latprune.latency.foreign import BUSY_CORES
 from latprune.latency.measuring import compare
 from latprune.latency.shipping import as_shipped
 from latprune.report.counting import network_macs, parameters
@@ -75,6 +76,7 @@ class Report:
         ratio: Median over interleaved rounds of the pruned network's time over the dense one's.
         ratio_iqr: Its interquartile range.
         remark: Why the budget was not met or not used, where the caller knows; else empty.
+        foreign_cores: How many cores others kept busy while the networks were timed.
     """
 
     plan: Plan
@@ -84,6 +86,7 @@ class Report:
     ratio: float
     ratio_iqr: float
     remark: str = ""
+    foreign_cores: float = 0.0
 
     @property
     def target(self) -> Target:
@@ -135,6 +138,15 @@ class Report:
     @property
     def verdict(self) -> str:
         """Whether the budget was met, how closely, and if not closely, why: in words."""
+        if self.foreign_cores < BUSY_CORES:
+            return self._judgement
+        return (
+            f"{self._judgement} The machine was busy: others used {self.foreign_cores:.1f} of its "
+            f"cores while the networks were timed."
+        )
+
+    @property
+    def _judgement(self) -> str:
         within = f"{_taken(self)}, {_percent(self.used)} of the budget of {self.budget}"
         if not self.met:
             return f"Not met: {within}. {self.remark or self._why_not_met()}"
@@ -177,6 +189,7 @@ class Report:
             "unjudged": self.unjudged,
             "ratio": self.ratio,
             "ratio_iqr": self.ratio_iqr,
+            "foreign_cores": self.foreign_cores,
             "speedup": self.speedup,
             "predicted_ms": self.predicted_ms,
             "gap": self.gap,
@@ -291,6 +304,7 @@ def check(
         ratio=comparison.ratio,
         ratio_iqr=comparison.ratio_iqr,
         remark=remark,
+        foreign_cores=comparison.foreign_cores,
     )
 
 

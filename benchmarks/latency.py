@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency [--networks resnet50,mobilenet_v2,efficientnet_b0,densenet121]
                                  [--targets onnxruntime,openvino,eager,compile]
-                                 [--budgets 70%,45%] [--json FILE]
+                                 [--budgets 70%,45%] [--json FILE] [--markdown]
 
 Per network and target: the dense network and, per budget, a network pruned to it. *Predicted* is
 what the plan says before any pruned network was run (open loop): the layers' measured times and
@@ -45,6 +45,9 @@ LOWEST, HIGHEST = 0.97, 1.00
 
 def main() -> int:
     arguments = _arguments()
+    if arguments.markdown:
+        print(markdown(_begun(arguments.json)["cases"]))
+        return 0
     torch.set_num_threads(1)
     document = _begun(arguments.json)
     known = {(case["network"], case["target"]) for case in document["cases"]}
@@ -148,6 +151,26 @@ def _line(case: dict[str, Any]) -> str:
     return "; ".join([head, *parts, f"{case['seconds']:.0f} s"])
 
 
+def markdown(cases: list[dict[str, Any]]) -> str:
+    """The cases as the table in docs/measuring.md."""
+    lines = [
+        "| runtime | network | dense ms | layers ÷ dense | budget | predicted ms | measured ms "
+        "| error | closed loop ÷ budget |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for case in cases:
+        dense_ms = case["dense_ms"]["median_ms"] if "dense_ms" in case else 0.0
+        lines += [
+            f"| {case['target']} | {case['network']} | {dense_ms:.1f} "
+            f"| {case['layers_ms'] / dense_ms:.2f} | {one['budget'].replace('%', ' %')} "
+            f"| {one['predicted_ms']:.2f} | {one['measured_ms']:.2f} "
+            f"± {one['measured_error_ms']:.2f} | {100 * one['error']:+.1f} % "
+            f"| {one['used']:.3f} |"
+            for one in case["pruned"]
+        ]
+    return "\n".join(lines)
+
+
 def _summary(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Per target the median error and the share of the budgets; what of it misses a bar."""
     found = {}
@@ -200,6 +223,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--targets", default=TARGETS, help="separated by commas")
     parser.add_argument("--budgets", default="70%,45%", help="separated by commas")
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--markdown", action="store_true", help="only show what is in --json")
     return parser.parse_args()
 
 

@@ -46,6 +46,9 @@ def test_measure_says_what_the_network_takes_and_where_the_table_is(disk: Disk) 
     assert found.exit_code == 0
     assert said["dense"]["median_ms"] > 0
     assert said["target"]["runtime"] == "eager"
+    assert said["interpolation"]["points"] > 0
+    assert 0 <= said["interpolation"]["median_error"] < 10
+    assert "about" in found.stderr
     assert len(Path(said["table"]).read_text().splitlines()) > said["measurements"]
 
 

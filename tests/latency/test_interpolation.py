@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprune.errors import NotMeasured
-from latprune.latency.interpolation import inside_hull, layer_cost
+from latprune.latency.interpolation import held_out_errors, inside_hull, layer_cost
 from latprune.latency.staircase import line_of, moving_axes
 from latprune.latency.timing import Measurement
 from tests.latency.synthetic import Processor, conv, layer, network
@@ -137,3 +137,28 @@ def in_triangle(corners: tuple[tuple[int, int], ...], asked: tuple[int, int]) ->
         for axis in (0, 1)
     )
     return between and not {-1, 1} <= signs
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_held_out_points_show_how_far_interpolation_is_off(noise: float) -> None:
+    shape = conv(128, 128)
+    one = layer("one", shape, "a", "b")
+    widths = range(8, 129, 24)
+    points = [one.shape_of(reads, writes) for reads in widths for writes in widths]
+    lines = [*line_of(one, "reads"), *line_of(one, "writes")]
+    table = Processor(noise=noise).table([*lines, *points])
+
+    errors = held_out_errors(table, one)
+
+    assert len(errors) >= len(points) - 4
+    typical = float(np.median(np.abs(errors)))
+    assert typical < 0.01 if noise == 0 else noise / 3 < typical < 3 * noise
+
+
+def test_points_that_no_others_enclose_are_not_held_out() -> None:
+    other = layer("other", conv(512, 256, size=4), "a", "b")
+    table = seeded(Processor(), MIDDLE, [])
+    for corner in CORNERS:
+        table.add(other.shape_of(*corner), Measurement(1.0, 0.0, 10))
+
+    assert held_out_errors(table, other).shape == (0,)

@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -152,6 +153,7 @@ def measure_command(
         raise typer.BadParameter("which network is to be measured?", param_hint="--model")
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
+    from latprune.latency.interpolation import held_out
     from latprune.latency.measuring import measure, outlook
 
     source = source_of(model, classes=classes, input=input)
@@ -165,17 +167,24 @@ def measure_command(
         measured = measure(
             network.model, graph, example, target, progress=progress.step, device=device
         )
+        errors = [abs(error) for error in held_out(measured, graph).tolist()]
     dense = measured.network(graph)
     facts = {
         "target": target.to_json(),
         "table": str(measured.path),
         "measurements": len(measured),
         "dense": dense.to_json(),
+        "interpolation": {"points": len(errors), "median_error": median(errors or [0.0])},
     }
     text = (
         f"{model} takes {dense.median_ms:.3f} ms (spread {dense.iqr_ms:.3f} ms, {dense.runs} runs)"
         f"\nwith {target.describe()}\n{len(measured)} layers measured in {measured.path}"
     )
+    if errors:
+        text += (
+            f"\nbetween them, interpolation is off by {100 * median(errors):.1f} % (the median of "
+            f"{len(errors)} measured points that it was not shown)"
+        )
     _show(facts if as_json else text)
 
 

@@ -17,6 +17,7 @@ from latprune.latency.staircase import moving_axes, stairs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from latprune.graph.groups import PruningGraph
     from latprune.graph.layers import Layer, LayerShape
     from latprune.latency.table import LatencyTable
 
@@ -51,13 +52,39 @@ def layer_cost(
     return costs
 
 
+def held_out_errors(table: LatencyTable, layer: Layer) -> np.ndarray:
+    """Say how far interpolation is off, by points that it is not shown.
+
+    Args:
+        table: Holds the layer at some widths, and the lines of its kernel.
+        layer: The layer.
+
+    Returns:
+        Interpolated over measured time, less 1; float [n], one for every measured point that lies
+        between others, none where there are no such points.
+
+    Raises:
+        NotMeasured: If the table lacks the layer, or a line of its kernel.
+    """
+    points = _Points.of(table, layer)
+    errors = (points.without(index) for index in range(points.count))
+    return np.array([error for error in errors if error is not None])
+
+
+def held_out(table: LatencyTable, graph: PruningGraph) -> np.ndarray:
+    """Give `held_out_errors` of all layers of a network, those that are alike once; float [n]."""
+    different = {layer.shape: layer for layer in graph.layers if layer.reads.groups}
+    errors = [held_out_errors(table, layer) for layer in different.values()]
+    return np.concatenate([np.zeros(0), *errors])
+
+
 class _Points:
     """What the table holds of one layer."""
 
     def __init__(
         self, table: LatencyTable, layer: Layer, widths: np.ndarray, times_ms: np.ndarray
     ) -> None:
-        self._layer = layer
+        self._table, self._layer = table, layer
         self._where = f"{layer.name} on {table.target.describe()}"
         self._widths = widths
         self._times_ms = times_ms
@@ -81,6 +108,23 @@ class _Points:
         widths = np.array([(shape.in_channels, shape.out_channels) for shape in shapes])
         times_ms = np.array([table[shape].median_ms for shape in shapes])
         return cls(table, layer, widths, times_ms)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._widths)
+
+    def without(self, index: int) -> float | None:
+        """Interpolate at one point from the others: over what was measured, less 1.
+
+        None where they do not enclose it, or it decides alone which way time grows.
+        """
+        others = np.arange(self.count) != index
+        asked, widths = self._widths[index : index + 1], self._widths[others]
+        if len(widths) <= len(self._model) or not inside_hull(widths, asked).all():
+            return None
+        rest = _Points(self._table, self._layer, widths, self._times_ms[others])
+        return float(rest.interpolate(*asked.T)[0] / self._times_ms[index] - 1)
 
     def interpolate(self, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
         """Milliseconds at pairs of widths, both int [n]."""

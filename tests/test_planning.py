@@ -86,6 +86,11 @@ REST_MS = 0.25
 TABLE = measured(GRAPH, network_ms=DENSE_MS + REST_MS)
 
 
+def rest_ms_at(widths: Mapping[str, int]) -> float:
+    """What a network takes beside its layers: it shrinks with them."""
+    return REST_MS * layers_ms(widths) / DENSE_MS
+
+
 def random_saliency(seed: int = 0) -> Saliency:
     rng = np.random.default_rng(seed)
     return Saliency(
@@ -100,7 +105,7 @@ def best_by_trying_everything(saliency: Saliency, budget_ms: float) -> float:
     return max(
         sum(float(ranked[name][:width].sum()) for name, width in widths.items())
         for widths in every
-        if layers_ms(widths) + REST_MS <= budget_ms
+        if layers_ms(widths) + rest_ms_at(widths) <= budget_ms
     )
 
 
@@ -119,8 +124,8 @@ def test_no_other_widths_within_the_budget_keep_more(share: float, seed: int) ->
 def test_the_prediction_is_what_the_layers_were_measured_to_take_and_the_rest() -> None:
     made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6))
 
-    assert made.rest_ms == pytest.approx(REST_MS)
-    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+    assert made.rest_ms == pytest.approx(rest_ms_at(made.widths))
+    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + made.rest_ms)
     assert made.predicted_ms <= made.budget_ms == 0.6 * made.baseline_ms
 
 
@@ -172,8 +177,7 @@ def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -
         plan(GRAPH, table, random_saliency(), Budget(ms=0.01))
     assert error.value.budget_ms == pytest.approx(0.01)
     floor_ms = layers_ms(narrowest)
-    # What is less than nothing shrinks with the layers.
-    floor_ms += rest_ms if rest_ms > 0 else rest_ms * floor_ms / DENSE_MS
+    floor_ms += rest_ms * floor_ms / DENSE_MS  # the rest shrinks with the layers
     assert error.value.floor_ms == pytest.approx(floor_ms)
 
 
@@ -222,7 +226,7 @@ def test_a_solvers_own_totals_are_not_believed() -> None:
         return Choice(joint(problem).picks, value=1e9, costs_ms=(0.0,), bound=1e9)
 
     made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=boastful)
-    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + rest_ms_at(made.widths))
     assert made.value < made.dense_value
 
 
@@ -300,8 +304,9 @@ def test_two_targets_are_planned_for_at_once(share: float, slow_share: float) ->
     made = plan(GRAPH, TABLE, saliency, budget, also=[demand])
 
     (promise,) = made.also
-    slow_ms = sum(SLOW[layer.shape_at(made.widths)].median_ms for layer in GRAPH.layers) + 0.5
-    assert promise.predicted_ms == pytest.approx(slow_ms)
+    slow_ms = SLOW.layers_ms(GRAPH, made.widths)
+    whole_ms = slow_ms * SLOW.network(GRAPH).median_ms / SLOW.layers_ms(GRAPH, GRAPH.widths)
+    assert promise.predicted_ms == pytest.approx(whole_ms)
     assert (
         promise.predicted_ms <= promise.budget_ms == pytest.approx(slow_share * promise.baseline_ms)
     )
@@ -331,7 +336,8 @@ def test_the_frontier_is_made_of_plans_that_no_other_beats() -> None:
     assert plans[-1].widths == GRAPH.widths
     assert plans[-1].predicted_ms == pytest.approx(DENSE_MS + REST_MS)
     for made in plans:
-        assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + REST_MS)
+        rest_ms = rest_ms_at(made.widths)
+        assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + rest_ms)
         best = best_by_trying_everything(saliency, made.predicted_ms + 1e-9)
         assert made.value == pytest.approx(best)
 

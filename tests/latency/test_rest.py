@@ -28,16 +28,16 @@ def test_between_networks_the_rest_changes_with_the_layers() -> None:
     assert error_ms == math.inf
 
 
-@pytest.mark.parametrize(("layers_ms", "rest_ms"), [(10.0, 3.0), (500.0, 4.0)])
-def test_beyond_them_it_is_that_of_the_nearest(layers_ms: float, rest_ms: float) -> None:
-    assert rest_at([HALF, DENSE], layers_ms)[0] == rest_ms
+def test_above_them_it_is_that_of_the_largest() -> None:
+    assert rest_at([HALF, DENSE], 500.0)[0] == 4.0
 
 
-def test_below_them_a_rest_that_is_less_than_nothing_shrinks_with_the_layers() -> None:
-    warm = Whole(100.0, 80.0, 0.5)
+@pytest.mark.parametrize("rest_ms", [-20.0, 25.0])
+def test_below_them_it_shrinks_with_the_layers(rest_ms: float) -> None:
+    whole = Whole(100.0, 100.0 + rest_ms, 0.5)
 
-    assert rest_at([warm], 50.0)[0] == pytest.approx(-10.0)
-    assert rest_within([warm], 40.0) == pytest.approx(-10.0)
+    assert rest_at([whole], 50.0)[0] == pytest.approx(rest_ms / 2)
+    assert rest_within([whole], 50.0 + rest_ms / 2) == pytest.approx(rest_ms / 2)
 
 
 def test_the_rest_within_a_whole_fits_with_its_layers() -> None:

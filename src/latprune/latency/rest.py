@@ -50,8 +50,8 @@ def rest_at(known: Sequence[Whole], layers_ms: float) -> tuple[float, float]:
         Milliseconds and their standard error. Networks about as large have the same rest: one is
         known to a percent or so, what several have in common is known better. Where none is as
         large it lies between those of the next larger and smaller ones, and its error is infinite.
-        Below all of them, it is that of the smallest if there is more to a network than its layers;
-        if there is less, it shrinks with them: every layer takes less among the others than alone.
+        Below all of them it shrinks with the layers: it is what they take more, or less, among the
+        others than alone.
     """
     alike = [one for one in known if abs(one.layers_ms - layers_ms) <= ALIKE * layers_ms]
     if alike:
@@ -60,7 +60,7 @@ def rest_at(known: Sequence[Whole], layers_ms: float) -> tuple[float, float]:
         return rest_ms, float(sum(weights) ** -0.5)
     ordered = sorted(known, key=lambda one: one.layers_ms)
     sizes = [0.0, *(one.layers_ms for one in ordered)]
-    rests = [max(ordered[0].rest_ms, 0.0), *(one.rest_ms for one in ordered)]
+    rests = [0.0, *(one.rest_ms for one in ordered)]
     return float(np.interp(layers_ms, sizes, rests)), math.inf
 
 

@@ -78,7 +78,7 @@ class Told(lp.progress.Quiet):
 def test_what_was_timed_is_known_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime, budget = Synthetic(whole=1.3, rest_ms=0.1), lp.Budget(fraction=0.5)
+    runtime, budget = Synthetic(whole=1.3, rest_ms=0.6), lp.Budget(fraction=0.5)
     misses = []
     for _ in range(2):
         told = Told()

@@ -65,7 +65,6 @@ class Processor:
     clock: FakeClock = field(default_factory=FakeClock)
 
     name = "synthetic"
-    layer_s = 0.1
     precisions = ("fp32",)
 
     def version(self) -> str:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from latprune.latency import measuring, networks
+from latprune.latency import networks
 from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.measuring import compare, measure, outlook
@@ -36,8 +36,7 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.processor = Processor()
         self.folder = folder
-        for module in (here, measuring):
-            monkeypatch.setattr(module, "get_runtime", lambda _: self.processor)
+        monkeypatch.setattr(here, "get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.runtimes.get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.target.processor", lambda: TARGET.device)
         monkeypatch.setattr(networks, "clock_for", lambda _: self.processor.clock)

@@ -17,7 +17,6 @@ from latprune.errors import JobsPacked, NotMeasured
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
 from latprune.latency.networks import TOLERANCE, WHOLE_S
-from latprune.latency.runtimes import get_runtime
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, moving_axes, options
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[int, int, str], None]
 
+_LAYER_S = {"onnxruntime": 0.05, "openvino": 0.08, "eager": 0.05, "compile": 0.6}
 _USUAL_SEEDS = (0, 2, 3)  # of a layer with so many widths that can change
 
 
@@ -126,7 +126,7 @@ def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
         seeds = sum(_USUAL_SEEDS[len(moving_axes(layer))] for layer in dense.values())
         layers = len(wanted - table.keys()) + seeds
     networks = int(_is_unknown(graph, table))
-    seconds = layers * get_runtime(table.target.runtime).layer_s + networks * WHOLE_S
+    seconds = layers * _LAYER_S.get(table.target.runtime, 0.05) + networks * WHOLE_S
     return Outlook(layers + networks, seconds)
 
 

@@ -27,11 +27,9 @@ class Runtime(Protocol):
 
     Attributes:
         name: As in `Target.runtime`.
-        layer_s: What timing a layer takes, about, in seconds: to tell users how long they wait.
     """
 
     name: str
-    layer_s: float
 
     @property
     def precisions(self) -> tuple[str, ...]:

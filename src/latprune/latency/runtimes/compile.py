@@ -38,7 +38,6 @@ class Compile:
     """Times layers compiled one by one, in the layout that Inductor gives a network."""
 
     name = "compile"
-    layer_s = 0.6
     precisions: tuple[str, ...] = PRECISIONS
 
     def version(self) -> str:

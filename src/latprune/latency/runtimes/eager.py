@@ -31,7 +31,6 @@ class Eager:
     """Times layers as they are called: convolution, batch norm, sum, activation."""
 
     name = "eager"
-    layer_s = 0.05
     precisions: tuple[str, ...] = PRECISIONS
 
     def version(self) -> str:

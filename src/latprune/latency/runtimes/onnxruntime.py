@@ -29,7 +29,6 @@ class OnnxRuntime:
     """Times layers and networks in ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
-    layer_s = 0.05
     precisions: tuple[str, ...] = ("fp32", "int8")
 
     def version(self) -> str:

@@ -33,7 +33,6 @@ class OpenVino:
     """Times layers and networks in OpenVINO's CPU plugin."""
 
     name = "openvino"
-    layer_s = 0.08
 
     def version(self) -> str:
         """Give OpenVINO's version, without the build."""

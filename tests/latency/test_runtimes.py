@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -104,6 +105,27 @@ class TestOnnxRuntime(RuntimeContract):
 
 class TestOpenVino(RuntimeContract):
     name = "openvino"
+
+    def test_a_signal_that_arrives_after_timing_is_survived(self) -> None:
+        # As when a worker of a DataLoader ends. The handler runs on the alternate signal stack,
+        # which OpenVINO replaces by one of its own.
+        script = """
+import faulthandler, signal, subprocess
+from latprune.latency.runtimes import get_runtime
+from latprune.latency.target import Target
+from tests.latency.synthetic import conv
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+runtime, target = get_runtime("openvino"), Target.here("openvino")
+list(runtime.time_layers([conv(8, width) for width in range(4, 44, 4)], target))
+subprocess.run(["true"], check=True)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], check=False, capture_output=True, text=True
+        )
+
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestEager(RuntimeContract):

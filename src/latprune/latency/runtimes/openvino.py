@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,13 @@ class _ProfiledRequest:
         return Profile(list(self._operators), list(self._operators.values()), runs)
 
 
+@cache
 def _core() -> Any:
+    """One for the life of the process.
+
+    The CPU plugin puts a signal stack of its own under the thread. When several are taken down,
+    the thread is left with one that was freed, and the next signal ends the process.
+    """
     return import_extra("openvino", _EXTRA).Core()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from latprune.errors import MissingExtra
+from latprune.errors import MissingExtra, NoCompiler
 from latprune.graph.layers import LayerShape
 from latprune.latency.runtimes import Runtime, get_runtime
 from latprune.latency.sentinel import SENTINEL
@@ -134,6 +134,23 @@ class TestEager(RuntimeContract):
 
 class TestCompile(RuntimeContract):
     name = "compile"
+
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        found = get_runtime("compile")
+        try:
+            found.version()
+        except NoCompiler as error:
+            pytest.skip(str(error))
+        return found
+
+    def test_a_missing_compiler_is_said_before_anything_is_timed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+
+        with pytest.raises(NoCompiler, match=r"apt-get install g\+\+"):
+            Target.here("compile")
 
 
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from latprune.errors import (
     StaleTable,
     UntraceableModel,
 )
-from latprune.export import export_onnx, export_pt2
+from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.fitting import Fitted, fit
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
@@ -88,6 +88,7 @@ __all__ = [
     "cross_entropy",
     "cut",
     "export_onnx",
+    "export_openvino",
     "export_pt2",
     "fit",
     "frontier",

@@ -332,7 +332,7 @@ def test_a_network_is_exported_in_int8_with_data_to_calibrate(
     [
         (["--precision", "int8"], "--data"),
         (["--precision", "int4"], "fp32 or int8"),
-        (["--precision", "int8", "--to", "net.pt2"], ".onnx alone"),
+        (["--precision", "int8", "--to", "net.pt2"], ".onnx or .xml"),
     ],
 )
 def test_an_export_that_cannot_be_is_refused_before_it_begins(

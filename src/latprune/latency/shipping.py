@@ -13,11 +13,12 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from latprune.latency.layer_modules import cast, dtype_of
 from latprune.latency.onnx_sessions import open_session
+from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import arrays_of, export_int8, in_parts
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from latprune.latency.target import Target
 
@@ -52,13 +53,25 @@ def as_shipped(
     if target.runtime in ("eager", "compile"):
         return Rounded(model, target)
     batches = list(batches)
-    if (target.runtime, target.precision) != ("onnxruntime", "int8") or not batches:
+    if target.precision != "int8" or not batches:
         return None
+    if target.runtime == "openvino":
+        return _shipped_to_openvino(model, example, target, batches)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_int8(model, example, path, batches)
         session = open_session(path, threads=target.threads)
     return Shipped(session, like=model, example=example)
+
+
+def _shipped_to_openvino(
+    model: nn.Module, example: Inputs, target: Target, batches: Sequence[Inputs]
+) -> Shipped:
+    from latprune.latency.runtimes.openvino import RUNTIME
+
+    read = RUNTIME.read_network(model, example)
+    quantised = in_int8(read, runs_of(read, batches), correct=True)
+    return Shipped(Called(RUNTIME.open_request(quantised, target)), like=model, example=example)
 
 
 class Rounded(nn.Module):
@@ -87,7 +100,7 @@ def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Shipped(nn.Module):
-    """An ONNX Runtime session of fixed sizes that is called like the module it was made from.
+    """A session of fixed sizes that is called like the module it was made from.
 
     Any number of samples is read, in as many runs as it takes.
     """
@@ -96,7 +109,7 @@ class Shipped(nn.Module):
         """Wrap a session.
 
         Args:
-            session: Of a network exported with `example`.
+            session: Of a network exported with `example`: ONNX Runtime's, or one like it.
             like: The module that was exported.
             example: Its input, or inputs.
         """

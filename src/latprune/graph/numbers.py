@@ -126,14 +126,23 @@ class NumberMode(TorchFunctionMode):
         """Remember that a number counts these labels."""
         self.counted.append(Counted(number.place, labels, 0))
 
-    def follow(self, tensor: Tensor, axis: int, labels: IntArray) -> None:
-        """Say that an axis without labels is as long as there are labels, such as an expanded one.
+    def follow(self, tensor: Tensor, axis: int, shadow: IntArray, along: int) -> bool:
+        """Let an axis that is the same all along be as long as there are labels.
 
-        If it is a number of the model's that made it so long, the number counts them.
+        Args:
+            tensor: One whose axis has no labels, such as an expanded filter or mask.
+            axis: Of the tensor.
+            shadow: What the tensor meets.
+            along: The axis of the shadow.
+
+        Returns:
+            Whether a number of the model's made it so long, so that it can follow.
         """
-        for number, of_axis in self._unlabelled.get(tensor, ()):
-            if of_axis == axis:
-                self.count(number, labels)
+        found = [number for number, told in self._unlabelled.get(tensor, ()) if told == axis]
+        if not found or not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
+            return False
+        self.counted.extend(Counted(number.place, shadow, along) for number in found)
+        return True
 
     def _size(self, number: Number, tensor: Tensor, axis: int) -> None:
         shadows = [s for s in self._mode.shadows(tensor) if s.shape[axis] == number > 1]

@@ -75,7 +75,7 @@ def _whole_groups(
     """A convolution that loses whole groups, as a depthwise one does: give what it writes."""
     if weight.stride(0) == 0 and len(out) == len(reads):
         out = reads  # one filter, expanded to all channels, brings nothing of its own
-        mode.numbers.follow(weight, 0, out)
+        mode.numbers.follow(weight, 0, out, 0)
     blocks = np.concatenate([reads.reshape(groups, -1), out.reshape(groups, -1)], axis=1)
     mode.join(blocks, blocks[:, :1], "a group of a grouped convolution")
     mode.mark(out, "through")

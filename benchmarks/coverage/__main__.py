@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
 PRELOAD = ("benchmarks.coverage.examine", "timm", "torchvision", "onnx", "onnxruntime")
+PATIENCE = 6  # the machine may be busy with other things
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime")
 
 Record = dict[str, Any]
@@ -67,7 +68,9 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
     known = {} if arguments.again else _read(arguments.json)["networks"]
     due = [n for n in chosen if known.get(n.key, {}).get("code") != code]
     print(f"{len(due)} of {len(chosen)} networks to examine")
-    limits = Limits(seconds=arguments.limit_s, gib=arguments.limit_gib)
+    limits = Limits(
+        cpu_s=arguments.limit_s, clock_s=PATIENCE * arguments.limit_s, gib=arguments.limit_gib
+    )
     with ThreadPoolExecutor(arguments.jobs) as pool:
         running = {pool.submit(_examined, network, limits): network for network in due}
         for future in as_completed(running):
@@ -127,7 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="patterns of names, separated by commas")
     parser.add_argument("--again", action="store_true", help="also what the file holds already")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, a thread each")
-    parser.add_argument("--limit-s", type=float, default=180, help="seconds for one network")
+    parser.add_argument("--limit-s", type=float, default=180, help="of computing, for one network")
     parser.add_argument("--limit-gib", type=float, default=8, help="memory for one network")
     parser.add_argument("--json", type=Path, default=RESULTS, help="the result file")
     parser.add_argument("--markdown", action="store_true", help="write the page, run nothing")

@@ -52,9 +52,9 @@ def examine(network: Network, tell: Tell, *, onnx: bool = True) -> None:
     if failures:
         return
     with stage("trace"):
-        begin = time.perf_counter()
+        begin = time.process_time()
         graph = lp.trace(model, example)
-        tell({"trace_s": round(time.perf_counter() - begin, 2), **_described(graph)})
+        tell({"trace_s": round(time.process_time() - begin, 2), **_described(graph)})
     if failures or not graph.groups:
         return
     plan = _at_random(graph)
@@ -100,9 +100,9 @@ def _in_one_line(error: BaseException) -> str:
 def _forward_s(model: nn.Module, example: torch.Tensor) -> float:
     with torch.no_grad():
         model(example)
-        begin = time.perf_counter()
+        begin = time.process_time()
         model(example)
-    return round(time.perf_counter() - begin, 3)
+    return round(time.process_time() - begin, 3)
 
 
 def _described(graph: PruningGraph) -> Record:

@@ -38,7 +38,7 @@ COLUMNS = """
 - *trains*: forward and backward run in training mode, and all gradients are finite;
 - *file*: saved and loaded into a network built anew, weights and outputs are bit-equal;
 - *ONNX*: exported, ONNX Runtime agrees to 1e-4;
-- *trace*: seconds, one thread, and how many plain forwards of the same input that is.
+- *trace*: seconds of one thread, and how many plain forwards of the same input that is.
 """
 
 

@@ -6,8 +6,11 @@ are forked from a server that has the libraries loaded, which saves their second
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import resource
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,9 +27,16 @@ Work = Callable[..., None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process may take: seconds on the clock, and GiB of private memory."""
+    """What one process may take.
 
-    seconds: float
+    Attributes:
+        cpu_s: Seconds of computing, of all its threads: a busy machine does not shorten them.
+        clock_s: Seconds on the clock, for what waits without computing.
+        gib: GiB of private memory.
+    """
+
+    cpu_s: float
+    clock_s: float
     gib: float
 
 
@@ -37,30 +47,31 @@ def record_of(work: Work, *args: Any, limits: Limits, preload: Sequence[str] = (
         work: A function of a module; called in the other process with `args` and a `tell` that
             takes dictionaries.
         args: Values that can be pickled.
-        limits: Past the time the process is killed; past the memory its allocations fail.
+        limits: Past a time the process is killed; past the memory its allocations fail.
         preload: Modules to load before processes are forked.
 
     Returns:
-        All that was told, joined, and `seconds`; `stopped` says how the process ended if not by
-        itself.
+        All that was told, joined; `stopped` says how the process ended if not by itself.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, args, sender, limits.gib), daemon=True)
+    process = context.Process(target=_work, args=(work, args, sender, limits), daemon=True)
     process.start()
     sender.close()
     record: Record = {}
     _wait_for_its_begin(receiver)
     begin = time.monotonic()
-    ended = _receive(receiver, record, until=begin + limits.seconds)
+    ended = _receive(receiver, record, until=begin + limits.clock_s)
     if not ended:
         process.kill()
-        record["stopped"] = f"after {limits.seconds:g} s"
     process.join()
-    if ended and process.exitcode:
+    if not ended:
+        record["stopped"] = f"after {limits.clock_s:g} s"
+    elif process.exitcode == -signal.SIGXCPU:
+        record["stopped"] = f"after {limits.cpu_s:g} s of computing"
+    elif process.exitcode:
         record["stopped"] = f"by itself, with exit code {process.exitcode}"
-    record["seconds"] = round(time.monotonic() - begin, 1)
     return record
 
 
@@ -80,12 +91,23 @@ def _receive(receiver: Connection, record: Record, *, until: float) -> bool:
     return False
 
 
-def _work(work: Work, args: Sequence[Any], sender: Connection, gib: float) -> None:
+def _work(work: Work, args: Sequence[Any], sender: Connection, limits: Limits) -> None:
     import torch
 
     torch.set_num_threads(1)
-    bytes_allowed = int(gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (bytes_allowed, bytes_allowed))
+    _be_silent()
+    allowed = int(limits.gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    seconds = math.ceil(limits.cpu_s)
+    # Where both limits are the same, the process is killed without saying for which reason.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sender.send(None)
     work(*args, sender.send)
     sender.close()
+
+
+def _be_silent() -> None:
+    """Exporters print whole graphs when they fail; what is to be known is told."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)

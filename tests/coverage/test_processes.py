@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import torch
 from benchmarks.coverage.processes import Limits, Record, Tell, Work
 from benchmarks.coverage.processes import record_of as record_in_process
 
-AMPLE = Limits(seconds=60, gib=8)
+AMPLE = Limits(cpu_s=100, clock_s=600, gib=8)
 
 
 def finish(number: int, tell: Tell) -> None:
@@ -20,6 +21,12 @@ def finish(number: int, tell: Tell) -> None:
 def hang(tell: Tell) -> None:
     tell({"stage": "hanging"})
     time.sleep(600)
+
+
+def compute(tell: Tell) -> None:
+    tell({"stage": "computing"})
+    while True:
+        pass
 
 
 def die(tell: Tell) -> None:
@@ -35,10 +42,8 @@ def swell(tell: Tell) -> None:
 
 
 def record_of(work: Work, *args: object, limits: Limits = AMPLE) -> Record:
-    """What was told, without the seconds; torch is loaded once for all."""
-    record = record_in_process(work, *args, limits=limits, preload=["torch"])
-    assert record.pop("seconds") >= 0
-    return record
+    """What was told; torch is loaded once for all."""
+    return record_in_process(work, *args, limits=limits, preload=["torch"])
 
 
 def test_what_is_told_is_joined() -> None:
@@ -46,9 +51,15 @@ def test_what_is_told_is_joined() -> None:
 
 
 def test_what_hangs_is_stopped_and_has_said_where() -> None:
-    record = record_of(hang, limits=Limits(seconds=3, gib=8))
+    record = record_of(hang, limits=replace(AMPLE, clock_s=3))
 
     assert record == {"stage": "hanging", "stopped": "after 3 s"}
+
+
+def test_what_computes_too_long_is_stopped() -> None:
+    record = record_of(compute, limits=replace(AMPLE, cpu_s=2))
+
+    assert record == {"stage": "computing", "stopped": "after 2 s of computing"}
 
 
 def test_what_dies_says_how() -> None:
@@ -58,4 +69,4 @@ def test_what_dies_says_how() -> None:
 
 
 def test_memory_beyond_the_limit_is_refused() -> None:
-    assert record_of(swell, limits=Limits(seconds=60, gib=2)) == {"refused": True}
+    assert record_of(swell, limits=replace(AMPLE, gib=2)) == {"refused": True}

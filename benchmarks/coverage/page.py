@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
 
-MOST_REASONS = 15
+MOST_REASONS, MOST_NAMES = 15, 20
+LONGEST_TRACE_S = 30.0
 
 OUTCOMES = {
     "exact": "The cut network computes what the dense one does without those channels.",
@@ -75,6 +77,7 @@ def bars(records: Collection[Record]) -> list[tuple[str, bool]]:
     count = len(records)
     right = found["exact"] + found["structure"]
     broad = sum(_share_cut(record) >= 0.9 for record in records)
+    slowest = max((record.get("trace_s", 0.0) for record in records), default=0.0)
     return [
         (f"no network is cut wrongly: {found['wrong']} of {count} are", not found["wrong"]),
         (f"none crashes: {found['crash']} of {count} do", not found["crash"]),
@@ -87,11 +90,21 @@ def bars(records: Collection[Record]) -> list[tuple[str, bool]]:
             f"({broad / count:.1%})",
             broad >= 0.9 * count,
         ),
+        (
+            f"none takes more than {LONGEST_TRACE_S:g} s to trace: the slowest takes "
+            f"{slowest:.1f} s",
+            slowest <= LONGEST_TRACE_S,
+        ),
     ]
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Write the page."""
+def page(document: Mapping[str, Any], *, listed: Collection[str]) -> str:
+    """Write the page.
+
+    Args:
+        document: The result file.
+        listed: The keys of all networks of the list, examined or not.
+    """
     records: Mapping[str, Record] = document["networks"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     dates = sorted({record["date"] for record in records.values()})
@@ -101,12 +114,14 @@ def page(document: Mapping[str, Any]) -> str:
         HEAD,
         f"{len(records)} networks, {span}; {versions}.",
         *_mixed(codes),
+        *_missing([key for key in listed if key not in records]),
         "## What was asked for",
         "\n".join(
             f"- {'held' if held else '**missed**'}: {text}" for text, held in bars(records.values())
         ),
         "## What was found",
         _outcomes(records.values()),
+        _checks(records.values()),
         "## What stays, and why",
         _reasons(records),
         "## What failed",
@@ -127,6 +142,28 @@ def _mixed(codes: Collection[str]) -> list[str]:
     ]
 
 
+def _missing(keys: Collection[str]) -> list[str]:
+    if not keys:
+        return []
+    names = ", ".join(f"`{key}`" for key in [*keys][:MOST_NAMES])
+    names += ", …" if len(keys) > MOST_NAMES else ""
+    return [f"Of the list, {len(keys)} were not examined yet, and count nowhere here: {names}."]
+
+
+def _checks(records: Collection[Record]) -> str:
+    """What the networks that were cut right do besides."""
+    right = [record for record in records if outcome(record) in ("exact", "structure")]
+    said = [
+        f"{sum(record.get(what) is True for record in right)} {does}"
+        for what, does in (
+            ("trains", "train"),
+            ("round_trip", "come back from a file bit-equal"),
+            ("onnx", "agree with torch as ONNX files"),
+        )
+    ]
+    return f"Of the {len(right)} that are cut right, {', '.join(said)}."
+
+
 def _outcomes(records: Collection[Record]) -> str:
     found = Counter(map(outcome, records))
     lines = ["| outcome | networks | meaning |", "| --- | --- | --- |"]
@@ -144,8 +181,10 @@ def _reasons(records: Mapping[str, Record]) -> str:
         for frozen in record.get("frozen", ()):
             if frozen["reason"] == "it is an output of the model":
                 continue
-            networks[frozen["reason"]].append(key)
-            channels[frozen["reason"]] += frozen["channels"]
+            reason = re.sub(r"\d+", "N", frozen["reason"])  # the same one at other widths
+            if key not in networks[reason]:
+                networks[reason].append(key)
+            channels[reason] += frozen["channels"]
     lines = ["| reason | networks | channels | such as |", "| --- | --- | --- | --- |"]
     for reason in sorted(networks, key=lambda r: (-len(networks[r]), r))[:MOST_REASONS]:
         first = ", ".join(f"`{key}`" for key in networks[reason][:3])

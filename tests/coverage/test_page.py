@@ -47,6 +47,11 @@ def test_a_network_without_groups_is_whole_and_one_that_was_stopped_unfinished()
     assert outcome({"stage": "onnx", "holds": "exact", "stopped": "after 9 s"}) == "exact"
 
 
+def written(records: dict[str, Any], *also_listed: str) -> str:
+    document = {"versions": VERSIONS, "networks": records}
+    return page(document, listed=[*records, *also_listed])
+
+
 def held(records: list[dict[str, Any]]) -> list[bool]:
     return [is_held for _, is_held in bars(records)]
 
@@ -54,11 +59,12 @@ def held(records: list[dict[str, Any]]) -> list[bool]:
 def test_each_bar_is_missed_by_what_it_forbids() -> None:
     nineteen = [GOOD] * 19
 
-    assert held([GOOD]) == [True, True, True, True]
-    assert held([*nineteen, {**GOOD, "holds": "wrong"}]) == [False, True, True, True]
-    assert held([*nineteen, {"failures": {"cut": "no"}}]) == [True, False, True, True]
-    assert held([*nineteen[:9], {"groups": 0}]) == [True, True, False, True]
-    assert held([GOOD] * 8 + [{**GOOD, "layers_cut": 17}] * 2) == [True, True, True, False]
+    assert held([GOOD]) == [True] * 5
+    assert held([*nineteen, {**GOOD, "holds": "wrong"}]) == [False, True, True, True, True]
+    assert held([*nineteen, {"failures": {"cut": "no"}}]) == [True, False, True, True, True]
+    assert held([*nineteen[:9], {"groups": 0}]) == [True, True, False, True, True]
+    assert held([{**GOOD, "trace_s": 31.0}]) == [True, True, True, True, False]
+    assert held([GOOD] * 8 + [{**GOOD, "layers_cut": 17}] * 2) == [True, True, True, False, True]
 
 
 def test_the_page_shows_every_network_and_what_failed() -> None:
@@ -67,18 +73,26 @@ def test_the_page_shows_every_network_and_what_failed() -> None:
         "timm:bad": {**GOOD, "holds": "wrong", "why": "outputs change by 1"},
     }
 
-    text = page({"versions": VERSIONS, "networks": records})
+    text = written(records)
 
     assert "| good | exact | 95% | 75% | yes | yes | yes | 1.5 s, 3x |" in text
     assert "- `timm:bad` outputs change by 1" in text
     assert "- **missed**: no network is cut wrongly: 1 of 2 are" in text
     assert "a \\| b" in text
     assert "torch 1.2.3" in text
+    assert "Of the 1 that are cut right, 1 train, 1 come back" in text
+
+
+def test_the_page_names_what_was_not_examined() -> None:
+    assert "1 were not examined yet, and count nowhere here: `timm:other`" in written(
+        {"timm:good": GOOD}, "timm:other"
+    )
+    assert "not examined" not in written({"timm:good": GOOD})
 
 
 def test_records_of_several_states_of_the_code_are_said_to_be() -> None:
     mixed = {"timm:one": GOOD, "timm:two": {**GOOD, "code": "def"}}
 
-    assert "2 states of the code" in page({"versions": VERSIONS, "networks": mixed})
+    assert "2 states of the code" in written(mixed)
     one = {"timm:one": GOOD}
-    assert "states of the code" not in page({"versions": VERSIONS, "networks": one})
+    assert "states of the code" not in written(one)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from latprune.graph.classes import IntArray
-    from latprune.graph.groups import ChannelGroup
+    from latprune.graph.groups import ChannelGroup, Count, Role
 
 
 def slice_model(
@@ -35,32 +35,37 @@ def slice_model(
         ModelMismatch: If a tensor is missing or has not the size that the groups say.
     """
     groups = tuple(groups)
-    through = {m.parameter: m.axis for group in groups for m in group.with_role("through")}
+    before: dict[int, torch.Size] = {}
     for name, axes in _kept_entries(model, groups, kept).items():
         tensor = tensor_of(model, name)
-        before, data = tensor.shape, tensor.data
+        before[id(tensor)], data = tensor.shape, tensor.data
         for axis, entries in axes.items():
             data = data.index_select(axis, torch.from_numpy(entries).to(data.device))
         tensor.data = data.contiguous()
         tensor.grad = None
-        owner = model.get_submodule(name.rpartition(".")[0])
-        remaining = None
-        if isinstance(owner, nn.modules.conv._ConvNd) and tensor is owner.weight:
-            axis = through.get(name, 0)
-            share = (tensor.shape[axis], before[axis]) if name in through else (1, 1)
-            remaining = owner.groups * share[0] // share[1]
-        _tell(owner, remaining)
+    through = {
+        id(tensor_of(model, m.parameter)): m.axis for g in groups for m in g.with_role("through")
+    }
+    for module in model.modules():
+        own = (t for t in (*module._parameters.values(), *module._buffers.values()))
+        if any(id(tensor) in before for tensor in own):
+            _tell(module, before, through)
+    for group in groups:
+        gone = group.channels - len(kept.get(group.name, range(group.channels)))
+        for count in group.counts if gone else ():
+            _lower(model.get_submodule(count.module), count, gone * count.per_channel)
 
 
-def zero_where_read(
+def zero_channels(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> None:
-    """Set to zero, in place, the weights that read the channels that would not stay.
+    """Set to zero, in place, what writes and what reads the channels that would not stay.
 
-    The model then computes what the cut one must compute.
+    The model then computes what the cut one must compute: a weight does not see these channels,
+    and in a product of activations, such as attention's, they add nothing.
     """
-    readers = [(group, member) for group in groups for member in group.with_role("reads")]
-    for group, member in readers:
+    touching: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
+    for group, member in ((g, m) for g in groups for m in g.with_role(*touching)):
         gone = np.setdiff1d(np.arange(group.channels), kept.get(group.name, range(group.channels)))
         entries = torch.from_numpy(member.positions[gone].ravel())
         tensor = tensor_of(model, member.parameter)
@@ -108,11 +113,34 @@ def _kept_entries(
     return entries
 
 
-def _tell(module: nn.Module, groups: int | None) -> None:
-    """Bring a module's own numbers into line with its tensors; `groups`: of a convolution."""
+def _lower(module: nn.Module, count: Count, by: int) -> None:
+    """Lower a number in a module's attributes."""
+    before = vars(module).get(count.attribute)
+    if count.index is None and isinstance(before, int):
+        vars(module)[count.attribute] = before - by
+    elif count.index is not None and isinstance(before, tuple | list):
+        entries = list(before)
+        entries[count.index] -= by
+        vars(module)[count.attribute] = type(before)(entries)
+    else:
+        raise ModelMismatch(
+            f"{count.module or 'the model'} has no number {count.attribute!r}: it is another model"
+        )
+
+
+def _tell(module: nn.Module, before: Mapping[int, torch.Size], through: Mapping[int, int]) -> None:
+    """Bring a module's own numbers into line with its tensors.
+
+    Args:
+        module: Some of its tensors were cut.
+        before: Sizes of tensors before they were, by id.
+        through: Weights that lose whole groups, by id: on which axis.
+    """
     weight = module._parameters.get("weight")
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        module.groups = groups or module.groups
+        axis = through.get(id(weight))
+        if axis is not None and id(weight) in before:
+            module.groups = module.groups * weight.shape[axis] // before[id(weight)][axis]
         out, into = (1, 0) if module.transposed else (0, 1)
         module.out_channels = weight.shape[out] * (module.groups if module.transposed else 1)
         module.in_channels = weight.shape[into] * (1 if module.transposed else module.groups)
@@ -122,3 +150,7 @@ def _tell(module: nn.Module, groups: int | None) -> None:
         tensor = weight if weight is not None else module.running_mean
         if tensor is not None:
             module.num_features = len(tensor)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm) and weight is not None:
+        module.num_channels = len(weight)

@@ -21,10 +21,12 @@ import hashlib
 import json
 import platform
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,7 @@ def main() -> int:
 def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> None:
     code = code_digest()
     known = {} if arguments.again else _read(arguments.json)["networks"]
-    due = [n for n in chosen if known.get(n.key, {}).get("code") != code]
+    due = _across([n for n in chosen if known.get(n.key, {}).get("code") != code])
     print(f"{len(due)} of {len(chosen)} networks to examine")
     limits = Limits(
         cpu_s=arguments.limit_s, clock_s=PATIENCE * arguments.limit_s, gib=arguments.limit_gib
@@ -78,6 +80,17 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
             network, record = running[future], future.result()
             _add(arguments.json, network.key, {**record, "code": code})
             print(line(network.key, record), flush=True)
+
+
+def _across(chosen: Sequence[Network]) -> list[Network]:
+    """One network of every family first, then another one: what is stopped has seen them all."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for network in chosen:
+        family = network.library, network.family
+        turns.append(seen[family])
+        seen[family] += 1
+    return [network for _, network in sorted(zip(turns, chosen, strict=True), key=itemgetter(0))]
 
 
 def _examined(network: Network, limits: Limits) -> Record:

@@ -68,6 +68,14 @@ def test_a_run_goes_on_where_another_one_stopped(
     }
 
 
+def test_every_family_has_its_turn_before_any_has_its_second() -> None:
+    order = command._across(networks())
+
+    families = {(network.library, network.family) for network in order}
+    assert {(n.library, n.family) for n in order[: len(families)]} == families
+    assert sorted(n.key for n in order) == sorted(n.key for n in networks())
+
+
 def test_what_other_code_found_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

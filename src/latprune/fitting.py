@@ -155,6 +155,7 @@ def refine(
     solver: Solver = joint,
     rest_ms: float | None = None,
     aim: float = 1.0,
+    also: Sequence[Demand] = (),
     folder: Path | None = None,
     device: Device = HERE,
 ) -> tuple[Plan, LatencyTable]:
@@ -166,7 +167,7 @@ def refine(
         The plan, and the table with its layers.
     """
     loop = _Loop(model, graph, example, saliency, solver, folder, Quiet(), device)
-    planned, (table,) = loop.refined([Demand(table, budget, rest_ms)], aim=aim)
+    planned, (table, *_) = loop.refined([Demand(table, budget, rest_ms), *also], aim=aim)
     return planned, table
 
 

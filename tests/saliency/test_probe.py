@@ -70,7 +70,7 @@ def test_several_batches_count_by_their_samples() -> None:
 
     def lost(batches: list[tuple[Tensor, Tensor]]) -> float:
         found = probe(model, graph, batches, torch_distance, order=order, shares=[])
-        return found.curves["inner.0"][-1]
+        return float(found.curves["inner.0"][-1])
 
     expected = (4 * lost([large]) + 2 * lost([small])) / 6
     assert lost([large, small]) == pytest.approx(expected, rel=1e-4)

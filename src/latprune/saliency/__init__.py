@@ -7,7 +7,7 @@ a whole a curve per group. Add one as a file of its own with a function that ret
 
 from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
-from latprune.saliency.named import CriterionName, names, scored
+from latprune.saliency.named import CriterionName, check_name, names, scored
 from latprune.saliency.probe import probe
 from latprune.saliency.scores import Saliency
 from latprune.saliency.taylor import taylor
@@ -16,6 +16,7 @@ from latprune.saliency.taylor_squared import taylor_squared
 __all__ = [
     "CriterionName",
     "Saliency",
+    "check_name",
     "fisher",
     "magnitude",
     "names",

@@ -40,7 +40,7 @@ class Criterion(Protocol):
         ...
 
 
-ON_DATA: Mapping[CriterionName, Criterion] = {
+ON_DATA: Mapping[str, Criterion] = {
     "taylor": taylor,
     "taylor_squared": taylor_squared,
     "fisher": fisher,
@@ -51,6 +51,16 @@ ON_DATA: Mapping[CriterionName, Criterion] = {
 def names() -> tuple[CriterionName, ...]:
     """Give the names of all criteria, the paper's first."""
     return get_args(CriterionName)
+
+
+def check_name(criterion: str) -> None:
+    """Make sure that there is such a criterion.
+
+    Raises:
+        ValueError: If there is not; it says which there are.
+    """
+    if criterion not in names():
+        raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
 
 
 def scored(
@@ -75,8 +85,7 @@ def scored(
     Raises:
         ValueError: If there is no such criterion.
     """
-    if criterion not in names():
-        raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
+    check_name(criterion)
     if criterion == "magnitude" or batches is None:
         return magnitude(model, graph)
     return ON_DATA[criterion](model, graph, batches, loss, progress=progress)

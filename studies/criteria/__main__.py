@@ -50,7 +50,7 @@ def run(network: str, config: dict[str, Any]) -> None:
     table = lp.measure(chosen.model, graph, chosen.example, target, folder=RUNS)
     _keep(folder / "judged.json", "dense", lambda: chosen.judge(chosen.model))
     saliencies = {}
-    for criterion in config["criteria"]:
+    for criterion in settings["criteria"]:
         found = score(criterion, chosen, graph, settings, folder / f"{criterion}.npz")
         saliencies[criterion] = found.saliency
         _say(f"{network}: {criterion} took {found.seconds:.0f} s of CPU")
@@ -150,7 +150,7 @@ def collect(config: dict[str, Any]) -> None:
         chosen = subject(network, settings, seed=config["seed"])
         graph = lp.trace(chosen.model, chosen.example)
         seconds = {}
-        for criterion in config["criteria"]:
+        for criterion in settings["criteria"]:
             if not (folder / f"{criterion}.npz").is_file():
                 continue
             found = score(criterion, chosen, graph, settings, folder / f"{criterion}.npz")

@@ -181,8 +181,9 @@ def prune(
         )
         demands = list(map(Demand, others, further.values()))
         progress.stage("score")
+        scoring = {"score_batches": score_batches, "seed": seed}
         saliencies = [
-            _score(dense, graph, one, loader, score_batches, seed, loss, progress)
+            _score(dense, graph, one, loader, loss, **scoring, progress=progress)
             for one in criteria
         ]
         saliency = saliencies[0]
@@ -298,8 +299,8 @@ def _as_criteria(
             check_name(one)
     if not criteria or (len(criteria) > 1 and loader is None):
         raise ValueError(
-            f"give one criterion, or several and a loader with the images that decide, not "
-            f"{len(criteria)}{'' if loader is None else ' and a loader'}"
+            f"give one criterion, or several and a loader with images that decide, not "
+            f"{len(criteria)} and {'no' if loader is None else 'a'} loader"
         )
     return criteria
 
@@ -309,9 +310,10 @@ def _score(
     graph: PruningGraph,
     criterion: str | Score,
     loader: Batches | None,
+    loss: Loss,
+    *,
     score_batches: int,
     seed: int,
-    loss: Loss,
     progress: Progress,
 ) -> Saliency:
     if callable(criterion):

@@ -30,6 +30,7 @@ STAGES = [
     "surgery",
     "fitting",
     "tuning",
+    "reranking",
     "export",
     "report",
     "tasks",

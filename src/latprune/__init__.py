@@ -42,7 +42,8 @@ from latprune.latency.target import Target
 from latprune.pipeline import Pruned, prune
 from latprune.planning import Budget, Demand, Plan, frontier, plan
 from latprune.report import Report, check
-from latprune.saliency import Saliency, magnitude, taylor
+from latprune.reranking import Candidate, rerank
+from latprune.saliency import Saliency, fisher, magnitude, probe, taylor, taylor_squared
 from latprune.surgery import cut, load, load_notes, load_plan, save
 from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
 
@@ -53,6 +54,7 @@ __all__ = [
     "Budget",
     "BudgetTooSmall",
     "BudgetsTooSmall",
+    "Candidate",
     "CannotQuantise",
     "ChannelGroup",
     "DamagedFile",
@@ -90,6 +92,7 @@ __all__ = [
     "export_onnx",
     "export_openvino",
     "export_pt2",
+    "fisher",
     "fit",
     "frontier",
     "joint",
@@ -99,10 +102,13 @@ __all__ = [
     "magnitude",
     "measure",
     "plan",
+    "probe",
     "prune",
     "recalibrate",
+    "rerank",
     "save",
     "taylor",
+    "taylor_squared",
     "trace",
     "tune",
     "uniform",

@@ -318,7 +318,7 @@ class _Question:
     Attributes:
         framing: Its variables and tables.
         ranked: Per group its channels, from the most to the least worth.
-        values: Per group what the first 0, 1, 2, … of them add up to.
+        values: Per group what the first 0, 1, 2, … of them are worth together.
         dense: The choice that keeps everything.
         dense_promises: What that takes on every target, with the rest of a network within budget.
         rests: Give a network's rest on every target, in ms, by what its layers take.
@@ -347,8 +347,8 @@ class _Question:
         cost, *further = (functools.partial(layer_cost, demand.table) for demand in demands)
         allowed = _options(graph, [demand.table for demand in demands])
         framing = frame(graph, allowed, cost, further=further)
-        ranked = {group.name: _ranked(saliency.scores[group.name]) for group in graph.groups}
-        values = {group: _value(saliency.scores[group][order]) for group, order in ranked.items()}
+        ranked = {group.name: saliency.ranked(group.name) for group in graph.groups}
+        values = {group.name: saliency.values(group.name) for group in graph.groups}
         anything = [math.inf] * len(demands)
         everything = framing.problem(values, budget_ms=math.inf, further_ms=anything[1:])
         dense = Choice.of(everything, framing.dense, bound=everything.value_of(framing.dense))
@@ -437,16 +437,6 @@ def _solve(question: _Question, solver: Solver, *, aim: float) -> Choice:
         floor_ms += question.rests[error.target](floor_ms)
         raise BudgetTooSmall(error.budget_ms + rest_ms, floor_ms, target=error.target) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
-
-
-def _ranked(scores: np.ndarray) -> np.ndarray:
-    """Give the channels from the most to the least worth; those worth the same by index."""
-    return np.argsort(-scores, kind="stable")
-
-
-def _value(scores: np.ndarray) -> np.ndarray:
-    """Give what the first 0, 1, 2, … of these scores add up to."""
-    return np.concatenate([[0.0], np.cumsum(scores)])
 
 
 def _first(ranked: np.ndarray, width: int) -> tuple[int, ...]:

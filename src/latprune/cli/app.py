@@ -41,6 +41,7 @@ from latprune.cli.options import (
     Weights,
     Workers,
     budget_of,
+    criteria_of,
     criterion_of,
     solver_of,
     source_of,
@@ -320,7 +321,7 @@ def prune_command(
 
     source = source_of(model, weights, pretrained, classes, input, crop_pct)
     allowed = budget_of(budget)
-    chosen, by = criterion_of(criterion, data), solver_of(solver)
+    chosen, by = criteria_of(criterion, data), solver_of(solver)
     with usage("--lr"):
         recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
     needs_table(table, pack)
@@ -331,7 +332,7 @@ def prune_command(
             "data": data,
             "target": target.to_json(),
             "budget": allowed.to_json(),
-            "criterion": chosen,
+            "criterion": ",".join(chosen),
             "solver": solver,
             "keep": keep or [],
             "epochs": epochs if data else 0,
@@ -361,7 +362,11 @@ def prune_command(
             progress=progress,
             device=device,
         )
-        facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
+        facts = {
+            **pruned.report.to_json(),
+            "before_tuning": dict(pruned.before_tuning),
+            "reranked": dict(pruned.reranked),
+        }
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
     _conclude(pruned.report, facts if as_json else None)
 
@@ -542,7 +547,7 @@ def _known(
 
     network = source.open()
     loader = None
-    if data is not None and criterion == "taylor":
+    if data is not None and criterion != "magnitude":
         loader = open_data(data, network, batch=train_batch, workers=workers).train
     return look(
         network,

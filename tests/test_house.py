@@ -30,6 +30,7 @@ STAGES = [
     "surgery",
     "fitting",
     "tuning",
+    "gradual",
     "export",
     "report",
     "tasks",

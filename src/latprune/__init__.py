@@ -5,7 +5,7 @@ The straight line, each step a function::
     model ─trace→ graph ─┬─measure→ table ────┐
                          └─taylor→ saliency ──┴─fit→ plan, small model ─tune→ ─check→ report
 
-`prune` is that line in one call.
+`prune` is that line in one call; `prune_in_steps` repeats score, plan and cut while you train.
 """
 
 from latprune.errors import (
@@ -30,6 +30,7 @@ from latprune.errors import (
 )
 from latprune.export import export_onnx, export_pt2
 from latprune.fitting import Fitted, fit
+from latprune.gradual import GradualPruning, prune_in_steps
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
@@ -62,6 +63,7 @@ __all__ = [
     "DeviceError",
     "ExportDisagrees",
     "Fitted",
+    "GradualPruning",
     "JobsPacked",
     "LatencyTable",
     "LatpruneError",
@@ -97,6 +99,7 @@ __all__ = [
     "measure",
     "plan",
     "prune",
+    "prune_in_steps",
     "recalibrate",
     "save",
     "taylor",

@@ -35,21 +35,48 @@ def slice_model(
         ModelMismatch: If a tensor is missing or has not the size that the groups say.
     """
     groups = tuple(groups)
-    through = {m.parameter: m.axis for group in groups for m in group.with_role("through")}
-    for name, axes in _kept_entries(model, groups, kept).items():
+    through = through_axes(groups)
+    for name, axes in kept_entries(model, groups, kept).items():
         tensor = tensor_of(model, name)
-        before, data = tensor.shape, tensor.data
-        for axis, entries in axes.items():
-            data = data.index_select(axis, torch.from_numpy(entries).to(data.device))
-        tensor.data = data.contiguous()
+        before = tensor.shape
+        tensor.data = select(tensor.data, axes).contiguous()
         tensor.grad = None
-        owner = model.get_submodule(name.rpartition(".")[0])
-        remaining = None
-        if isinstance(owner, nn.modules.conv._ConvNd) and tensor is owner.weight:
-            axis = through.get(name, 0)
-            share = (tensor.shape[axis], before[axis]) if name in through else (1, 1)
-            remaining = owner.groups * share[0] // share[1]
-        _tell(owner, remaining)
+        tell_owner(model, name, before=before, through=through.get(name))
+
+
+def select(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:
+    """Keep only these entries of some axes."""
+    for axis, entries in axes.items():
+        tensor = tensor.index_select(axis, torch.from_numpy(entries).to(tensor.device))
+    return tensor
+
+
+def through_axes(groups: Iterable[ChannelGroup]) -> dict[str, int]:
+    """Give the weights of grouped convolutions that lose whole groups, and on which axis."""
+    return {m.parameter: m.axis for group in groups for m in group.with_role("through")}
+
+
+def tell_owner(
+    model: nn.Module, name: str, *, before: Sequence[int], through: int | None = None
+) -> None:
+    """Bring the numbers of a tensor's module into line with the tensor, which has been cut.
+
+    Args:
+        model: The model.
+        name: Of the tensor.
+        before: The shape that it had.
+        through: The axis on which a grouped convolution has lost whole groups.
+    """
+    tensor = tensor_of(model, name)
+    owner = model.get_submodule(name.rpartition(".")[0])
+    groups = None
+    if (
+        isinstance(owner, nn.modules.conv._ConvNd)
+        and tensor is owner.weight
+        and through is not None
+    ):
+        groups = owner.groups * tensor.shape[through] // before[through]
+    _tell(owner, groups)
 
 
 def zero_where_read(
@@ -85,9 +112,19 @@ def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def _kept_entries(
+def kept_entries(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, IntArray]]:
+    """Give the entries that stay where some go: by tensor and axis, ascending.
+
+    Args:
+        model: What is to be cut.
+        groups: Where the channels lie.
+        kept: Per group the channels that stay; a group that is missing stays whole.
+
+    Raises:
+        ModelMismatch: If a tensor is missing or has not the size that the groups say.
+    """
     gone: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
     for group in groups:
         if group.name not in kept or len(kept[group.name]) == group.channels:

@@ -120,6 +120,9 @@ def rebuild(wrapper: DistributedDataParallel) -> None:
     # The old reducer takes its hooks off the parameters when it goes.
     del wrapper.reducer, wrapper.logger
     wrapper.__setstate__(state)  # type: ignore[no-untyped-call]
+    if wrapper.static_graph:
+        # Its first backward pass reduces late; the new reducer has not had one.
+        wrapper._static_graph_delay_allreduce_enqueued = False
     wrapper._comm_hooks.clear()
     for hook, hook_state in hooks:
         wrapper.register_comm_hook(hook_state, hook)

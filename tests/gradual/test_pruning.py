@@ -216,6 +216,32 @@ def test_scaled_gradients_score_as_plain_ones(tmp_path: Path, fused: bool) -> No
     assert scaled.value == pytest.approx(plain.value, rel=1e-3)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_closure_that_makes_the_gradients_is_the_same_training(
+    tmp_path: Path, soft: bool
+) -> None:
+    model, optimizer, pruning = begun(tmp_path, soft=soft)
+    expected = train(model, optimizer, pruning, range(7))
+
+    other, optimizer, pruning = begun(tmp_path, soft=soft)
+    plans = []
+    for number in range(7):
+
+        def closure(number: int = number) -> torch.Tensor:
+            images, labels = batch(number)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(other(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure) if number % 2 else optimizer.step(closure=closure)
+        plans += [plan] if (plan := pruning.step()) else []
+
+    assert plans == expected
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 def test_under_accelerate_accumulated_gradients_count_once(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(gradient_accumulation_steps=2, cpu=True)

@@ -260,7 +260,24 @@ class GradualPruning:
             _check_trained(members, parameters, self._live.optimizer)
         return GradientScores(self.model, groups, members)
 
-    def _before_optimizer(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _before_optimizer(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Use the gradients before the optimizer does, also if it has them made by a closure."""
+        given = dict(zip(("self", "closure"), args, strict=False)) | kwargs
+        closure = given.pop("closure", None)
+        if closure is None:
+            self._use_gradients(optimizer)
+            return None
+
+        def used() -> Any:
+            loss = closure()
+            self._use_gradients(optimizer)
+            return loss
+
+        return (given.pop("self"), used), given
+
+    def _use_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         if self._masks is not None:
             self._masks.lift()
         if self._optimizer_steps >= self._course.start:

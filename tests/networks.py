@@ -301,7 +301,7 @@ class ToldSplit(nn.Module):
         self.head = Head(6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        left, right = torch.split(self.stem(x), self.widths, dim=1)
+        left, right = torch.split(self.stem(x), list(self.widths), dim=1)
         return self.head(self.left(left) + self.right(right))  # type: ignore[no-any-return]
 
 
@@ -322,6 +322,8 @@ class ToldSlice(nn.Module):
 
 class Blurred(nn.Module):
     """One filter without parameters for all channels."""
+
+    kernel: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

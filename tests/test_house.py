@@ -31,6 +31,7 @@ STAGES = [
     "fitting",
     "tuning",
     "reranking",
+    "gradual",
     "export",
     "report",
     "tasks",

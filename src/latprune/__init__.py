@@ -5,7 +5,7 @@ The straight line, each step a function::
     model ─trace→ graph ─┬─measure→ table ────┐
                          └─taylor→ saliency ──┴─fit→ plan, small model ─tune→ ─check→ report
 
-`prune` is that line in one call.
+`prune` is that line in one call; `prune_in_steps` repeats score, plan and cut while you train.
 """
 
 from latprune.errors import (
@@ -31,6 +31,7 @@ from latprune.errors import (
 )
 from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.fitting import Fitted, fit
+from latprune.gradual import GradualPruning, prune_in_steps
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
@@ -65,6 +66,7 @@ __all__ = [
     "DeviceError",
     "ExportDisagrees",
     "Fitted",
+    "GradualPruning",
     "JobsPacked",
     "LatencyTable",
     "LatpruneError",
@@ -104,6 +106,7 @@ __all__ = [
     "plan",
     "probe",
     "prune",
+    "prune_in_steps",
     "recalibrate",
     "rerank",
     "save",

@@ -15,7 +15,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
-from latprune.planning import Budget, Demand, Plan
+from latprune.planning import Budget, Demand, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.comparison import Report, check
 from latprune.reranking import rerank
@@ -246,17 +246,6 @@ def prune(
         for promised in (plan, *map(plan.on, plan.also))
     )
     return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
-
-
-def as_budget(budget: Budget | str | float) -> Budget:
-    """Give a budget for `0.6`, `"60%"`, `"12ms"` or a budget.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    if isinstance(budget, Budget):
-        return budget
-    return Budget.parse(budget) if isinstance(budget, str) else Budget(fraction=budget)
 
 
 def _batch(example: Tensor | tuple[Tensor, ...]) -> int:

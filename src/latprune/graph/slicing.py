@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from latprune.graph.groups import ChannelGroup, Count, Role
 
 
+TOUCHING: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
+"""Roles of the parameters that write and read channels."""
+
+
 def slice_model(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> None:
@@ -36,13 +40,35 @@ def slice_model(
     """
     groups = tuple(groups)
     before: dict[int, torch.Size] = {}
-    for name, axes in _kept_entries(model, groups, kept).items():
+    for name, axes in kept_entries(model, groups, kept).items():
         tensor = tensor_of(model, name)
-        before[id(tensor)], data = tensor.shape, tensor.data
-        for axis, entries in axes.items():
-            data = data.index_select(axis, torch.from_numpy(entries).to(data.device))
-        tensor.data = data.contiguous()
+        before[id(tensor)] = tensor.shape
+        tensor.data = select(tensor.data, axes).contiguous()
         tensor.grad = None
+    tell_modules(model, groups, kept, before)
+
+
+def select(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:
+    """Keep only these entries of some axes."""
+    for axis, entries in axes.items():
+        tensor = tensor.index_select(axis, torch.from_numpy(entries).to(tensor.device))
+    return tensor
+
+
+def tell_modules(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    before: Mapping[int, Sequence[int]],
+) -> None:
+    """Bring the modules' own numbers into line with tensors that have been cut.
+
+    Args:
+        model: The model.
+        groups: Where the channels lay.
+        kept: Per group the channels that stayed; a group that is missing stayed whole.
+        before: The shapes that the tensors had, by id.
+    """
     through = {
         id(tensor_of(model, m.parameter)): m.axis for g in groups for m in g.with_role("through")
     }
@@ -64,8 +90,7 @@ def zero_channels(
     The model then computes what the cut one must compute: a weight does not see these channels,
     and in a product of activations, such as attention's, they add nothing.
     """
-    touching: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
-    for group, member in ((g, m) for g in groups for m in g.with_role(*touching)):
+    for group, member in ((g, m) for g in groups for m in g.with_role(*TOUCHING)):
         gone = np.setdiff1d(np.arange(group.channels), kept.get(group.name, range(group.channels)))
         entries = torch.from_numpy(member.positions[gone].ravel())
         tensor = tensor_of(model, member.parameter)
@@ -90,9 +115,19 @@ def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def _kept_entries(
+def kept_entries(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, IntArray]]:
+    """Give the entries that stay where some go: by tensor and axis, ascending.
+
+    Args:
+        model: What is to be cut.
+        groups: Where the channels lie.
+        kept: Per group the channels that stay; a group that is missing stays whole.
+
+    Raises:
+        ModelMismatch: If a tensor is missing or has not the size that the groups say.
+    """
     gone: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
     for group in groups:
         if group.name not in kept or len(kept[group.name]) == group.channels:
@@ -128,7 +163,9 @@ def _lower(module: nn.Module, count: Count, by: int) -> None:
         )
 
 
-def _tell(module: nn.Module, before: Mapping[int, torch.Size], through: Mapping[int, int]) -> None:
+def _tell(
+    module: nn.Module, before: Mapping[int, Sequence[int]], through: Mapping[int, int]
+) -> None:
     """Bring a module's own numbers into line with its tensors.
 
     Args:

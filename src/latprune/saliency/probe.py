@@ -18,7 +18,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import NotFinite
-from latprune.graph.slicing import tensor_of, zero_where_read
+from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
 from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
 from latprune.saliency.scores import Saliency
@@ -51,10 +51,10 @@ def probe(
 ) -> Saliency:
     """Measure, group by group, the loss that fewer channels add.
 
-    A group is masked where it is read: the network then computes what it would compute cut. Batch
-    norms use the statistics of the batch, as they would once re-estimated after the cut. Between
-    the widths that were tried the loss follows the scores of the channels lost; where it falls
-    with fewer channels, it counts as level.
+    A group is masked where it is written and read: the network then computes what it would compute
+    cut. Batch norms use the statistics of the batch, as they would once re-estimated after the cut.
+    Between the widths that were tried the loss follows the scores of the channels lost; where it
+    falls with fewer channels, it counts as level.
 
     Args:
         model: As for `taylor`; it stays as it is.
@@ -130,14 +130,14 @@ class _Trial:
 
 @contextmanager
 def _masked(model: nn.Module, group: ChannelGroup, kept: np.ndarray) -> Iterator[None]:
-    """Mask a group's other channels where they are read, for as long as it takes."""
-    readers = {m.parameter: tensor_of(model, m.parameter) for m in group.with_role("reads")}
-    before = {name: tensor.detach().clone() for name, tensor in readers.items()}
-    zero_where_read(model, [group], {group.name: kept})  # type: ignore[dict-item]
+    """Mask a group's other channels where they are written and read, for as long as it takes."""
+    touched = {m.parameter: tensor_of(model, m.parameter) for m in group.with_role(*TOUCHING)}
+    before = {name: tensor.detach().clone() for name, tensor in touched.items()}
+    zero_channels(model, [group], {group.name: kept.tolist()})
     try:
         yield
     finally:
-        for name, tensor in readers.items():
+        for name, tensor in touched.items():
             tensor.data.copy_(before[name])
 
 

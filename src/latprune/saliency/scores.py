@@ -12,7 +12,7 @@ import torch
 from latprune.errors import ModelMismatch, NotFinite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -58,15 +58,24 @@ class Saliency:
                 curve, channels=len(self.scores[group]), what=f"{self.criterion} of {group}"
             )
 
-    def ranked(self, group: str) -> np.ndarray:
-        """Give a group's channels from the most to the least worth, equals by index."""
-        return np.argsort(-self.scores[group], kind="stable")
+    def ranked(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
+        """Give a group's channels from the most to the least worth, equals by index.
 
-    def values(self, group: str) -> np.ndarray:
+        Args:
+            group: Its name.
+            among: The channels to rank; None: all.
+        """
+        scores = self.scores[group]
+        channels = np.arange(len(scores)) if among is None else np.asarray(among)
+        ranked: np.ndarray = channels[np.argsort(-scores[channels], kind="stable")]
+        return ranked
+
+    def values(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
         """Give what the first 0, 1, 2, … of the ranked channels are worth, [channels + 1]."""
+        ranked = self.ranked(group, among=among)
         if self.curves:
-            return self.curves[group]
-        return np.concatenate([[0.0], np.cumsum(self.scores[group][self.ranked(group)])])
+            return self.curves[group][: len(ranked) + 1]
+        return np.concatenate([[0.0], np.cumsum(self.scores[group][ranked])])
 
     def lost(self, widths: Mapping[str, int]) -> float:
         """Give what is predicted to be lost at some widths, a number per group, all told."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from latprune.errors import NotFinite
-from latprune.modes import evaluating
+from latprune.modes import evaluating, moved
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def taylor(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any], Tensor],
     *,
     max_skips: int = 3,
     progress: Progress | None = None,
@@ -47,7 +47,8 @@ def taylor(
     Args:
         model: Holds the parameters that `graph` names, on one device.
         graph: The channel groups.
-        batches: Pairs (inputs, labels); moved to the model's device. Each counts the same.
+        batches: Pairs (inputs, labels), the labels as `loss` takes them: a tensor, or tensors in
+            lists and dicts. Moved to the model's device. Each counts the same.
         loss: Gives a scalar for (outputs, labels).
         max_skips: How many batches may give a loss or gradient that is nan or infinite.
         progress: Is told of every batch.
@@ -77,7 +78,7 @@ def taylor(
     used, skips = 0, _Skips(max_skips)
     with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
         for inputs, labels in batches:
-            batch = inputs.to(device), labels.to(device)
+            batch = inputs.to(device), moved(labels, device)
             changes = _changes(model, batch, loss, needed)
             if changes is None:
                 skips.add(culprit(model, batch, loss, needed))
@@ -124,8 +125,8 @@ def _members(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tup
 
 def _changes(
     model: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Any],
+    loss: Callable[[Any, Any], Tensor],
     parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, Tensor] | None:
     """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency import Saliency
+    from latprune.tuning.losses import Loss
 
 SCORE_BATCHES = 16
 
@@ -108,9 +109,10 @@ def look(
     target: Target,
     *,
     criterion: str,
-    loader: Iterable[tuple[Tensor, Tensor]] | None,
+    loader: Iterable[tuple[Tensor, Any]] | None,
     keep: Sequence[str],
     progress: Progress,
+    loss: Loss = cross_entropy,
     device: Device = HERE,
 ) -> Known:
     """Trace, measure and score."""
@@ -122,7 +124,7 @@ def look(
     progress.stage("score")
     saliency: Saliency
     if criterion == "taylor" and loader is not None:
-        saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), cross_entropy)
+        saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), loss)
     else:
         saliency = magnitude(model, graph)
     return Known(model, example, graph, table, saliency, device)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet50
@@ -99,9 +100,23 @@ def test_what_is_no_detector_is_refused_with_the_names_of_those(spec: str) -> No
         load_detector(spec)
 
 
-def test_our_own_have_no_published_weights() -> None:
-    with pytest.raises(UnknownModel, match="no published weights"):
+def test_our_own_begin_with_the_published_weights_of_a_classifier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def published(*, weights: str | None) -> nn.Module:
+        asked.append(weights)
+        if weights is not None:
+            raise OSError("no connection")
+        built: nn.Module = resnet50()
+        return built
+
+    monkeypatch.setattr(torchvision.models, "resnet50", published)
+    with pytest.raises(UnknownModel, match="no connection; give a file of weights"):
         load_detector("latprune:ssd512_resnet50", pretrained=True)
+    assert load_detector("latprune:ssd512_resnet50").outputs() == 21
+    assert asked == ["IMAGENET1K_V2", None]
 
 
 def test_outputs_are_those_that_were_asked_for() -> None:

@@ -29,7 +29,8 @@ def load_detector(
         spec: `torchvision:ssd300_vgg16`, `torchvision:ssdlite320_mobilenet_v3_large`,
             `latprune:ssd512_resnet50`, or `PATH.py:FACTORY`, where FACTORY is a function in that
             file that returns torchvision's `SSD`. The file is executed.
-        pretrained: Fetch torchvision's published weights (needs a network connection).
+        pretrained: Fetch torchvision's published weights (needs a network connection): the
+            detector's, or, for our own and for other classes than published, the backbone's.
         num_classes: With the background; None leaves the library's or the factory's default.
 
     Raises:
@@ -45,9 +46,8 @@ def load_detector(
         with naming_what_failed(spec, pretrained=pretrained):
             return Detector.of(_from_torchvision(name, pretrained=pretrained, **classes))
     if source == "latprune" and name in OWN:
-        if pretrained:
-            raise UnknownModel(f"{spec} has no published weights; give a file of weights instead")
-        return Detector.of(OWN[name](**classes))
+        with naming_what_failed(spec, pretrained=pretrained):
+            return Detector.of(OWN[name](pretrained_backbone=pretrained, **classes))
     known = [*(f"torchvision:{n}" for n in TORCHVISION), *(f"latprune:{n}" for n in OWN)]
     raise UnknownModel(
         f"{spec!r} names no detector: write {', '.join(known)}, or PATH.py:FACTORY, a function "

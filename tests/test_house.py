@@ -44,6 +44,7 @@ OUTSIDE = {"__init__", "__main__", "testing"}  # the front door, the back door, 
 EXTRAS = [
     "PIL",
     "accelerate",
+    "faster_coco_eval",
     "highspy",
     "hypothesis",
     "matplotlib",

@@ -272,3 +272,28 @@ def test_a_run_goes_on_only_for_the_same_targets(tmp_path: Path) -> None:
 
     with pytest.raises(lp.ModelMismatch, match="give another checkpoint folder"):
         prune(target=target)
+
+
+def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    calls = []
+
+    def own(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(len(labels))
+        return lp.cross_entropy(outputs, labels)
+
+    result = lp.prune(
+        Network(),
+        EXAMPLE,
+        0.6,
+        loader=loader,
+        loss=own,
+        recipe=lp.Recipe(epochs=1, distillation=0.5, precision="no"),
+        target=lp.Target.here("synthetic"),
+        score_batches=2,
+        folder=tmp_path,
+    )
+
+    assert result.met
+    assert len(calls) == 2 + len(loader)

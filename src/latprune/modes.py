@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +36,24 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         model.to(home)
         _arrange(model, torch.contiguous_format)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Give labels on a device: tensors in lists, tuples and dicts, however nested; the rest as is.
+
+    What is there already is not copied.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [moved(part, device) for part in value]
+        if isinstance(value, list):
+            return parts
+        # A named tuple takes its fields one by one.
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from latprune.progress import Progress
     from latprune.saliency import CriterionName, Saliency
     from latprune.tuning import Epoch, Recipe
+    from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.replay import Batches
 
-    Loss = Callable[[Any, Tensor], Tensor]
     Evaluate = Callable[[nn.Module], Mapping[str, float]]
     Score = Callable[[nn.Module, PruningGraph], Saliency]
 
@@ -98,6 +98,7 @@ def prune(
     *,
     loader: Batches | None = None,
     loss: Loss = cross_entropy,
+    distil: Distil | None = None,
     target: Target | None = None,
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
@@ -121,7 +122,9 @@ def prune(
         budget: `"60%"` or `0.6` of the dense network's latency, `"12ms"`, or a `Budget`.
         loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with.
             Without one, channels are scored by `magnitude` and nothing is tuned.
-        loss: Of (outputs, labels), to score with.
+        loss: Of (outputs, labels), to score and tune with.
+        distil: Of (outputs, the dense network's outputs, temperature=), to tune with; None for
+            `distillation` beside the default loss, and for no teaching beside another.
         target: Where the network will run; by default ONNX Runtime on the device, on one
             thread, at the example's batch.
         also: Further targets of the device, each with a budget of its own: more threads,
@@ -222,11 +225,14 @@ def prune(
     if loader is not None and recipe is not None:
         progress.stage("tune")
         before = evaluate(small) if evaluate is not None else {}
+        own_loss = None if loss is cross_entropy else loss
         history = tune(
             small,
             loader,
             recipe=recipe,
-            teacher=dense,
+            teacher=dense if own_loss is None or distil is not None else None,
+            loss=own_loss,
+            distil=distil,
             checkpoint=checkpoint,
             progress=tuning_steps(progress),
         ).history
@@ -252,12 +258,12 @@ def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
     return (example[0] if isinstance(example, tuple) else example).shape[0]
 
 
-def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Any]]:
     """The first batches of an epoch, the same ones every time."""
     return islice(replayed(loader, seed=seed).epoch(0), count)
 
 
-def _last(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _last(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Any]]:
     """The last batches of the same epoch."""
     batches = replayed(loader, seed=seed)
     return batches.epoch(0, start=max(batches.steps - count, 0))

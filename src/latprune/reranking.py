@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import DataError, NotFinite
-from latprune.modes import device_of, evaluating
+from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet
 from latprune.surgery import cut
 from latprune.tuning import cross_entropy, recalibrate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latprune.progress import Progress
     from latprune.tuning.replay import Batches
 
-    Loss = Callable[[Any, Tensor], Tensor]
+    Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def rerank(
     plans: Sequence[Plan],
     *,
     calibration: Batches,
-    held_out: Iterable[tuple[Tensor, Tensor]],
+    held_out: Iterable[tuple[Tensor, Any]],
     loss: Loss = cross_entropy,
     images: int = 1024,
     seed: int = 0,
@@ -106,7 +106,7 @@ def rerank(
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> float:
+def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Any]], loss: Loss) -> float:
     """Average a network's loss over samples, in evaluation mode.
 
     Returns:
@@ -119,7 +119,7 @@ def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: 
     total, count = 0.0, 0
     with evaluating(model):
         for inputs, labels in batches:
-            value = loss(model(inputs.to(device)), labels.to(device))
+            value = loss(model(inputs.to(device)), moved(labels, device))
             total, count = total + len(inputs) * float(value), count + len(inputs)
     if not count:
         raise DataError("there is nothing to judge networks on: no batch was held out")

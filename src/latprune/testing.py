@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from latprune.saliency.scores import Saliency
 
     Batches = Sequence[tuple[Tensor, Tensor]]
-    Loss = Callable[[Tensor, Tensor], Tensor]
+    Loss = Callable[[Any, Any], Tensor]
 
 # The same property is inherited by one class per solver, which Hypothesis would warn of.
 inherited = settings(max_examples=50, suppress_health_check=[HealthCheck.differing_executors])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from latprune.errors import DamagedFile, DataError, ModelMismatch, NotFinite
-from latprune.tuning import Recipe, Tuned, TuneProgress, tune
+from latprune.tuning import Recipe, Tuned, TuneProgress, cross_entropy, distillation, tune
 from latprune.tuning.checkpoint import FILE
 from latprune.tuning.precision import has_bf16
 
@@ -322,3 +322,51 @@ def test_a_loader_that_can_be_run_through_only_once_is_an_error() -> None:
 
     with pytest.raises(DataError, match="run through twice"):
         run(loader=Once([(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]))
+
+
+def listed(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """A batch whose labels are as a detector's: a dict for each picture."""
+    return (
+        torch.stack([image for image, _ in samples]),
+        [{"label": torch.tensor(label)} for _, label in samples],
+    )
+
+
+def from_dicts(outputs: Tensor, labels: list[dict[str, Tensor]]) -> Tensor:
+    return cross_entropy(outputs, torch.stack([each["label"] for each in labels]))
+
+
+@pytest.mark.parametrize("precision", ["no", "auto"])
+def test_a_loss_of_ones_own_takes_labels_of_any_form(precision: Any) -> None:
+    recipe = replace(RECIPE, label_smoothing=0.0, epochs=1, precision=precision)
+    batches = loader()
+    batches.collate_fn = listed
+    own = run(
+        recipe=recipe, loader=batches, loss=from_dicts, teacher=teacher(), distil=distillation
+    )
+    plain = run(recipe=replace(recipe, precision=own.precision.name), teacher=teacher())
+
+    assert_same(own, plain)
+
+
+def test_a_teacher_of_other_outputs_is_compared_as_one_says() -> None:
+    def nothing(outputs: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
+        return 0 * outputs.sum()
+
+    recipe = replace(RECIPE, label_smoothing=0.0, distillation=1.0, weight_decay=0.0)
+    model = network()
+    before = model.get_parameter("6.weight").clone()
+    run(model=model, recipe=recipe, loss=cross_entropy, teacher=teacher(), distil=nothing)
+
+    assert torch.equal(model.get_parameter("6.weight"), before)
+
+
+def test_a_loss_of_ones_own_needs_to_be_told_what_the_default_knows() -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 is for the default loss"):
+        run(loss=cross_entropy)
+    with pytest.raises(ValueError, match="say how outputs are compared with the teacher's"):
+        run(
+            recipe=replace(RECIPE, label_smoothing=0.0),
+            loss=cross_entropy,
+            teacher=teacher(),
+        )

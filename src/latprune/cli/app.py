@@ -36,8 +36,11 @@ from latprune.cli.options import (
     Runtime,
     SolverName,
     TableFile,
+    Task,
+    TestSplit,
     Threads,
     TrainBatch,
+    TrainSplit,
     Weights,
     Workers,
     budget_of,
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import nn
 
-    from latprune.cli.job import Data, Source
+    from latprune.cli.job import Data, Network, Source, Splits
     from latprune.cli.planned import Known
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
@@ -128,6 +131,7 @@ def _latprune(
 def measure_command(
     context: typer.Context,
     model: OptionalModel = None,
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     runtime: Runtime = "onnxruntime",
@@ -157,7 +161,7 @@ def measure_command(
     from latprune.latency.interpolation import held_out
     from latprune.latency.measuring import measure, outlook
 
-    source = source_of(model, classes=classes, input=input)
+    source = source_of(model, classes=classes, input=input, task=task)
     with chosen_device(context, on, table, pack) as device, working() as progress:
         target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
         network = source.open()
@@ -196,9 +200,12 @@ def plan_command(
     budget: BudgetText,
     weights: Weights = None,
     pretrained: Pretrained = False,
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
     runtime: Runtime = "onnxruntime",
     precision: Precision = "fp32",
     batch: Batch = 1,
@@ -220,13 +227,26 @@ def plan_command(
     from latprune.cli.live import working
     from latprune.cli.planned import choose
 
-    source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
+    source = source_of(
+        model, weights, pretrained=pretrained, classes=classes, input=input, task=task
+    )
     allowed = budget_of(budget)
     chosen, by = criterion_of(criterion, data), solver_of(solver)
     needs_table(table, pack)
     with chosen_device(context, on, table, pack) as device, working() as progress:
         target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
-        known = _known(source, target, chosen, data, train_batch, workers, keep, progress, device)
+        known = _known(
+            source,
+            target,
+            chosen,
+            data,
+            (train_split, test_split),
+            train_batch,
+            workers,
+            keep,
+            progress,
+            device,
+        )
         planned = choose(known, allowed, solver=by, progress=progress)
     _show(planned.to_json() if as_json else planned.render())
 
@@ -237,9 +257,12 @@ def frontier_command(
     model: Model,
     weights: Weights = None,
     pretrained: Pretrained = False,
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
     runtime: Runtime = "onnxruntime",
     precision: Precision = "fp32",
     batch: Batch = 1,
@@ -264,12 +287,25 @@ def frontier_command(
     from latprune.cli.drawn import draw
     from latprune.cli.live import working
 
-    source = source_of(model, weights, pretrained=pretrained, classes=classes, input=input)
+    source = source_of(
+        model, weights, pretrained=pretrained, classes=classes, input=input, task=task
+    )
     chosen = criterion_of(criterion, data)
     needs_table(table, pack)
     with chosen_device(context, on, table, pack) as device, working() as progress:
         target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
-        known = _known(source, target, chosen, data, train_batch, workers, keep, progress, device)
+        known = _known(
+            source,
+            target,
+            chosen,
+            data,
+            (train_split, test_split),
+            train_batch,
+            workers,
+            keep,
+            progress,
+            device,
+        )
         drawn = draw(known, points=points, progress=progress)
     if plot is not None:
         with usage("--plot"):
@@ -285,10 +321,13 @@ def prune_command(
     out: Annotated[Path, typer.Option("--out", help="Folder for the result.")],
     weights: Weights = None,
     pretrained: Pretrained = False,
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     crop_pct: CropPct = None,
     data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
     runtime: Runtime = "onnxruntime",
     precision: Precision = "fp32",
     batch: Batch = 1,
@@ -313,13 +352,12 @@ def prune_command(
     pruned.safetensors, report.json and report.txt. After Ctrl-C the same command goes on.
     """
     from latprune.cli.folder import RunFolder
-    from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.pipeline import prune
     from latprune.report.text import to_text
-    from latprune.tuning import Recipe
+    from latprune.tuning import Recipe, cross_entropy
 
-    source = source_of(model, weights, pretrained, classes, input, crop_pct)
+    source = source_of(model, weights, pretrained, classes, input, crop_pct, task)
     allowed = budget_of(budget)
     chosen, by = criteria_of(criterion, data), solver_of(solver)
     with usage("--lr"):
@@ -339,11 +377,12 @@ def prune_command(
             "lr": lr,
             "seed": seed,
             "train_batch": train_batch,
+            "splits": [train_split, test_split],
         }
         network = source.open()
         found: Data | None = None
         if data is not None:
-            found = open_data(data, network, batch=train_batch, workers=workers)
+            found = _opened(data, network, train_batch, workers, (train_split, test_split))
         with usage("--out"):
             folder = RunFolder.claim(out, "prune", arguments)
         pruned = prune(
@@ -351,6 +390,8 @@ def prune_command(
             network.example(batch),
             allowed,
             loader=found.train if found else None,
+            loss=found.loss if found else cross_entropy,
+            distil=found.distil if found else None,
             evaluate=found.judge if found and source.is_trained else None,
             target=target,
             keep=tuple(keep or ()),
@@ -378,10 +419,13 @@ def check_command(
     pruned: PrunedFile,
     weights: Weights = None,
     pretrained: Pretrained = False,
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     crop_pct: CropPct = None,
     data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
     calibration: Calibration = 8,
@@ -394,13 +438,12 @@ def check_command(
     and, if the plan was made for int8, as they ship. Without the dense network's weights only the
     pruned one's accuracy is shown.
     """
-    from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
     from latprune.report import check
     from latprune.surgery import load, load_plan
 
-    source = source_of(model, weights, pretrained, classes, input, crop_pct)
+    source = source_of(model, weights, pretrained, classes, input, crop_pct, task)
     stored = load_plan(pruned)
     was = stored.target
     with chosen_device(context, on) as device, working() as progress:
@@ -415,7 +458,7 @@ def check_command(
         example = network.example(here.batch)
         found = None
         if data is not None:
-            found = open_data(data, network, batch=train_batch, workers=workers)
+            found = _opened(data, network, train_batch, workers, (train_split, test_split))
 
         def judge(judged: nn.Module) -> Mapping[str, float]:
             known = judged is not network.model or source.is_trained
@@ -442,9 +485,12 @@ def export_command(
     model: Model,
     pruned: PrunedFile,
     to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx, .xml or .pt2.")],
+    task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
     data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32 or int8; by default the plan's.")
     ] = None,
@@ -459,7 +505,6 @@ def export_command(
     The file is read back and its outputs compared with torch's; it needs no latprune to run. For
     int8, as .onnx or .xml, --data calibrates.
     """
-    from latprune.cli.job import open_data
     from latprune.cli.live import working
     from latprune.export import export_onnx, export_openvino, export_pt2
     from latprune.surgery import load, load_plan
@@ -469,7 +514,7 @@ def export_command(
         raise typer.BadParameter(sentence, param_hint="--to")
     in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
     _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
-    source = source_of(model, classes=classes, input=input)
+    source = source_of(model, classes=classes, input=input, task=task)
     with working() as progress:
         network = source.open()
         small = load(pruned, network.model)
@@ -480,7 +525,7 @@ def export_command(
         if to.suffix == ".pt2":
             export_pt2(small, example, to)
         elif in_int8 and data is not None:
-            found = open_data(data, network, batch=train_batch, workers=workers)
+            found = _opened(data, network, train_batch, workers, (train_split, test_split))
             batches = found.calibration(calibration)
             write(small, example, to, precision="int8", calibration=batches)
         else:
@@ -535,6 +580,7 @@ def _known(
     target: Target,
     criterion: str,
     data: Path | None,
+    splits: Splits,
     train_batch: int,
     workers: int,
     keep: list[str] | None,
@@ -542,22 +588,33 @@ def _known(
     device: Device,
 ) -> Known:
     """Open the network, and its data if they are to score with; trace, measure and score."""
-    from latprune.cli.job import open_data
     from latprune.cli.planned import look
+    from latprune.tuning import cross_entropy
 
     network = source.open()
-    loader = None
+    found = None
     if data is not None and criterion != "magnitude":
-        loader = open_data(data, network, batch=train_batch, workers=workers).train
+        found = _opened(data, network, train_batch, workers, splits)
     return look(
         network,
         target,
         criterion=criterion,
-        loader=loader,
+        loader=found.train if found else None,
+        loss=found.loss if found else cross_entropy,
         keep=tuple(keep or ()),
         progress=progress,
         device=device,
     )
+
+
+def _opened(path: Path, network: Network, train_batch: int, workers: int, splits: Splits) -> Data:
+    """Open the data, and say what somebody should know of them."""
+    from latprune.cli.job import open_data
+
+    found = open_data(path, network, batch=train_batch, workers=workers, splits=splits)
+    if found.remark:
+        _complain(found.remark)
+    return found
 
 
 def _unpack(results: Path, table: Path | None, as_json: bool) -> None:

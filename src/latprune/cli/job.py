@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from latprune.errors import DataError
+from latprune.errors import DataError, ModelMismatch
 from latprune.tasks.classification import evaluate
-from latprune.tasks.data import open_images
+from latprune.tasks.data import listed, open_images
 from latprune.tasks.models import load_model, load_weights
 from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
-from latprune.tuning.losses import main_output
+from latprune.tuning.losses import cross_entropy, main_output
 from latprune.tuning.replay import replayed
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.tasks.detection import Detector
+    from latprune.tuning.losses import Distil, Loss
+
 JUDGED = ("test", "val")
+Splits = tuple[str | None, str | None]
+NO_SPLITS: Splits = (None, None)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Source:
         classes: Outputs, or None for the model's own number.
         input: Channels, height and width, or None for what the model expects.
         crop_pct: Share of a resized picture that evaluation keeps, or None for the model's.
+        task: `classification` or `detection`.
     """
 
     model: str
@@ -47,6 +53,7 @@ class Source:
     classes: int | None = None
     input: tuple[int, int, int] | None = None
     crop_pct: float | None = None
+    task: str = "classification"
 
     @property
     def is_trained(self) -> bool:
@@ -61,6 +68,8 @@ class Source:
             DamagedFile: If the weights cannot be read.
             ModelMismatch: If they belong to another model.
         """
+        if self.task == "detection":
+            return self._open_detector()
         model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)
         if self.weights is not None:
             load_weights(model, self.weights)
@@ -73,14 +82,24 @@ class Source:
             preprocessing = replace(preprocessing, crop_pct=self.crop_pct)
         return Network(model.eval(), preprocessing, channels)
 
+    def _open_detector(self) -> Network:
+        from latprune.tasks.detection import load_detector
+
+        detector = load_detector(self.model, pretrained=self.pretrained, num_classes=self.classes)
+        if self.weights is not None:
+            load_weights(detector.network, self.weights)
+        preprocessing = Preprocessing(size=detector.size, mean=detector.mean, std=detector.std)
+        return Network(detector.network.eval(), preprocessing, len(detector.mean), detector)
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The dense network and what its input looks like."""
+    """The dense network and what its input looks like; for detection, `model` is the detector's."""
 
     model: nn.Module
     preprocessing: Preprocessing
     channels: int
+    detector: Detector | None = None
 
     def example(self, batch: int) -> Tensor:
         """Give an input of `batch` samples of noise, always the same."""
@@ -101,11 +120,17 @@ class Data:
         train: Batches to score and tune with.
         judge: Gives a network's accuracy on the split `judged`.
         judged: The split's name.
+        loss: Of (outputs, labels), to score and tune with.
+        distil: How outputs are compared with the dense network's; None for the loss's own way.
+        remark: What somebody should know of the data; empty for nothing.
     """
 
     train: DataLoader[Any]
     judge: Callable[[nn.Module], Mapping[str, float]]
     judged: str
+    loss: Loss = cross_entropy
+    distil: Distil | None = None
+    remark: str = ""
 
     def calibration(self, batches: int) -> list[Tensor]:
         """Give the pictures of the first batches of `train`, the same ones every time."""
@@ -113,19 +138,24 @@ class Data:
         return [pictures for pictures, _ in islice(drawn, batches)]
 
 
-def open_data(path: Path, network: Network, *, batch: int, workers: int) -> Data:
+def open_data(
+    path: Path, network: Network, *, batch: int, workers: int, splits: Splits = NO_SPLITS
+) -> Data:
     """Open `train`, and `test` or else `val`, of a folder or zip for a network.
 
     Args:
-        path: As for `open_images`.
+        path: As for `open_images`, for a detector as for `open_voc`.
         network: Decides how pictures are prepared and which outputs their classes are.
         batch: Pictures in a batch.
         workers: Processes that load pictures; 0 loads in this one.
+        splits: What a detector learns from and is judged on, as for `open_voc`.
 
     Raises:
         DataError: If a split is missing or empty.
         ModelMismatch: If the classes do not fit the network's outputs.
     """
+    if network.detector is not None:
+        return _open_voc(path, network.detector, batch=batch, workers=workers, splits=splits)
     images = open_images(path)
     outputs = network.outputs()
     labels = images.labels_for(outputs)
@@ -145,6 +175,36 @@ def open_data(path: Path, network: Network, *, batch: int, workers: int) -> Data
             classes=labels if len(labels) < outputs else None,
         ),
         judged=judged,
+    )
+
+
+def _open_voc(path: Path, detector: Detector, *, batch: int, workers: int, splits: Splits) -> Data:
+    from latprune.tasks import detection
+
+    data = detection.open_voc(path, train=splits[0], judged=splits[1])
+    outputs = detector.outputs()
+    if outputs != len(data.classes) + 1:
+        raise ModelMismatch(
+            f"the detector tells {outputs} classes apart, the background among them, and {path} "
+            f"has {len(data.classes)} ({listed(data.classes)}): build it with --classes "
+            f"{len(data.classes) + 1}"
+        )
+    numbers = {"mean": detector.mean, "std": detector.std}
+    training = detection.training_transform(detector.size, **numbers)
+    evaluation = detection.evaluation_transform(detector.size, **numbers)
+    train, judged = data.split(data.train, training), data.split(data.judged, evaluation)
+    options: dict[str, Any] = {
+        "batch_size": batch,
+        "num_workers": workers,
+        "collate_fn": detection.collate,
+    }
+    return Data(
+        train=DataLoader(train, shuffle=True, drop_last=len(train) >= batch, **options),
+        judge=partial(detection.evaluate, loader=DataLoader(judged, **options), detector=detector),
+        judged=data.judged_name,
+        loss=detector.loss,
+        distil=detection.distillation,
+        remark=detection.told_dropped(data.dropped),
     )
 
 

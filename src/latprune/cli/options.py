@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from latprune.planning import Budget
     from latprune.saliency import CriterionName
 
+TASKS = ("classification", "detection")
 SOLVERS = ("joint", "halp", "greedy", "uniform", "milp")
 
 _MODEL = typer.Option(
     "--model",
     metavar="SPEC",
     help="timm:NAME, torchvision:NAME or PATH.py:FACTORY (a function that returns a module; "
-    "the file is executed).",
+    "the file is executed); detectors also latprune:ssd512_resnet50.",
 )
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
@@ -44,12 +45,35 @@ CropPct = Annotated[
     float | None,
     typer.Option("--crop-pct", help="Share of a resized picture that evaluation keeps."),
 ]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="classification or detection: what the network does, and how --data is laid out.",
+    ),
+]
+TrainSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--train-split",
+        metavar="[YEARS:]SPLIT",
+        help="For detection, what to learn from: 2007+2012:trainval.",
+    ),
+]
+TestSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--test-split",
+        metavar="[YEARS:]SPLIT",
+        help="For detection, what to judge with: 2007:test.",
+    ),
+]
 DataPath = Annotated[
     Path | None,
     typer.Option(
         "--data",
         help="Pictures as train/CLASS/*, test/CLASS/* (or val/), in a folder or a zip. Folders "
-        "named by WordNet id are ImageNet's classes.",
+        "named by WordNet id are ImageNet's classes. For detection, VOC's layout.",
     ),
 ]
 Runtime = Annotated[str, typer.Option("--runtime", help="What will run the network.")]
@@ -126,13 +150,19 @@ def source_of(
     classes: int | None = None,
     input: str | None = None,
     crop_pct: float | None = None,
+    task: str = "classification",
 ) -> Source:
     """Read where the dense network comes from."""
     from latprune.cli.job import Source, input_size
 
+    if task not in TASKS:
+        raise typer.BadParameter(f"{task} is none of {', '.join(TASKS)}", param_hint="--task")
+    if task == "detection" and (input is not None or crop_pct is not None):
+        option = "--input" if input is not None else "--crop-pct"
+        raise typer.BadParameter("a detector has a size of its own", param_hint=option)
     with usage("--input"):
         size = None if input is None else input_size(input)
-    return Source(model, weights, pretrained, classes, size, crop_pct)
+    return Source(model, weights, pretrained, classes, size, crop_pct, task)
 
 
 def target_of(device: Device, runtime: str, *, precision: str, batch: int, threads: int) -> Target:

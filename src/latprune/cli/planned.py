@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency import Saliency
+    from latprune.tuning.losses import Loss
 
 SCORE_BATCHES = 16
 
@@ -108,9 +109,10 @@ def look(
     target: Target,
     *,
     criterion: str,
-    loader: Iterable[tuple[Tensor, Tensor]] | None,
+    loader: Iterable[tuple[Tensor, Any]] | None,
     keep: Sequence[str],
     progress: Progress,
+    loss: Loss = cross_entropy,
     device: Device = HERE,
 ) -> Known:
     """Trace, measure and score."""
@@ -121,7 +123,7 @@ def look(
     table = measure(model, graph, example, target, progress=progress.step, device=device)
     progress.stage("score")
     batches = None if loader is None else islice(loader, SCORE_BATCHES)
-    saliency = scored(criterion, model, graph, batches, cross_entropy, progress=progress)
+    saliency = scored(criterion, model, graph, batches, loss, progress=progress)
     return Known(model, example, graph, table, saliency, device)
 
 

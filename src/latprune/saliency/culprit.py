@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def culprit(
     model: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Any],
+    loss: Callable[[Any, Any], Tensor],
     parameters: Mapping[str, nn.Parameter],
 ) -> str:
     """Say where a batch's forward or backward pass stops being finite.

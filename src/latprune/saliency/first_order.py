@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from latprune.errors import NotFinite
-from latprune.modes import evaluating
+from latprune.modes import evaluating, moved
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
     from latprune.progress import Progress
 
-    Batch = tuple[Tensor, Tensor]
+    Batch = tuple[Tensor, Any]
 
 
 def first_order(
     model: nn.Module,
     graph: PruningGraph,
     batches: Iterable[Batch],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Any, Any], Tensor],
     *,
     criterion: str,
     fold: Callable[[Tensor], Tensor],
@@ -81,7 +81,7 @@ def first_order(
     used, skips = 0, _Skips(max_skips)
     with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
         for done, (inputs, labels) in enumerate(batches, start=1):
-            whole = inputs.to(device), labels.to(device)
+            whole = inputs.to(device), moved(labels, device)
             for part in _samples(*whole) if per_sample else [whole]:
                 changes = _changes(model, part, loss, needed)
                 if changes is None:
@@ -95,7 +95,7 @@ def first_order(
     return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion=criterion)
 
 
-def _samples(inputs: Tensor, labels: Tensor) -> Iterator[Batch]:
+def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
     """Take a batch apart."""
     return ((inputs[i : i + 1], labels[i : i + 1]) for i in range(len(inputs)))
 
@@ -136,8 +136,8 @@ def _members(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tup
 
 def _changes(
     model: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Any],
+    loss: Callable[[Any, Any], Tensor],
     parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, Tensor] | None:
     """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""

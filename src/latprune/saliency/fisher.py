@@ -6,7 +6,7 @@ near the mean of their squares, the empirical Fisher information.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latprune.saliency.first_order import first_order
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def fisher(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any], Tensor],
     *,
     max_skips: int = 3,
     progress: Progress | None = None,

@@ -11,7 +11,7 @@ import copy
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import NotFinite
 from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
+from latprune.modes import moved
 from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
 from latprune.saliency.scores import Saliency
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from latprune.graph.groups import ChannelGroup, PruningGraph
     from latprune.progress import Progress
 
-    Batch = tuple[Tensor, Tensor]
-    Loss = Callable[[Tensor, Tensor], Tensor]
+    Batch = tuple[Tensor, Any]
+    Loss = Callable[[Any, Any], Tensor]
 
 SHARES = (0.25, 0.5, 0.75)
 """The widths that groups are masked to, beside 0, by default."""
@@ -41,8 +42,8 @@ SHARES = (0.25, 0.5, 0.75)
 def probe(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any], Tensor],
     *,
     order: Saliency | None = None,
     shares: Sequence[float] = SHARES,
@@ -121,7 +122,7 @@ class _Trial:
         device = next(self.model.parameters()).device
         total, count = 0.0, 0
         for inputs, labels in self.samples:
-            value = self.judge(self.model(inputs.to(device)), labels.to(device))
+            value = self.judge(self.model(inputs.to(device)), moved(labels, device))
             total, count = total + len(inputs) * float(value), count + len(inputs)
         if not math.isfinite(total):
             raise NotFinite(f"{what} has a loss of {total / count}: check inputs, weights and loss")

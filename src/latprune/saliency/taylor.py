@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def taylor(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any], Tensor],
     *,
     max_skips: int = 3,
     progress: Progress | None = None,
@@ -39,7 +39,8 @@ def taylor(
     Args:
         model: Holds the parameters that `graph` names, on one device.
         graph: The channel groups.
-        batches: Pairs (inputs, labels); moved to the model's device. Each counts the same.
+        batches: Pairs (inputs, labels), the labels as `loss` takes them: a tensor, or tensors in
+            lists and dicts. Moved to the model's device. Each counts the same.
         loss: Gives a scalar for (outputs, labels).
         max_skips: How many batches may give a loss or gradient that is nan or infinite.
         progress: Is told of every batch.

@@ -5,7 +5,7 @@ Against plain `taylor` the few channels that matter much outweigh the many that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def taylor_squared(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any], Tensor],
     *,
     max_skips: int = 3,
     progress: Progress | None = None,

@@ -78,7 +78,7 @@ class ImageData:
         """
         if name not in self.pictures:
             raise DataError(
-                f"{self.store.path} has no split {name!r}, only {_listed(self.pictures)}. "
+                f"{self.store.path} has no split {name!r}, only {listed(self.pictures)}. "
                 f"Add a folder {name}/ with one folder of pictures for each class."
             )
         numbered = tuple(range(len(self.classes)) if labels is None else labels)
@@ -102,7 +102,7 @@ class ImageData:
         if outputs != len(self.classes):
             raise ModelMismatch(
                 f"the model has {outputs} outputs and {self.store.path} has {len(self.classes)} "
-                f"classes ({_listed(self.classes)}). Build the model with "
+                f"classes ({listed(self.classes)}). Build the model with "
                 f"{len(self.classes)} classes, or, for a network of ImageNet's 1000, name the "
                 f"folders by WordNet id (n01440764 is tench)."
             )
@@ -151,7 +151,7 @@ def open_images(path: Path) -> ImageData:
     Raises:
         DataError: If there is no such file, split or class, or a class without pictures.
     """
-    store = _store(Path(path))
+    store = open_store(Path(path))
     folders: dict[tuple[str, str], list[str]] = {}
     loose: Counter[str] = Counter()
     for entry in _entries(store):
@@ -233,7 +233,12 @@ class Zip:
         return self._open[1]
 
 
-def _store(path: Path) -> Store:
+def open_store(path: Path) -> Store:
+    """Open a folder or a zip.
+
+    Raises:
+        DataError: If it is neither, or not there.
+    """
     if path.is_dir():
         return Folder(path)
     if not path.exists():
@@ -271,7 +276,7 @@ def _depth_of_splits(path: Path, names: Sequence[str]) -> int:
         return 1
     raise DataError(
         f"{path} has no folder train/, val/ or test/, at its top or in a single folder there; "
-        f"found {_listed(sorted({name.split('/')[0] for name in names} - {''})) or 'nothing'}"
+        f"found {listed(sorted({name.split('/')[0] for name in names} - {''})) or 'nothing'}"
     )
 
 
@@ -310,6 +315,7 @@ def _check(
             )
 
 
-def _listed(names: Iterable[str], *, most: int = 6) -> str:
+def listed(names: Iterable[str], *, most: int = 6) -> str:
+    """Name the first few, and say how many more there are."""
     given = list(names)
     return ", ".join(given[:most]) + (f" and {len(given) - most} more" if given[most:] else "")

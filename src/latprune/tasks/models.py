@@ -72,12 +72,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
         DamagedFile: If there is no such file or it holds no tensors by name.
         ModelMismatch: If names or shapes differ; says which, and how many.
     """
+    weights = read_weights(path)
+    _check_fit(Path(path), model.state_dict(), weights)
+    model.load_state_dict(weights, strict=True)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a file, as `load_weights` does.
+
+    Raises:
+        DamagedFile: If there is no such file or it holds no tensors by name.
+    """
     path = Path(path)
     weights = _unwrapped(_read(path))
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise DamagedFile(f"{path} holds no weights by name: save model.state_dict() there")
-    _check_fit(path, model.state_dict(), weights)
-    model.load_state_dict(weights, strict=True)
+    return weights
 
 
 def _from_timm(name: str, *, pretrained: bool, num_classes: int | None) -> nn.Module:
@@ -85,7 +95,7 @@ def _from_timm(name: str, *, pretrained: bool, num_classes: int | None) -> nn.Mo
     if not timm.is_model(name):
         raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
     classes = {} if num_classes is None else {"num_classes": num_classes}
-    with _naming_what_failed(f"timm:{name}", pretrained=pretrained):
+    with naming_what_failed(f"timm:{name}", pretrained=pretrained):
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **classes)
     return model.train()
 
@@ -101,7 +111,7 @@ def _from_torchvision(name: str, *, pretrained: bool, num_classes: int | None) -
             f"{num_classes}: leave out one of the two, or take the model from timm"
         )
     classes = {} if num_classes is None else {"num_classes": num_classes}
-    with _naming_what_failed(f"torchvision:{name}", pretrained=pretrained), _quiet_about_init():
+    with naming_what_failed(f"torchvision:{name}", pretrained=pretrained), _quiet_about_init():
         weights = "DEFAULT" if pretrained else None
         model: nn.Module = models.get_model(name, weights=weights, **classes)
     return model.train()
@@ -111,7 +121,7 @@ def _from_file(path: Path, name: str, *, num_classes: int | None) -> nn.Module:
     with _importable(path.parent):
         factory = _factory(path, name)
         classes = {} if num_classes is None else {"num_classes": num_classes}
-        with _naming_what_failed(f"{path}:{name}"):
+        with naming_what_failed(f"{path}:{name}"):
             model = factory(**classes)
     if not isinstance(model, nn.Module):
         raise UnknownModel(
@@ -123,7 +133,7 @@ def _from_file(path: Path, name: str, *, num_classes: int | None) -> nn.Module:
 def _factory(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
         raise UnknownModel(f"there is no file {path}")
-    with _naming_what_failed(str(path)):
+    with naming_what_failed(str(path)):
         module = _imported(path)
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -157,7 +167,8 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _naming_what_failed(what: str, *, pretrained: bool = False) -> Iterator[None]:
+def naming_what_failed(what: str, *, pretrained: bool = False) -> Iterator[None]:
+    """Turn whatever a stranger's code raises into an `UnknownModel` that says what failed."""
     try:
         yield
     except Exception as error:

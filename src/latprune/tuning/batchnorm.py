@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def recalibrate(
-    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], *, images: int = 1024
+    model: nn.Module, loader: Iterable[tuple[Tensor, Any]], *, images: int = 1024
 ) -> int:
     """Re-estimate the running mean and variance of every batch norm.
 

@@ -7,6 +7,7 @@ import hashlib
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from latprune.errors import DataError, import_extra
 from latprune.modes import evaluating, placed
 from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
 from latprune.tuning.interrupts import Interrupts
+from latprune.tuning.losses import cross_entropy, distillation
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, replayed
 from latprune.tuning.training import Epoch, Lesson, Training
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.recipe import Recipe
 
 TRIAL_IMAGES = 32
@@ -76,25 +79,32 @@ def tune(
     *,
     recipe: Recipe,
     teacher: nn.Module | None = None,
+    loss: Loss | None = None,
+    distil: Distil | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     progress: Callable[[TuneProgress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
-    """Train a classifier on labels and on a teacher's outputs.
+    """Train a network on labels and on a teacher's outputs.
 
     Runs where accelerate says: on the GPU if there is one, and in every process of
     `accelerate launch` or `torchrun`, each of which takes its share of the batches.
 
     Args:
-        model: Images to logits [n, classes], or in training mode to a tuple with the main head
-            first. Changed in place; back on its own device afterwards, in eval mode.
-        loader: Batches of (images, labels). With a `DataLoader` over an indexed dataset its
+        model: Images to what `loss` takes. Changed in place; back on its own device afterwards, in
+            eval mode.
+        loader: Batches of (images, labels), the labels as `loss` takes them: a tensor, or tensors
+            in lists and dicts. With a `DataLoader` over an indexed dataset its
             order, the augmentation and dropout depend on `recipe.seed` and the position alone:
             a run that was interrupted equals an unbroken one, on CPUs bit for bit.
         recipe: The numbers.
         teacher: A network with the same outputs, usually the dense one; not changed.
+        loss: Of (outputs, labels), a scalar; None for `cross_entropy`, smoothed as the recipe
+            says, of logits [n, classes], or in training mode of a tuple with the main head first.
+        distil: Of (outputs, the teacher's outputs, temperature=), a scalar; None for
+            `distillation`, which compares logits.
         evaluate: Called with the model after every epoch, in every process.
         checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there;
             the last one is kept there, also when Ctrl-C interrupts. None keeps none.
@@ -112,6 +122,7 @@ def tune(
     """
     if teacher is model:
         raise ValueError("a network cannot teach itself: pass a copy of it as teacher")
+    labelled, distilled = _losses(recipe, loss, distil, has_teacher=teacher is not None)
     accelerator = _accelerator()
     batches = replayed(
         loader,
@@ -127,14 +138,22 @@ def tune(
             stack.enter_context(placed(teacher, accelerator.device))
             stack.enter_context(evaluating(teacher))
         stored = None if folder is None else read_checkpoint(folder, run)
+        lesson = partial(
+            Lesson,
+            recipe,
+            teacher=teacher,
+            device=accelerator.device,
+            labelled=labelled,
+            distilled=distilled,
+        )
         if stored is None:
-            precision = _precision(model, recipe, teacher, batches, accelerator, clock)
+            precision = _precision(model, recipe, lesson, batches, accelerator, clock)
         else:
             precision = Precision.from_json(stored.state["precision"])
         training = Training(
             model,
             accelerator.prepare_model(model),
-            Lesson(recipe, precision, teacher, accelerator.device),
+            lesson(precision=precision),
             steps=batches.steps,
             process=accelerator.process_index,
         )
@@ -270,10 +289,30 @@ def _accelerator() -> Any:
     return accelerator
 
 
+def _losses(
+    recipe: Recipe, loss: Loss | None, distil: Distil | None, *, has_teacher: bool
+) -> tuple[Loss, Distil]:
+    """Settle what labels and teacher count; the recipe's smoothing is of cross-entropy alone."""
+    if loss is None:
+        smoothed = partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+        return smoothed, distil or distillation
+    if recipe.label_smoothing:
+        raise ValueError(
+            f"label_smoothing={recipe.label_smoothing} is for the default loss: a loss of your own "
+            f"has to smooth labels itself"
+        )
+    if has_teacher and recipe.distillation and distil is None:
+        raise ValueError(
+            "with a loss of your own, say how outputs are compared with the teacher's: "
+            "distil=latprune.tuning.distillation for logits, or give no teacher"
+        )
+    return loss, distil or distillation
+
+
 def _precision(
     model: nn.Module,
     recipe: Recipe,
-    teacher: nn.Module | None,
+    lesson: Callable[..., Lesson],
     batches: Replay,
     accelerator: Any,
     clock: Callable[[], float],
@@ -285,8 +324,8 @@ def _precision(
         images, labels = next(batches.epoch(0))
 
         def step(precision: Precision) -> None:
-            lesson = Lesson(recipe, precision, teacher, accelerator.device)
-            loss = lesson.loss(pupil, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
+            tried = lesson(precision=precision)
+            loss = tried.loss(pupil, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own omission
 
         return step

@@ -1,4 +1,4 @@
-"""What a classifier is taught by: labels, and a teacher's probabilities."""
+"""What a network is taught by: labels, and a teacher's outputs. Here are a classifier's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    Loss = Callable[[Any, Any], Tensor]
+    """Of (outputs, labels), a scalar."""
+    Distil = Callable[..., Tensor]
+    """Of (outputs, the teacher's outputs, temperature=), a scalar."""
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al., "Going Deeper with Convolutions", CVPR 2015
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    Batch = tuple[Tensor, Tensor]
+    Batch = tuple[Tensor, Any]
 
 # What a seed is for, so that no two uses share a stream.
 ORDER, PICTURE, FETCH, STEP = range(4)

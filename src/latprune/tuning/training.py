@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import NotFinite
+from latprune.modes import moved
 from latprune.tuning.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from latprune.tuning.losses import cross_entropy, distillation
 from latprune.tuning.replay import STEP, seed_everything
 from latprune.tuning.schedule import build_optimizer, learning_rate
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.precision import Precision
     from latprune.tuning.recipe import Recipe
 
@@ -76,24 +77,28 @@ class Lesson:
         precision: Of the forward passes.
         teacher: In eval mode; None for labels alone.
         device: Where networks and batches are.
+        labelled: The loss against the labels.
+        distilled: The loss against the teacher's outputs.
     """
 
     recipe: Recipe
     precision: Precision
     teacher: nn.Module | None
     device: torch.device
+    labelled: Loss
+    distilled: Distil
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, network: nn.Module, images: Tensor, labels: Any) -> Tensor:
         """Give the loss of a batch, a scalar."""
-        images, labels = self._placed(images), labels.to(self.device, non_blocking=True)
+        images, labels = self._placed(images), moved(labels, self.device)
         with self.precision.autocast(self.device):
             outputs = network(images)
-        labelled = cross_entropy(outputs, labels, label_smoothing=self.recipe.label_smoothing)
+        labelled = self.labelled(outputs, labels)
         if self.teacher is None or self.recipe.distillation == 0:
             return labelled
         with torch.no_grad(), self.precision.autocast(self.device):
             taught = self.teacher(images)
-        distilled = distillation(outputs, taught, temperature=self.recipe.temperature)
+        distilled = self.distilled(outputs, taught, temperature=self.recipe.temperature)
         return torch.lerp(labelled, distilled, self.recipe.distillation)
 
     def _placed(self, images: Tensor) -> Tensor:
@@ -134,7 +139,7 @@ class Training:
         so_far = self.state.epoch * self.steps
         return learning_rate(self.lesson.recipe, so_far + step, steps_per_epoch=self.steps)
 
-    def take_step(self, images: Tensor, labels: Tensor) -> float:
+    def take_step(self, images: Tensor, labels: Any) -> float:
         """Learn from one batch; gives its loss.
 
         Raises:

@@ -1,6 +1,6 @@
 """Which criterion predicts what a cut costs?
 
-    python -m studies.criteria run  [--network NAME]
+    python -m studies.criteria run  [--network NAME] [--only CRITERION]... [--budget 50%]...
     python -m studies.criteria page
 
 `run` measures a latency table per network, scores by every criterion on the same pictures, plans
@@ -16,6 +16,7 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "runs"
+UNIFORM, RANDOM = "uniform", "random"
 SPREAD = 1.0  # of the logarithm of the factors that make random plans
 
 
-def run(network: str, config: dict[str, Any]) -> None:
+def run(network: str, config: dict[str, Any], wanted: list[str], budgets: list[str]) -> None:
     settings = config["networks"][network]
     chosen = subject(network, settings, seed=config["seed"])
     folder = RUNS / network
@@ -49,17 +51,22 @@ def run(network: str, config: dict[str, Any]) -> None:
     target = lp.Target.here(**config["target"])
     table = lp.measure(chosen.model, graph, chosen.example, target, folder=RUNS)
     _keep(folder / "judged.json", "dense", lambda: chosen.judge(chosen.model))
-    saliencies = {}
-    for criterion in settings["criteria"]:
-        found = score(criterion, chosen, graph, settings, folder / f"{criterion}.npz")
-        saliencies[criterion] = found.saliency
-        _say(f"{network}: {criterion} took {found.seconds:.0f} s of CPU")
-        for budget in config["budgets"]:
-            _try(chosen, graph, table, found.saliency, budget, folder)
-    for budget in config["budgets"]:
-        _try(chosen, graph, table, saliencies["fisher"], budget, folder, uniformly=True)
-        for number in range(settings["random_plans"]):
-            _try(chosen, graph, table, _shaken(saliencies["fisher"], number), budget, folder)
+    tried = partial(_try, chosen, graph, table, folder=folder)
+
+    def scored(criterion: str) -> lp.Saliency:
+        return score(criterion, chosen, graph, settings, folder / f"{criterion}.npz").saliency
+
+    for name in [*settings["criteria"], UNIFORM, RANDOM]:
+        if wanted and name not in wanted:
+            continue
+        for budget in budgets or config["budgets"]:
+            if name == UNIFORM:
+                tried(scored("fisher"), budget, uniformly=True)
+            elif name == RANDOM:
+                for number in range(settings["random_plans"]):
+                    tried(_shaken(scored("fisher"), number), budget)
+            else:
+                tried(scored(name), budget)
 
 
 def _try(
@@ -68,12 +75,12 @@ def _try(
     table: lp.LatencyTable,
     saliency: lp.Saliency,
     budget: str,
-    folder: Path,
     *,
+    folder: Path,
     uniformly: bool = False,
 ) -> None:
     """Plan, cut, re-estimate batch norms and judge, unless that was done."""
-    name = f"{'uniform' if uniformly else saliency.criterion} {budget}"
+    name = f"{UNIFORM if uniformly else saliency.criterion} {budget}"
 
     def judged() -> dict[str, Any]:
         solver = uniform if uniformly else lp.joint
@@ -184,6 +191,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("stage", choices=("run", "page"))
     parser.add_argument("--network", help="a name in config.json; without it, all")
+    parser.add_argument(
+        "--only", action="append", help="a criterion, uniform or random", default=[]
+    )
+    parser.add_argument("--budget", action="append", help="one in config.json", default=[])
     arguments = parser.parse_args()
     config = json.loads((HERE / "config.json").read_text())
     if arguments.stage == "page":
@@ -191,7 +202,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     for network in _chosen(arguments.network, config):
-        run(network, config)
+        run(network, config, arguments.only, arguments.budget)
         collect(config)
 
 

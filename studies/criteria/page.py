@@ -138,9 +138,8 @@ Latencies are sums of measured layers, as `lp.fitting.refine` plans them, not ti
 networks: they are to be equal between criteria, not to be exact. ρ is Spearman's rank correlation
 between the loss that a criterion predicts for the widths of *every* plan tried at a budget (those
 of the other criteria, of one factor for all, and random ones) and the test loss that was measured;
-in brackets the number of plans. `probe_taught` is `probe` with the divergence from the dense
-network's outputs as the loss. "Re-ranked" is the plan whose network has the least loss on held-out
-training images, among all rows above.
+in brackets the number of plans. `probe_outputs` is `probe(…, by="outputs")`. "Re-ranked" is the
+plan whose network has the least loss on held-out training images, among all rows above.
 """
 
 _CLOSING = """

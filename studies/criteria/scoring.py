@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 import latprune as lp
 from latprune.saliency import probe, scored
-from latprune.tuning import cross_entropy, distillation
+from latprune.tuning import cross_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from studies.criteria.subjects import Subject
@@ -59,22 +57,10 @@ def _score(
         "shares": settings["shares"],
         "images": settings["probe_images"],
     }
-    if criterion == "probe":
-        return probe(model, graph, batches, cross_entropy, **options)
-    assert criterion == "probe_taught", criterion
-    found = probe(model, graph, taught(model, batches), divergence, **options)
+    if criterion == "probe_outputs":
+        options["by"] = "outputs"
+    found = probe(model, graph, batches, cross_entropy, **options)
     return lp.Saliency(found.scores, criterion=criterion, curves=found.curves)
-
-
-@torch.no_grad()
-def taught(model: nn.Module, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Label images by what the network, its norms on batch statistics, says of them."""
-    for inputs, _ in batches:
-        yield inputs, model(inputs)
-
-
-def divergence(outputs: Tensor, taught: Tensor) -> Tensor:
-    return distillation(outputs, taught, temperature=1.0)
 
 
 def _write(found: Scored, path: Path) -> None:

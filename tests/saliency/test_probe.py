@@ -37,13 +37,21 @@ def traced(network: type[nn.Module]) -> tuple[nn.Module, PruningGraph]:
 
 
 @torch.no_grad()
+def outputs_of_cut(
+    model: nn.Module, graph: PruningGraph, kept: dict[str, list[int]], inputs: Tensor
+) -> Tensor:
+    """Give what the cut network answers when its norms use the batch's statistics."""
+    small = copy.deepcopy(model)
+    slice_model(small, graph.groups, kept)
+    outputs: Tensor = small.train()(inputs)
+    return outputs
+
+
 def loss_of_cut(
     model: nn.Module, graph: PruningGraph, kept: dict[str, list[int]], batch: tuple[Tensor, Tensor]
 ) -> float:
-    """Give the loss of the cut network whose norms use the batch's statistics."""
-    small = copy.deepcopy(model)
-    slice_model(small, graph.groups, kept)
-    return float(F.cross_entropy(small.train()(batch[0]), batch[1]))
+    """Give the loss of the cut network."""
+    return float(F.cross_entropy(outputs_of_cut(model, graph, kept, batch[0]), batch[1]))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -79,6 +87,26 @@ def test_several_batches_count_by_their_samples() -> None:
 def torch_distance(outputs: Tensor, _: Tensor) -> Tensor:
     """Fall as channels come back: minus the size of the outputs."""
     return -outputs.square().sum(dim=1).mean()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_by_outputs_a_width_lacks_how_far_the_cut_networks_answers_move(
+    network: type[nn.Module],
+) -> None:
+    model, graph = traced(network)
+    (batch,) = random_batches(1)
+    order = magnitude(model, graph)
+    curves = probe(
+        model, graph, [batch], F.cross_entropy, order=order, shares=[0.5], by="outputs"
+    ).curves
+
+    dense = outputs_of_cut(model, graph, {}, batch[0])
+    for group in graph.groups:
+        width = round(group.channels / group.multiple / 2) * group.multiple
+        kept = {group.name: sorted(order.ranked(group.name)[:width].tolist())}
+        moved = float((outputs_of_cut(model, graph, kept, batch[0]) - dense).square().mean())
+        curve = curves[group.name]
+        assert curve[-1] - curve[width] == pytest.approx(moved, rel=1e-3)
 
 
 def test_channels_are_ordered_by_fisher_unless_told_otherwise() -> None:

@@ -59,7 +59,8 @@ def main() -> int:
         print(f"{arguments.json} holds no network yet: run python -m benchmarks.coverage")
         return 1
     if arguments.markdown:
-        arguments.page.write_text(page(document, listed=[network.key for network in networks()]))
+        listed = [network.key for network in networks()]
+        arguments.page.write_text(page(document, listed=listed, code=code_digest()))
         print(f"wrote {arguments.page}")
     missed = [text for text, held in bars(document["networks"].values()) if not held]
     print("\n".join(f"MISSED {text}" for text in missed) or "every bar is held")

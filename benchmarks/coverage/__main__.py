@@ -75,12 +75,15 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
     limits = Limits(
         cpu_s=arguments.limit_s, clock_s=PATIENCE * arguments.limit_s, gib=arguments.limit_gib
     )
-    with ThreadPoolExecutor(arguments.jobs) as pool:
+    pool = ThreadPoolExecutor(arguments.jobs)
+    try:
         running = {pool.submit(_examined, network, limits): network for network in due}
         for future in as_completed(running):
             network, record = running[future], future.result()
             _add(arguments.json, network.key, {**record, "code": code})
             print(line(network.key, record), flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends the list, not only a network of it
 
 
 def _across(chosen: Sequence[Network]) -> list[Network]:

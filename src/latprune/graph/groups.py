@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from latprune.graph.describing import describe
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -157,6 +159,10 @@ class PruningGraph:
     def widths(self) -> dict[str, int]:
         """The dense network's widths."""
         return {group.name: group.channels for group in self.groups}
+
+    def describe(self) -> str:
+        """Say what can be cut, what cannot, and why, in lines of text."""
+        return describe(self)
 
     @cached_property
     def key(self) -> str:

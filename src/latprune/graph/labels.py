@@ -155,8 +155,16 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         )
 
     def put_shadows(self, tensor: torch.Tensor, shadows: Sequence[IntArray]) -> None:
-        """Attach shadows to a tensor; those that hold only constants are left out."""
-        self._shadows[tensor] = tuple(shadow for shadow in shadows if shadow.any())
+        """Attach shadows to a tensor; those that hold only constants are left out.
+
+        Beside others those of frozen labels are, too: they could only get in the way, as the places
+        of tokens do where heads are moved into the batch.
+        """
+        labelled = [shadow for shadow in shadows if shadow.any()]
+        if len(labelled) > 1:
+            free = [s for s in labelled if not self.classes.is_frozen(s).all()]
+            labelled = free or labelled
+        self._shadows[tensor] = tuple(labelled)
 
     def split(self, shadow: IntArray, why: str) -> None:
         """Remember a shadow over several axes: in the end it must be cut along one of them."""

@@ -6,6 +6,7 @@ with the channel groups that its two widths follow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +76,25 @@ class LayerShape:
     def has_weights(self) -> bool:
         """Whether it is a convolution or linear layer, whose two widths are independent."""
         return self.kind in WITH_WEIGHTS
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample; 0 for an operator. Bias and norm count nothing."""
+        if not self.has_weights:
+            return 0
+        per_position = self.in_channels // self.groups * self.out_channels * math.prod(self.kernel)
+        return per_position * math.prod(self._positions)
+
+    @property
+    def _positions(self) -> tuple[int, ...]:
+        """The places where the kernel is applied: outputs, or inputs if it is transposed."""
+        if self.kind == "linear" or self.transposed:
+            return self.size
+        axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in axes
+        )
 
     @property
     def setting(self) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -36,15 +37,23 @@ class Number(int):
 
     Attributes:
         place: The module's dotted name, the attribute, and which entry if it is a tuple or list.
+        times: How many times as large the attribute is, as in `self.channels // 2`.
     """
 
     place: Place
+    times: int
 
-    def __new__(cls, value: int, place: Place) -> Number:
+    def __new__(cls, value: int, place: Place, times: int = 1) -> Number:
         """Give the number."""
         number = super().__new__(cls, value)
-        number.place = place
+        number.place, number.times = place, times
         return number
+
+    def __floordiv__(self, other: int) -> int:
+        """Divide; where nothing remains it is still known where the number came from."""
+        if other <= 0 or int(self) % other:
+            return int(self) // other
+        return Number(int(self) // other, self.place, self.times * int(other))
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         """Copies are plain integers: a network may keep one beyond the run."""
@@ -59,17 +68,19 @@ class Counted:
         place: Whose number.
         shadow: Labels of the tensor.
         axis: Of the tensor; the number is its size.
+        times: How many times as large the attribute is.
     """
 
     place: Place
     shadow: IntArray
     axis: int
+    times: int
 
     def labels(self, classes: LabelClasses) -> IntArray | None:
         """Give the labels that are counted; None if they do not lie along the axis."""
         found = np.moveaxis(self.shadow, self.axis, 0).reshape(self.shadow.shape[self.axis], -1)
         of_class = classes.find(found)
-        return found[:, 0] if (of_class == of_class[:, :1]).all() else None
+        return np.tile(found[:, 0], self.times) if (of_class == of_class[:, :1]).all() else None
 
 
 class NumberMode(TorchFunctionMode):
@@ -113,6 +124,8 @@ class NumberMode(TorchFunctionMode):
         """Run a function of torch, then see which sizes came from where."""
         kwargs = kwargs or {}
         before, self.current = self.current, tuple(_numbers_in((args, kwargs)))
+        if func is F.multi_head_attention_forward:
+            self._tie_heads(*args[:8])
         try:
             result = func(*args, **kwargs)
         finally:
@@ -124,20 +137,50 @@ class NumberMode(TorchFunctionMode):
 
     def count(self, number: Number, labels: IntArray) -> None:
         """Remember that a number counts these labels."""
-        self.counted.append(Counted(number.place, labels, 0))
+        self.counted.append(Counted(number.place, labels, 0, number.times))
 
-    def follow(self, tensor: Tensor, axis: int, labels: IntArray) -> None:
-        """Say that an axis without labels is as long as there are labels, such as an expanded one.
+    def follow(self, tensor: Tensor, axis: int, shadow: IntArray, along: int) -> bool:
+        """Let an axis that is the same all along be as long as there are labels.
 
-        If it is a number of the model's that made it so long, the number counts them.
+        Args:
+            tensor: One whose axis has no labels, such as an expanded filter or mask.
+            axis: Of the tensor.
+            shadow: What the tensor meets.
+            along: The axis of the shadow.
+
+        Returns:
+            Whether a number of the model's made it so long, so that it can follow.
         """
-        for number, of_axis in self._unlabelled.get(tensor, ()):
-            if of_axis == axis:
-                self.count(number, labels)
+        found = [number for number, told in self._unlabelled.get(tensor, ()) if told == axis]
+        if not found or not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
+            return False
+        self.counted.extend(Counted(number.place, shadow, along, number.times) for number in found)
+        return True
+
+    def _tie_heads(
+        self,
+        query: Tensor,
+        _key: Tensor,
+        _value: Tensor,
+        embed_dim: int,
+        heads: int,
+        in_weight: Tensor | None,
+        *_: Any,
+    ) -> None:
+        """Torch's own attention is as wide as what it reads, so these are cut together by heads."""
+        if in_weight is None:
+            return
+        mode = self._mode
+        width, rows = mode.on(query, -1), mode.on(in_weight, 0).reshape(3, -1)
+        mode.join(rows, width[None, :], "attention is as wide as what it reads, which stays")
+        if isinstance(embed_dim, Number):
+            self.count(embed_dim, width)
+        if isinstance(heads, Number):
+            self.count(heads, width.reshape(heads, -1)[:, 0])
 
     def _size(self, number: Number, tensor: Tensor, axis: int) -> None:
         shadows = [s for s in self._mode.shadows(tensor) if s.shape[axis] == number > 1]
-        self.counted.extend(Counted(number.place, shadow, axis) for shadow in shadows)
+        self.counted.extend(Counted(number.place, s, axis, number.times) for s in shadows)
         if not shadows:
             known = self._unlabelled.get(tensor, ())
             self._unlabelled[tensor] = (*known, (number, axis))

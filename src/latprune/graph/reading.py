@@ -177,6 +177,9 @@ def _counted_once(mode: LabelMode) -> list[tuple[Place, IntArray]]:
             found[counted.place].append(labels)
     for (module, attribute, _), axes in found.items():
         for labels in axes[1:]:
+            if len(labels) != len(axes[0]):
+                mode.classes.freeze(labels, f"{module}.{attribute} is used for several sizes")
+                continue
             mode.classes.join(axes[0], labels, f"counted by {module}.{attribute} and stays")
     return [(place, axes[0]) for place, axes in found.items()]
 

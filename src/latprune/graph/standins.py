@@ -2,7 +2,8 @@
 
 LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
 network with the whole one, every operator that takes statistics over channels that can be cut gives
-way to one that treats each channel alone: a norm to its scale and shift, a mean to ones.
+way to one that treats each channel alone: a norm to its scale and shift, a mean to ones. What goes
+into a norm passes a tanh, which is as bounded as the norm was: deep networks would overflow.
 """
 
 from __future__ import annotations
@@ -67,21 +68,22 @@ def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:
     x = args[0]
     if name in ("native_layer_norm", "_fused_rms_norm"):
         scale, shift = args[2], args[3] if name == "native_layer_norm" else None
-        return (_affine(x, scale, shift, ()), *result[1:])
+        return (_bounded(x, scale, shift, ()), *result[1:])
     if name == "native_group_norm" or "batch_norm" in name:
         trailing = (1,) * (x.dim() - 2)
-        return (_affine(x, args[1], args[2], trailing), *result[1:])
+        return (_bounded(x, args[1], args[2], trailing), *result[1:])
     return tree_map(torch.ones_like, result)
 
 
-def _affine(
+def _bounded(
     x: torch.Tensor,
     scale: torch.Tensor | None,
     shift: torch.Tensor | None,
     trailing: tuple[int, ...],
 ) -> torch.Tensor:
+    x = torch.tanh(x)
     if scale is not None:
         x = x * scale.reshape(*scale.shape, *trailing)
     if shift is not None:
         x = x + shift.reshape(*shift.shape, *trailing)
-    return x.clone()
+    return x

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,12 +20,9 @@ def macs(shape: LayerShape) -> int:
         shape: The layer; its bias, norm and activation count nothing.
 
     Returns:
-        Multiply-accumulates; half of what is often called FLOPs. None for an operator.
+        Multiply-accumulates; half of what is often called FLOPs. 0 for an operator.
     """
-    if not shape.has_weights:
-        return 0
-    per_position = shape.in_channels // shape.groups * shape.out_channels * math.prod(shape.kernel)
-    return per_position * math.prod(_positions(shape))
+    return shape.macs
 
 
 def network_macs(graph: PruningGraph, widths: Mapping[str, int]) -> int:
@@ -46,14 +42,3 @@ def network_macs(graph: PruningGraph, widths: Mapping[str, int]) -> int:
 def parameters(model: nn.Module) -> int:
     """Count a model's parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _positions(shape: LayerShape) -> tuple[int, ...]:
-    """Give the places where the kernel is applied: outputs, or inputs if it is transposed."""
-    if shape.kind == "linear" or shape.transposed:
-        return shape.size
-    axes = zip(shape.size, shape.kernel, shape.stride, shape.padding, shape.dilation, strict=True)
-    return tuple(
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, padding, dilation in axes
-    )

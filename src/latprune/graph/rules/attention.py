@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latprune.graph.rules.pointwise import join_all
-from latprune.graph.shadows import varying
+from latprune.graph.rules.pointwise import is_constant_along, join_all
+from latprune.graph.shadows import along_axis, varying
 
 if TYPE_CHECKING:
     from latprune.graph.labels import AxisLabels, Call, LabelMode
@@ -87,10 +87,11 @@ def _join_mask(mode: LabelMode, mask: torch.Tensor, call: Call) -> None:
     """A mask may hold numbers of every head; tokens stay."""
     output = call.outputs[0]
     for axis, labels in mode.of(output).items():
-        at = axis - output.dim() + mask.dim()
-        if at < 0 or axis >= output.dim() - 2 or mask.shape[at] == 1 or mask.stride(at) == 0:
+        at, shadow = axis - output.dim() + mask.dim(), along_axis(labels, axis, output.dim())
+        if axis >= output.dim() - 2 or at < 0 or mask.shape[at] == 1:
             continue
-        mode.join(labels, mode.on(mask, at), "meets a constant mask")
+        if mode.on(mask, at).any() or is_constant_along(mode, mask, axis, shadow):
+            mode.join(labels, mode.on(mask, at), "meets a constant mask")
     for shadow in mode.shadows(mask):
         if set(varying(shadow)) & {mask.dim() - 1, mask.dim() - 2}:
             mode.freeze(shadow, "attention runs along it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from latprune.graph.shadows import aligned, along_axis, varying
 
@@ -23,6 +24,8 @@ ACTIVATIONS = frozenset(
 def elementwise(mode: LabelMode, call: Call) -> None:
     """Join, position by position, the labels of all inputs."""
     output = call.outputs[0]
+    if call.name == "add" and isinstance(mode.module, nn.Linear) and mode.module.bias is not None:
+        mode.mark(mode.on(mode.module.bias, 0), "writes")
     had = {a for shadow in mode.shadows(output) for a in varying(shadow)}
     joined = join_all(mode, call.inputs, output.dim(), f"meets a constant in {call.name}")
     joined = [_beside_constants(mode, shadow, call) for shadow in joined]
@@ -56,11 +59,10 @@ def join_all(
 
 def _beside_constants(mode: LabelMode, shadow: IntArray, call: Call) -> IntArray:
     """An axis with constants of its own stays whole: another one must be cut, or none."""
-    output = call.outputs[0]
     constant = {
         axis
         for axis in varying(shadow)
-        if any(_is_constant_along(mode, tensor, axis, output) for tensor in call.inputs)
+        if any(is_constant_along(mode, tensor, axis, shadow) for tensor in call.inputs)
     }
     if not constant:
         return shadow
@@ -71,14 +73,14 @@ def _beside_constants(mode: LabelMode, shadow: IntArray, call: Call) -> IntArray
     return along_axis(labels, axis, shadow.ndim)
 
 
-def _is_constant_along(
-    mode: LabelMode, tensor: torch.Tensor, axis: int, output: torch.Tensor
-) -> bool:
-    """Whether a tensor brings unlabelled entries of its own to a labelled axis."""
-    axis -= output.dim() - tensor.dim()
-    if axis < 0 or tensor.shape[axis] == 1 or tensor.stride(axis) == 0:
+def is_constant_along(mode: LabelMode, tensor: torch.Tensor, axis: int, shadow: IntArray) -> bool:
+    """Whether a tensor brings unlabelled entries of its own to a labelled axis of a shadow."""
+    own = axis - shadow.ndim + tensor.dim()
+    if own < 0 or tensor.shape[own] == 1 or tensor.stride(own) == 0:
         return False
-    return not any(shadow.shape[axis] > 1 for shadow in mode.shadows(tensor))
+    if any(found.shape[own] > 1 for found in mode.shadows(tensor)):
+        return False
+    return not mode.numbers.follow(tensor, own, shadow, axis)
 
 
 def _follow_layer(mode: LabelMode, call: Call) -> None:

@@ -59,7 +59,8 @@ def main() -> int:
         print(f"{arguments.json} holds no network yet: run python -m benchmarks.coverage")
         return 1
     if arguments.markdown:
-        arguments.page.write_text(page(document, listed=[network.key for network in networks()]))
+        listed = [network.key for network in networks()]
+        arguments.page.write_text(page(document, listed=listed, code=code_digest()))
         print(f"wrote {arguments.page}")
     missed = [text for text, held in bars(document["networks"].values()) if not held]
     print("\n".join(f"MISSED {text}" for text in missed) or "every bar is held")
@@ -74,12 +75,15 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
     limits = Limits(
         cpu_s=arguments.limit_s, clock_s=PATIENCE * arguments.limit_s, gib=arguments.limit_gib
     )
-    with ThreadPoolExecutor(arguments.jobs) as pool:
+    pool = ThreadPoolExecutor(arguments.jobs)
+    try:
         running = {pool.submit(_examined, network, limits): network for network in due}
         for future in as_completed(running):
             network, record = running[future], future.result()
             _add(arguments.json, network.key, {**record, "code": code})
             print(line(network.key, record), flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends the list, not only a network of it
 
 
 def _across(chosen: Sequence[Network]) -> list[Network]:

@@ -98,23 +98,23 @@ def bars(records: Collection[Record]) -> list[tuple[str, bool]]:
     ]
 
 
-def page(document: Mapping[str, Any], *, listed: Collection[str]) -> str:
+def page(document: Mapping[str, Any], *, listed: Collection[str], code: str) -> str:
     """Write the page.
 
     Args:
         document: The result file.
         listed: The keys of all networks of the list, examined or not.
+        code: The digest of the code that a run would have now.
     """
     records: Mapping[str, Record] = document["networks"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     dates = sorted({record["date"] for record in records.values()})
     span = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    codes = {record["code"] for record in records.values()}
     parts = [
         HEAD,
         f"{len(records)} networks, {span}; {versions}.",
-        *_mixed(codes),
-        *_missing([key for key in listed if key not in records]),
+        _earlier([key for key, record in records.items() if record["code"] != code]),
+        _missing([key for key in listed if key not in records]),
         "## What was asked for",
         "\n".join(
             f"- {'held' if held else '**missed**'}: {text}" for text, held in bars(records.values())
@@ -133,21 +133,21 @@ def page(document: Mapping[str, Any], *, listed: Collection[str]) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def _mixed(codes: Collection[str]) -> list[str]:
-    if len(codes) == 1:
-        return []
-    return [
-        f"The records are of {len(codes)} states of the code; `make coverage` brings those of "
-        "earlier ones up to date."
-    ]
-
-
-def _missing(keys: Collection[str]) -> list[str]:
+def _earlier(keys: Collection[str]) -> str:
     if not keys:
-        return []
+        return ""
+    return (
+        f"{len(keys)} of them were examined with an earlier state of the code than this one; "
+        "`make coverage` brings them up to date."
+    )
+
+
+def _missing(keys: Collection[str]) -> str:
+    if not keys:
+        return ""
     names = ", ".join(f"`{key}`" for key in [*keys][:MOST_NAMES])
     names += ", …" if len(keys) > MOST_NAMES else ""
-    return [f"Of the list, {len(keys)} were not examined yet, and count nowhere here: {names}."]
+    return f"Of the list, {len(keys)} were not examined yet, and count nowhere here: {names}."
 
 
 def _checks(records: Collection[Record]) -> str:

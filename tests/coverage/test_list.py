@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,6 +67,24 @@ def test_a_run_goes_on_where_another_one_stopped(
         "timm:repvgg_a0",
         "timm:lcnet_050",
     }
+
+
+def test_an_interrupted_run_examines_no_further_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def interrupt(_work: object, network: listing.Network, **_limits: object) -> dict[str, object]:
+        examined.append(network.name)
+        time.sleep(0.05)  # so that the list is far from done when its first network is
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "record_of", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, "--json", tmp_path / "coverage.json")
+
+    assert len(examined) < len(networks())
 
 
 def test_every_family_has_its_turn_before_any_has_its_second() -> None:

@@ -49,7 +49,7 @@ def test_a_network_without_groups_is_whole_and_one_that_was_stopped_unfinished()
 
 def written(records: dict[str, Any], *also_listed: str) -> str:
     document = {"versions": VERSIONS, "networks": records}
-    return page(document, listed=[*records, *also_listed])
+    return page(document, listed=[*records, *also_listed], code="abc")
 
 
 def held(records: list[dict[str, Any]]) -> list[bool]:
@@ -90,9 +90,10 @@ def test_the_page_names_what_was_not_examined() -> None:
     assert "not examined" not in written({"timm:good": GOOD})
 
 
-def test_records_of_several_states_of_the_code_are_said_to_be() -> None:
-    mixed = {"timm:one": GOOD, "timm:two": {**GOOD, "code": "def"}}
+def test_what_earlier_code_found_is_said_to_be() -> None:
+    now = {"timm:one": GOOD}
 
-    assert "2 states of the code" in written(mixed)
-    one = {"timm:one": GOOD}
-    assert "states of the code" not in written(one)
+    assert "1 of them were examined with an earlier state" in written(
+        {**now, "timm:two": {**GOOD, "code": "def"}}
+    )
+    assert "earlier state" not in written(now)

@@ -31,6 +31,7 @@ STAGES = [
     "fitting",
     "tuning",
     "gradual",
+    "callbacks",
     "export",
     "report",
     "tasks",
@@ -45,6 +46,7 @@ EXTRAS = [
     "accelerate",
     "highspy",
     "hypothesis",
+    "lightning",
     "matplotlib",
     "onnx",
     "onnxruntime",
@@ -56,6 +58,7 @@ EXTRAS = [
     "timm",
     "torchmetrics",
     "torchvision",
+    "transformers",
     "typer",
 ]
 

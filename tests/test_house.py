@@ -32,6 +32,7 @@ STAGES = [
     "tuning",
     "reranking",
     "gradual",
+    "callbacks",
     "export",
     "report",
     "tasks",
@@ -47,6 +48,7 @@ EXTRAS = [
     "faster_coco_eval",
     "highspy",
     "hypothesis",
+    "lightning",
     "matplotlib",
     "onnx",
     "onnxruntime",
@@ -58,6 +60,7 @@ EXTRAS = [
     "timm",
     "torchmetrics",
     "torchvision",
+    "transformers",
     "typer",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from latprune.tuning.checkpoint import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -55,13 +55,13 @@ def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str,
             "random": randoms,
             "facts": dict(facts),
         }
-        write_checkpoint(Path(folder), Checkpoint(pruning.identity(), stored, tensors))
+        write_checkpoint(folder, Checkpoint(pruning.identity(), stored, tensors))
     wait_for_all()
 
 
 def take_up(folder: Path, pruning: Stateful, live: LiveNetwork) -> dict[str, Any] | None:
     """Put a run back to where it was kept; None if there is none."""
-    stored = read_checkpoint(Path(folder), pruning.identity())
+    stored = read_checkpoint(folder, pruning.identity())
     wait_for_all()  # nobody may replace the file before everybody has read it
     if stored is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +19,8 @@ from latprune.planning import Budget, Demand, Plan, as_budget
 from latprune.saliency.scores import parameters_of, writers
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -208,7 +209,7 @@ class GradualPruning:
         if self._masks is not None:
             self._masks.load_state_dict(parts["masked"])
 
-    def save(self, folder: Path, **facts: Any) -> None:
+    def save(self, folder: str | os.PathLike[str], **facts: Any) -> None:
         """Keep the whole run in a folder, in the place of what it kept before.
 
         The network, its copies, the optimizer, this pruning and every random state. Call it in
@@ -219,9 +220,9 @@ class GradualPruning:
             facts: What else to keep: JSON values such as `epoch=3, batch=40` or
                 `scheduler=scheduler.state_dict()`.
         """
-        keep(folder, self, self._live, facts)
+        keep(Path(folder), self, self._live, facts)
 
-    def resume(self, folder: Path) -> dict[str, Any] | None:
+    def resume(self, folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         """Go on from what `save` kept, in a process that was built like the first.
 
         Returns:
@@ -231,7 +232,7 @@ class GradualPruning:
             ModelMismatch: If it keeps another run.
             DamagedFile: If it cannot be read.
         """
-        return take_up(folder, self, self._live)
+        return take_up(Path(folder), self, self._live)
 
     def identity(self) -> dict[str, Any]:
         """Say, as JSON values, what a run must have in common with one that it continues."""

@@ -135,12 +135,24 @@ class _Trial:
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], judgement: Judgement) -> None:
         self._model, self._inputs, self._judgement = model, inputs, judgement
+        self._precise = False
         if judgement.witnesses:
-            self._model = model.double()
-            self._inputs = tree_map(_double, inputs)
+            self._be_precise()
 
     def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
+        failure = self._failure(groups)
+        if failure is None or failure.module or self._precise:
+            return failure
+        self._be_precise()  # in deep networks with random weights float32's rounding grows large
+        return self._failure(groups)
+
+    def _be_precise(self) -> None:
+        self._precise = True
+        self._model = self._model.double()
+        self._inputs = tree_map(_double, self._inputs)
+
+    def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         kept = random_kept(groups, share=0.3, seed=0)
         masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
         zero_channels(masked, groups, kept)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Rule = Callable[["LabelMode", "Call"], None]
 
 AxisLabels = dict[int, IntArray]
+_LONGEST_AXIS = 2**16  # no layer is so wide: whole weights are stored flat along such an axis
 ROLES: tuple[Role, ...] = ("other", "writes", "reads", "through", "scale", "shift", "statistic")
 
 
@@ -111,7 +112,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             self._own[name] = {
                 axis: self.classes.fresh(size)
                 for axis, size in enumerate(tensor.shape)
-                if size > 1 and not (axis > 1 and _is_kernel(model, name))
+                if 1 < size <= _LONGEST_AXIS and not (axis > 1 and _is_kernel(model, name))
             }
             self.put(tensor, self._own[name])
         self._roles = np.zeros(self.classes.count, dtype=np.int8)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 """Largest difference allowed, relative to the largest output (float32, random weights)."""
 
+# A network whose every block fails would take minutes: from then on what fails together stays.
+_MOST_TRIALS = 32
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -135,12 +138,26 @@ class _Trial:
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], judgement: Judgement) -> None:
         self._model, self._inputs, self._judgement = model, inputs, judgement
+        self._precise = False
+        self.count = 0
         if judgement.witnesses:
-            self._model = model.double()
-            self._inputs = tree_map(_double, inputs)
+            self._be_precise()
 
     def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
+        self.count += 1
+        failure = self._failure(groups)
+        if failure is None or failure.module or self._precise:
+            return failure
+        self._be_precise()  # in deep networks with random weights float32's rounding grows large
+        return self._failure(groups)
+
+    def _be_precise(self) -> None:
+        self._precise = True
+        self._model = self._model.double()
+        self._inputs = tree_map(_double, self._inputs)
+
+    def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         kept = random_kept(groups, share=0.3, seed=0)
         masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
         zero_channels(masked, groups, kept)
@@ -184,8 +201,8 @@ def _admit(
     failure = trial.failure([*admitted, *groups])
     if failure is None:
         admitted.extend(groups)
-    elif len(groups) == 1:
-        broken[groups[0].name] = failure.reason
+    elif len(groups) == 1 or trial.count >= _MOST_TRIALS:
+        broken.update({group.name: failure.reason for group in groups})
     else:
         for part in _parted(groups, failure):
             _admit(trial, part, admitted, broken)

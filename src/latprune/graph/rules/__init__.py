@@ -26,6 +26,7 @@ from latprune.graph.rules.moving import (
     patches,
     picked,
     rearranged,
+    restrided,
     sliced,
     stacked,
 )
@@ -82,6 +83,7 @@ _BY_RULE: dict[Rule, str] = {
     looked_up: "embedding",
     rearranged: "roll flip unfold",
     channel_shuffle: "channel_shuffle native_channel_shuffle",
+    restrided: "as_strided",
     patches: "im2col",
     from_patches: "col2im",
     sliced: "slice split split_with_sizes unsafe_split unsafe_split_with_sizes narrow",

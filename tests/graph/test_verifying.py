@@ -1,0 +1,48 @@
+"""Trial cuts find what is broken, and stop looking closer when that would take too long."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from latprune.graph.tracing import trace
+from tests.graph.judge import relative_error
+from tests.graph.test_tracing import EXAMPLE, cut_at_random
+from tests.networks import ConvNorm, Head
+
+
+class Fixed(nn.Module):
+    """A block whose inner width stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow, self.shrink = ConvNorm(6, 8, 1), ConvNorm(4, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = torch.split(self.grow(x), 4, dim=1)
+        return self.shrink(first * second)  # type: ignore[no-any-return]
+
+
+class ManyFixed(nn.Module):
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 6)
+        self.blocks, self.head = nn.Sequential(*(Fixed() for _ in range(blocks))), Head(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
+
+
+def test_all_that_is_broken_is_frozen_and_all_else_stays() -> None:
+    graph = trace(ManyFixed(5), EXAMPLE)
+
+    assert set(graph.widths) == {"stem.0", *(f"blocks.{i}.shrink.0" for i in range(5))}
+    assert {f"blocks.{i}.grow.0" for i in range(5)} <= {f.where for f in graph.frozen}
+
+
+def test_what_is_offered_holds_also_when_too_much_is_broken_to_try_one_by_one() -> None:
+    model = ManyFixed(40).eval()
+    graph = trace(model, EXAMPLE)
+
+    assert {f"blocks.{i}.grow.0" for i in range(40)} <= {f.where for f in graph.frozen}
+    assert relative_error(model, lambda m: cut_at_random(m, graph), EXAMPLE) < 1e-9

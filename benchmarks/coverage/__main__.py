@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import json
 import platform
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,6 +29,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import latprune as lp
@@ -100,6 +102,10 @@ def _across(chosen: Sequence[Network]) -> list[Network]:
 def _examined(network: Network, limits: Limits) -> Record:
     found = record_of(examine, network, limits=limits, preload=PRELOAD)
     fixed = {"family": network.family, "size": network.size, "task": network.task}
+    found["failures"] = {
+        stage: re.sub(rf"{re.escape(gettempdir())}/\w+/", "", text)  # a name of this run alone
+        for stage, text in found.get("failures", {}).items()
+    }
     allowed = {"limit_s": limits.cpu_s, "limit_gib": limits.gib}
     return {**fixed, **allowed, "date": date.today().isoformat(), **found}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,9 +13,6 @@ import torchvision
 from benchmarks.coverage import __main__ as command
 from benchmarks.coverage import networks as listing
 from benchmarks.coverage.networks import networks
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_every_network_is_one_that_its_library_offers() -> None:
@@ -67,6 +65,20 @@ def test_a_run_goes_on_where_another_one_stopped(
         "timm:repvgg_a0",
         "timm:lcnet_050",
     }
+
+
+def test_places_of_one_run_are_left_out_of_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(tempfile.gettempdir()) / "tmp_a1" / "network.onnx"
+    found = {"groups": 0, "failures": {"onnx": f"it computes from {place} else"}}
+    monkeypatch.setattr(command, "record_of", lambda *_, **__: dict(found))
+    results = tmp_path / "coverage.json"
+
+    run(monkeypatch, "--json", results, "--only", "timm:lcnet_050")
+
+    said = json.loads(results.read_text())["networks"]["timm:lcnet_050"]["failures"]
+    assert said == {"onnx": "it computes from network.onnx else"}
 
 
 def test_an_interrupted_run_examines_no_further_network(

@@ -1,13 +1,14 @@
 """Which criterion predicts what a cut costs?
 
     python -m studies.criteria run  [--network NAME] [--only CRITERION]... [--budget 50%]...
+    python -m studies.criteria collect
     python -m studies.criteria page
 
 `run` measures a latency table per network, scores by every criterion on the same pictures, plans
 for every budget, cuts, re-estimates batch norms, judges, and writes `result.json`. It is one
-process on one thread; interrupted, it goes on where it was. `page` writes
-`docs/results/criteria.md` from `result.json`. Data and weights come from the folder that
-LATPRUNE_DATA names.
+process on one thread; interrupted, it goes on where it was, and `collect` writes `result.json` from
+what is there. `page` writes `docs/results/criteria.md` from `result.json`. Data and weights come
+from the folder that LATPRUNE_DATA names.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from latprune.fitting import refine
 from latprune.knapsack import uniform
 from latprune.reranking import rerank
 from studies.criteria.page import write_page
-from studies.criteria.scoring import score
+from studies.criteria.scoring import read, score
 from studies.criteria.subjects import Subject, subject
 
 if TYPE_CHECKING:
@@ -154,13 +155,11 @@ def collect(config: dict[str, Any]) -> None:
         if not (folder / "judged.json").is_file():
             continue
         judged = json.loads((folder / "judged.json").read_text())
-        chosen = subject(network, settings, seed=config["seed"])
-        graph = lp.trace(chosen.model, chosen.example)
         seconds = {}
         for criterion in settings["criteria"]:
             if not (folder / f"{criterion}.npz").is_file():
                 continue
-            found = score(criterion, chosen, graph, settings, folder / f"{criterion}.npz")
+            found = read(criterion, folder / f"{criterion}.npz")
             seconds[criterion] = round(found.seconds, 1)
             for result in judged.values():
                 if "widths" in result:
@@ -189,7 +188,7 @@ def _chosen(wanted: str | None, config: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stage", choices=("run", "page"))
+    parser.add_argument("stage", choices=("run", "collect", "page"))
     parser.add_argument("--network", help="a name in config.json; without it, all")
     parser.add_argument(
         "--only", action="append", help="a criterion, uniform or random", default=[]
@@ -199,6 +198,9 @@ def main() -> None:
     config = json.loads((HERE / "config.json").read_text())
     if arguments.stage == "page":
         write_page(json.loads((HERE / "result.json").read_text()))
+        return
+    if arguments.stage == "collect":
+        collect(config)
         return
     torch.set_num_threads(1)
     for network in _chosen(arguments.network, config):

@@ -18,6 +18,9 @@ def write_page(document: dict[str, Any]) -> None:
     for network, found in document["networks"].items():
         settings = document["config"]["networks"][network]
         parts.append(_network(network, found, settings, sorted_budgets(document)))
+    missing = set(document["config"]["networks"]) - set(document["networks"])
+    if missing:
+        parts.append(f"## Not run yet\n\n{', '.join(sorted(missing))}.")
     parts.append(_CLOSING)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
@@ -51,7 +54,7 @@ def _network(
     rows.append(
         [
             "one width factor for all",
-            *(_accuracy(plans.get(f"{BASELINE} {budget}")) for budget in budgets),
+            *(_with_share(plans.get(f"{BASELINE} {budget}")) for budget in budgets),
             *("–" for _ in budgets),
             "–",
         ]
@@ -76,7 +79,7 @@ def _network(
     )
     text = (
         f"## {network}\n\nDense: {_accuracy(plans['dense'])} ({what}, in %, on "
-        f"{settings['test_images']} test images). Training images: {counts}. Probed shares: 0, "
+        f"{settings['test_images']} test images).\n\nTraining images: {counts}. Probed shares: 0, "
         f"{', '.join(map(str, settings['shares']))}.\n\n"
     )
     return text + _markdown(head, rows)
@@ -93,6 +96,14 @@ def _accuracy(result: dict[str, Any] | None) -> str:
     return shown
 
 
+def _with_share(result: dict[str, Any] | None) -> str:
+    """One factor for all leaves a part of the budget unused; say how much is used."""
+    if result is None or "impossible" in result:
+        return _accuracy(result)
+    share = 100 * result["predicted_ms"] / result["baseline_ms"]
+    return f"{_accuracy(result)} (takes {share:.0f} %)"
+
+
 def _reranked(plans: Plans, criteria: list[str], budget: str) -> str:
     """The plan with the least held-out loss, among the criteria's and the uniform one."""
     tried = {
@@ -100,7 +111,7 @@ def _reranked(plans: Plans, criteria: list[str], budget: str) -> str:
         for name in [*criteria, BASELINE]
         if "held_out_loss" in (result := plans.get(f"{name} {budget}", {}))
     }
-    if not tried:
+    if len(tried) < 2:
         return "not run"
     best = min(tried, key=lambda name: tried[name]["held_out_loss"])
     return f"{_accuracy(tried[best])} (`{best}`)"
@@ -132,7 +143,8 @@ every criterion scores the same network on the same training images and plans fo
 of its latency by the same table; each plan is cut, batch norms are re-estimated, and the network is
 judged **without any tuning**. `python -m studies.criteria run` does all of it and goes on where it
 was interrupted; `python -m studies.criteria page` writes this page from
-`studies/criteria/result.json` ({versions}; seed {seed}).
+`studies/criteria/result.json`
+({versions}; seed {seed}).
 
 Latencies are sums of measured layers, as `lp.fitting.refine` plans them, not timings of the whole
 networks: they are to be equal between criteria, not to be exact. ρ is Spearman's rank correlation

@@ -39,7 +39,7 @@ def score(
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)
         _write(Scored(saliency, time.process_time() - begin), path)
-    return _read(criterion, path)
+    return read(criterion, path)
 
 
 def _score(
@@ -72,7 +72,7 @@ def _write(found: Scored, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _read(criterion: str, path: Path) -> Scored:
+def read(criterion: str, path: Path) -> Scored:
     with np.load(path) as stored:
         parts = {
             part: {name.split("/", 1)[1]: stored[name] for name in stored if name.startswith(part)}

@@ -8,10 +8,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 SOURCES := src tests benchmarks studies examples
 PRESENT = $(wildcard $(SOURCES))
 # A benchmark is a file, or a folder with a __main__.py.
-BENCHMARKS = $(subst /,.,$(patsubst %/__main__,%,$(basename \
-  $(wildcard benchmarks/[a-z]*.py benchmarks/[a-z]*/__main__.py))))
+# Coverage has a target of its own: it times nothing and takes an hour.
+BENCHMARKS = $(filter-out benchmarks.coverage,$(subst /,.,$(patsubst %/__main__,%,$(basename \
+  $(wildcard benchmarks/[a-z]*.py benchmarks/[a-z]*/__main__.py)))))
 
-.PHONY: help demo test format lint types tests benchmarks constraints clean
+.PHONY: help demo test format lint types tests benchmarks coverage constraints clean
 
 help:
 	@echo "make demo        prune a small network to half its latency (offline, about 5 minutes)"
@@ -21,6 +22,7 @@ help:
 	@echo "make types       mypy"
 	@echo "make tests       pytest alone; ARGS='-k graph' narrows it"
 	@echo "make benchmarks  every benchmark, with the bars they must meet"
+	@echo "make coverage    which networks can be cut, and how much of them (an hour; goes on if stopped)"
 	@echo "make constraints write the installed versions into constraints.txt"
 	@echo "make clean       remove .venv and caches"
 
@@ -46,6 +48,11 @@ tests: $(VENV)/dev.stamp
 
 benchmarks: $(VENV)/dev.stamp
 	set -e; for module in $(BENCHMARKS); do $(BIN)/python -m $$module; done
+
+# The page is written, too, where a bar is missed.
+coverage: $(VENV)/dev.stamp
+	-$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.coverage --markdown
 
 constraints: $(VENV)/dev.stamp
 	$(BIN)/python -m pip list --format=freeze --exclude latprune --exclude pip \

@@ -246,7 +246,152 @@ class SoftmaxOverChannels(nn.Module):
         return self.head(self.after(torch.softmax(self.mixed(self.stem(x)), dim=1)))  # type: ignore[no-any-return]
 
 
+class Attention(nn.Module):
+    """Fused queries, keys and values, whose sizes stand in attributes; no norm."""
+
+    def __init__(self, *, heads: int = 4, head_dim: int = 6) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.inner = heads, head_dim, heads * head_dim
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.positions = nn.Parameter(torch.zeros(1, 9, 16))
+        self.qkv = nn.Linear(16, 3 * self.inner)
+        self.proj = nn.Linear(self.inner, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = x + self.proj(mixed.reshape(batch, tokens, self.inner))
+        return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
+
+
+class AttentionByHand(nn.Module):
+    """Separate queries, keys and values, a bias per head, and products written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.scale = 3, 0.5
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.q, self.k, self.v = (nn.Linear(12, 15) for _ in range(3))
+        self.bias = nn.Parameter(torch.zeros(3, 9, 9))
+        self.proj, self.head = nn.Linear(15, 12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, _ = x.shape
+        q, k, v = (
+            layer(x).reshape(batch, tokens, self.heads, -1).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        weights = torch.softmax(self.scale * q @ k.transpose(-2, -1) + self.bias, dim=-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(batch, tokens, -1)
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class ToldSplit(nn.Module):
+    """Unequal parts whose sizes stand in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = (5, 7)
+        self.stem, self.left, self.right = ConvNorm(3, 12), ConvNorm(5, 6), ConvNorm(7, 6)
+        self.head = Head(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = torch.split(self.stem(x), list(self.widths), dim=1)
+        return self.head(self.left(left) + self.right(right))  # type: ignore[no-any-return]
+
+
+class ToldSlice(nn.Module):
+    """The first channels pass, the others are worked on; an attribute says how many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = 4
+        self.stem, self.worked = ConvNorm(3, 12), ConvNorm(8, 6)
+        self.head = Head(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        worked = self.worked(x[:, self.passed :])
+        return self.head(torch.cat([x[:, : self.passed], worked], dim=1))  # type: ignore[no-any-return]
+
+
+class Blurred(nn.Module):
+    """One filter without parameters for all channels."""
+
+    kernel: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 10
+        self.stem, self.after = ConvNorm(3, 10), ConvNorm(10, 8)
+        self.register_buffer("kernel", torch.full((1, 1, 3, 3), 1 / 9))
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = self.kernel.expand(self.channels, 1, 3, 3)
+        blurred = F.conv2d(self.stem(x), kernel, padding=1, groups=self.channels)
+        return self.head(self.after(blurred))  # type: ignore[no-any-return]
+
+
+class Upscaled(nn.Module):
+    """Channels become pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.after = ConvNorm(3, 32), ConvNorm(8, 6)
+        self.head = Head(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.after(F.pixel_shuffle(self.stem(x), 2)))  # type: ignore[no-any-return]
+
+
+class Selected(nn.Module):
+    """Branches are stacked, weighed by a softmax over branches, and summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squeeze = ConvNorm(3, 6), nn.Conv2d(8, 4, 1)
+        self.first, self.second = ConvNorm(6, 8), ConvNorm(6, 8, 1)
+        self.weigh, self.head = nn.Conv2d(4, 16, 1), Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        branches = torch.stack([self.first(x), self.second(x)], dim=1)
+        gate = self.weigh(F.relu(self.squeeze(branches.sum(dim=1).mean((2, 3), keepdim=True))))
+        batch, _, channels, *_ = branches.shape
+        weights = torch.softmax(gate.view(batch, 2, channels, 1, 1), dim=1)
+        return self.head((branches * weights).sum(dim=1))  # type: ignore[no-any-return]
+
+
+class Normalised(nn.Module):
+    """LayerNorm over tokens' channels and GroupNorm over feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.conv = nn.Conv2d(16, 12, 4, 4)
+        self.norm, self.up, self.down = nn.LayerNorm(12), nn.Linear(12, 20), nn.Linear(20, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(F.relu(self.grouped(self.stem(x)))).flatten(2).transpose(1, 2)
+        x = x + self.down(F.gelu(self.up(self.norm(x))))
+        return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
+
+
 EVERY = (
+    Attention,
+    AttentionByHand,
+    ToldSplit,
+    ToldSlice,
+    Blurred,
+    Upscaled,
+    Selected,
     Plain,
     Residual,
     Concatenated,

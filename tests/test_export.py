@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 from torch import Tensor, nn
 
 from latprune import export
 from latprune.errors import ExportDisagrees
-from latprune.export import export_onnx, export_pt2
+from latprune.export import export_onnx, export_openvino, export_pt2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
     Exporter = Callable[[nn.Module, Tensor | tuple[Tensor, ...], Path], None]
 
-EXPORTERS: list[tuple[Exporter, str]] = [(export_onnx, "net.onnx"), (export_pt2, "net.pt2")]
+EXPORTERS: list[tuple[Exporter, str]] = [
+    (export_onnx, "net.onnx"),
+    (export_openvino, "net.xml"),
+    (export_pt2, "net.pt2"),
+]
 
 
 class Network(nn.Module):
@@ -91,7 +96,7 @@ def test_a_file_that_computes_something_else_is_refused_and_removed(
     with pytest.raises(ExportDisagrees, match="removed") as caught:
         exporter(Network(), example, tmp_path / name)
     assert caught.value.difference == pytest.approx(0.01, rel=0.05)
-    assert not (tmp_path / name).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 class Growing(nn.Module):
@@ -163,26 +168,44 @@ def test_a_file_in_int8_runs_by_itself_near_the_network(tmp_path: Path) -> None:
     assert b"QuantizeLinear" in (tmp_path / "net.onnx").read_bytes()
 
 
+def test_a_file_for_openvino_in_int8_runs_by_itself_near_the_network(tmp_path: Path) -> None:
+    model, example = Classifier().eval(), torch.randn(1, 3, 8, 8)
+    batches = [torch.randn(4, 3, 8, 8) for _ in range(2)]
+
+    export_openvino(model, example, tmp_path / "net.xml", precision="int8", calibration=batches)
+
+    compiled = openvino.compile_model(tmp_path / "net.xml", "CPU")
+    (found,) = compiled([batches[0][:1].numpy()]).to_tuple()
+    with torch.no_grad():
+        expected = model(batches[0][:1]).numpy()
+    assert 0 < np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+    assert "FakeQuantize" in (tmp_path / "net.xml").read_text()
+
+
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS[:2])
 def test_a_file_in_int8_that_computes_something_else_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exporter: Callable[..., None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = export._outputs
     monkeypatch.setattr(export, "_outputs", lambda *given: [-one for one in expected(*given)])
     options: dict[str, Any] = {"precision": "int8", "calibration": [torch.randn(4, 3, 8, 8)]}
 
     with pytest.raises(ExportDisagrees, match="removed") as caught:
-        export_onnx(Classifier(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx", **options)
+        exporter(Classifier(), torch.randn(1, 3, 8, 8), tmp_path / name, **options)
 
     assert caught.value.difference == pytest.approx(2.0, abs=0.1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_without_batches_and_other_precisions_are_refused(tmp_path: Path) -> None:
-    given: Any = (Classifier(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS[:2])
+def test_int8_without_batches_and_other_precisions_are_refused(
+    exporter: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    given: Any = (Classifier(), torch.randn(1, 3, 8, 8), tmp_path / name)
     unknown: Any = "int4"
 
     with pytest.raises(ValueError, match="at least one batch"):
-        export_onnx(*given, precision="int8")
+        exporter(*given, precision="int8")
     with pytest.raises(ValueError, match="fp32 or int8, not 'int4'"):
-        export_onnx(*given, precision=unknown)
+        exporter(*given, precision=unknown)
     assert list(tmp_path.iterdir()) == []

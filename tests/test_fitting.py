@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -135,6 +136,23 @@ def test_a_network_that_fits_is_not_cut(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert found.is_dense
     assert found.rounds == 1
+
+
+def test_a_network_is_cut_though_none_of_its_channels_is_worth_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic(whole=1.3).install(monkeypatch)
+    model = Network().eval()
+    graph = lp.trace(model, EXAMPLE)
+    table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=tmp_path)
+    worthless = lp.Saliency({g.name: np.zeros(g.channels) for g in graph.groups}, criterion="none")
+
+    found = lp.fit(
+        model, graph, EXAMPLE, table, worthless, lp.Budget(fraction=0.5), folder=tmp_path
+    )
+
+    assert not found.is_dense
+    assert found.used <= 1
 
 
 def test_an_impossible_budget_names_the_floor(

@@ -30,6 +30,8 @@ STAGES = [
     "surgery",
     "fitting",
     "tuning",
+    "reranking",
+    "gradual",
     "export",
     "report",
     "tasks",

@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_budget_is_refused(
 def test_an_unknown_criterion_says_what_there_is(
     loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="'taylor', 'magnitude' or a function"):
+    with pytest.raises(ValueError, match=r"taylor, .*magnitude or a function"):
         lp.prune(
             Network(),
             EXAMPLE,
@@ -203,6 +203,46 @@ def test_an_unknown_criterion_says_what_there_is(
             loader=loader,
             target=lp.Target.here("synthetic"),
             criterion="tailor",  # type: ignore[arg-type]
+            folder=tmp_path,
+        )
+
+
+def test_of_several_criteria_the_one_with_the_least_held_out_loss_is_cut(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    def backwards(model: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:
+        good = lp.fisher(model, graph, loader, lp.cross_entropy)
+        scores = {group: s.max() - s for group, s in good.scores.items()}
+        return lp.Saliency(scores, criterion="backwards")
+
+    model = Network()
+    lp.tune(model, loader, recipe=RECIPE)
+    result = lp.prune(
+        model,
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        target=lp.Target.here("synthetic"),
+        criterion=[backwards, "fisher", "probe"],
+        held_out_batches=2,
+        folder=tmp_path,
+    )
+
+    assert list(result.reranked.values()) == sorted(result.reranked.values())
+    assert set(result.reranked) == {"backwards", "fisher", "probe"}
+    assert result.plan.criterion == next(iter(result.reranked)) != "backwards"
+    assert result.report.met
+
+
+@pytest.mark.parametrize("criterion", [["taylor", "fisher"], []])
+def test_several_criteria_need_images_that_decide(criterion: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one criterion, or several and a loader"):
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            0.5,
+            target=lp.Target.here("synthetic"),
+            criterion=criterion,  # type: ignore[arg-type]
             folder=tmp_path,
         )
 

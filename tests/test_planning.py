@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from latprune.errors import BudgetTooSmall, ModelMismatch, NotMeasured
 from latprune.graph.groups import PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
-from latprune.knapsack import Choice, Problem, joint, uniform
+from latprune.knapsack import Choice, Problem, Solver, greedy, halp, joint, uniform
 from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
@@ -25,7 +26,7 @@ from latprune.saliency import Saliency
 from tests.strategies import group_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 TARGET = Target(device="a stopwatch", runtime="eager", runtime_version="1")
 
@@ -98,9 +99,16 @@ def random_saliency(seed: int = 0) -> Saliency:
     )
 
 
-def best_by_trying_everything(saliency: Saliency, budget_ms: float) -> float:
-    allowed = options(GRAPH, TABLE)
-    ranked = {name: np.sort(scores)[::-1] for name, scores in saliency.scores.items()}
+def best_by_trying_everything(
+    saliency: Saliency, budget_ms: float, *, within: Mapping[str, Sequence[int]] | None = None
+) -> float:
+    left = within or {group.name: range(group.channels) for group in GROUPS}
+    allowed = {
+        name: widths[widths <= len(left[name])] for name, widths in options(GRAPH, TABLE).items()
+    }
+    ranked = {
+        name: np.sort(scores[list(left[name])])[::-1] for name, scores in saliency.scores.items()
+    }
     every = (dict(zip(allowed, w, strict=True)) for w in itertools.product(*allowed.values()))
     return max(
         sum(float(ranked[name][:width].sum()) for name, width in widths.items())
@@ -119,6 +127,39 @@ def test_no_other_widths_within_the_budget_keep_more(share: float, seed: int) ->
     assert made.value == pytest.approx(best)
     assert made.value <= made.bound
     assert made.gap <= 1e-4
+
+
+@pytest.mark.parametrize("solver", [joint, uniform, greedy, partial(halp, steps=1)])
+def test_what_is_gone_already_is_not_chosen(solver: Solver) -> None:
+    first = plan(GRAPH, TABLE, random_saliency(0), Budget(fraction=0.7), solver=solver)
+    saliency = random_saliency(1)
+
+    made = plan(GRAPH, TABLE, saliency, Budget(fraction=0.45), solver=solver, within=first.kept)
+
+    assert all(set(kept) <= set(first.kept[group]) for group, kept in made.kept.items())
+    assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + rest_ms_at(made.widths))
+    assert made.predicted_ms <= made.budget_ms == 0.45 * (DENSE_MS + REST_MS)
+    best = best_by_trying_everything(saliency, made.budget_ms, within=first.kept)
+    assert made.value <= best + 1e-9
+    if solver is joint:
+        assert made.value == pytest.approx(best)
+
+
+def test_a_budget_that_what_is_left_meets_cuts_nothing_more() -> None:
+    first = plan(GRAPH, TABLE, random_saliency(0), Budget(fraction=0.5))
+
+    made = plan(GRAPH, TABLE, random_saliency(1), Budget(fraction=0.6), within=first.kept)
+
+    assert made.kept == first.kept
+    assert made.predicted_ms == pytest.approx(first.predicted_ms)
+
+
+def test_a_solver_with_arguments_filled_in_keeps_its_name() -> None:
+    solver = partial(halp, steps=1)
+
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=solver)
+
+    assert made.solver == "halp"
 
 
 def test_the_prediction_is_what_the_layers_were_measured_to_take_and_the_rest() -> None:

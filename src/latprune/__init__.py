@@ -5,7 +5,7 @@ The straight line, each step a function::
     model ─trace→ graph ─┬─measure→ table ────┐
                          └─taylor→ saliency ──┴─fit→ plan, small model ─tune→ ─check→ report
 
-`prune` is that line in one call.
+`prune` is that line in one call; `prune_in_steps` repeats score, plan and cut while you train.
 """
 
 from latprune.errors import (
@@ -23,13 +23,15 @@ from latprune.errors import (
     LatpruneError,
     MissingExtra,
     ModelMismatch,
+    NoCompiler,
     NotFinite,
     NotMeasured,
     StaleTable,
     UntraceableModel,
 )
-from latprune.export import export_onnx, export_pt2
+from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.fitting import Fitted, fit
+from latprune.gradual import GradualPruning, prune_in_steps
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
@@ -41,7 +43,8 @@ from latprune.latency.target import Target
 from latprune.pipeline import Pruned, prune
 from latprune.planning import Budget, Demand, Plan, frontier, plan
 from latprune.report import Report, check
-from latprune.saliency import Saliency, magnitude, taylor
+from latprune.reranking import Candidate, rerank
+from latprune.saliency import Saliency, fisher, magnitude, probe, taylor, taylor_squared
 from latprune.surgery import cut, load, load_notes, load_plan, save
 from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
 
@@ -52,6 +55,7 @@ __all__ = [
     "Budget",
     "BudgetTooSmall",
     "BudgetsTooSmall",
+    "Candidate",
     "CannotQuantise",
     "ChannelGroup",
     "DamagedFile",
@@ -62,11 +66,13 @@ __all__ = [
     "DeviceError",
     "ExportDisagrees",
     "Fitted",
+    "GradualPruning",
     "JobsPacked",
     "LatencyTable",
     "LatpruneError",
     "MissingExtra",
     "ModelMismatch",
+    "NoCompiler",
     "NotFinite",
     "NotMeasured",
     "Packed",
@@ -86,7 +92,9 @@ __all__ = [
     "cross_entropy",
     "cut",
     "export_onnx",
+    "export_openvino",
     "export_pt2",
+    "fisher",
     "fit",
     "frontier",
     "joint",
@@ -96,10 +104,14 @@ __all__ = [
     "magnitude",
     "measure",
     "plan",
+    "probe",
     "prune",
+    "prune_in_steps",
     "recalibrate",
+    "rerank",
     "save",
     "taylor",
+    "taylor_squared",
     "trace",
     "tune",
     "uniform",

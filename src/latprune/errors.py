@@ -20,6 +20,7 @@
     ├── NotFinite             a loss, gradient or score is NaN or infinite
     ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
+    ├── NoCompiler            torch.compile finds no C++ compiler
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
@@ -235,6 +236,16 @@ class ExportDisagrees(LatpruneError):
     def __init__(self, message: str, difference: float) -> None:
         super().__init__(message)
         self.difference = difference
+
+
+class NoCompiler(LatpruneError):
+    """`torch.compile` finds no C++ compiler."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "torch.compile needs a C++ compiler, and none was found. Install one (on Debian and "
+            "Ubuntu: apt-get install g++), or name yours in the environment variable CXX"
+        )
 
 
 class MissingExtra(LatpruneError):

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from latprune.errors import ExportDisagrees
+from latprune.errors import ExportDisagrees, import_extra
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import open_session
+from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import export_int8
 from latprune.latency.runtimes.onnxruntime import feeds_of
+from latprune.latency.runtimes.openvino import RUNTIME
 from latprune.latency.shipping import Shipped
+from latprune.latency.target import Target
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:
@@ -90,6 +93,62 @@ def _export_int8(
     found = [tensor.numpy() for tensor in _tensors(shipped(*_tuple(batches[0])))]
     expected = _outputs(model, batches[0])
     _check(path, expected, found, tolerance=tolerance, by=_usual_difference)
+
+
+def export_openvino(
+    model: nn.Module,
+    example: Inputs,
+    path: str | os.PathLike[str],
+    *,
+    precision: Literal["fp32", "int8"] = "fp32",
+    calibration: Iterable[Inputs] | None = None,
+    tolerance: float | None = None,
+) -> None:
+    """Write a network for OpenVINO and check the outputs of what OpenVINO reads against torch's.
+
+    Args:
+        model: Any network, exported in evaluation mode; its own mode does not change.
+        example: Its input, or inputs; their sizes are fixed in the file.
+        path: The file, `NAME.xml`; its weights go to `NAME.bin` beside it.
+        precision: `int8` quantises the network with NNCF; that needs `calibration`.
+        calibration: As for `export_onnx`.
+        tolerance: As for `export_onnx`.
+
+    Raises:
+        ExportDisagrees: If the outputs differ by more; the files are removed.
+        ValueError: For an unknown precision, or for int8 without batches of the right kind.
+        CannotQuantise: If the quantiser fails on the network.
+        MissingExtra: If openvino, nncf or onnx is not installed.
+    """
+    if precision not in ("fp32", "int8"):
+        raise ValueError(f"OpenVINO files are written in fp32 or int8, not {precision!r}")
+    path = Path(path)
+    openvino = import_extra("openvino", "openvino")
+    network = RUNTIME.read_network(model, example)
+    batches = [example]
+    if precision == "int8":
+        batches = list(calibration or ())
+        if not batches:
+            raise ValueError("int8 needs at least one batch of inputs to calibrate with")
+        network = in_int8(network, runs_of(network, batches), correct=True)
+    openvino.save_model(network, str(path), compress_to_fp16=False)
+    target = Target("this CPU", RUNTIME.name, RUNTIME.version(), threads=1)
+    read = Called(RUNTIME.open_request(RUNTIME.read_file(path), target))
+    shipped = Shipped(read, like=model, example=example)
+    found = [tensor.numpy() for tensor in _tensors(shipped(*_tuple(batches[0])))]
+    usual, by = (TOLERANCE, None) if precision == "fp32" else (TOLERANCE_INT8, _usual_difference)
+    try:
+        _check(
+            path,
+            _outputs(model, batches[0]),
+            found,
+            tolerance=usual if tolerance is None else tolerance,
+            reader="OpenVINO",
+            by=by,
+        )
+    except ExportDisagrees:
+        path.with_suffix(".bin").unlink(missing_ok=True)
+        raise
 
 
 def export_pt2(

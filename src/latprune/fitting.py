@@ -76,6 +76,7 @@ class Fitted:
         comparison: It and the dense network, timed in turns.
         table: With every layer of the plan measured.
         rounds: How many times a network was timed.
+        is_dense: Whether nothing was cut.
         also: The same comparison on every further target.
     """
 
@@ -84,12 +85,8 @@ class Fitted:
     comparison: Comparison
     table: LatencyTable
     rounds: int
+    is_dense: bool = False
     also: tuple[Comparison, ...] = ()
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether nothing was cut."""
-        return self.plan.value == self.plan.dense_value
 
     @property
     def used(self) -> float:
@@ -158,6 +155,7 @@ def refine(
     solver: Solver = joint,
     rest_ms: float | None = None,
     aim: float = 1.0,
+    also: Sequence[Demand] = (),
     folder: Path | None = None,
     device: Device = HERE,
 ) -> tuple[Plan, LatencyTable]:
@@ -169,7 +167,7 @@ def refine(
         The plan, and the table with its layers.
     """
     loop = _Loop(model, graph, example, saliency, solver, folder, Quiet(), device)
-    planned, (table,) = loop.refined([Demand(table, budget, rest_ms)], aim=aim)
+    planned, (table, *_) = loop.refined([Demand(table, budget, rest_ms), *also], aim=aim)
     return planned, table
 
 
@@ -276,12 +274,14 @@ class _Loop:
             share = 100 * max(candidate.used)
             self.progress.step(timing, None, f"takes {share:.1f} % of the budget")
             near, sure = _judged(candidate, places, tolerance=QUICK_SURE if quick else SURE)
-            if candidate.plan.value == candidate.plan.dense_value or (near and sure):
+            if self._is_dense(candidate.plan) or (near and sure):
                 break
         best = min(tried, key=partial(_preference, places=places))
         comparison, *also = best.compared
         rounds = sum(candidate.timings for candidate in tried)
-        return Fitted(best.model, best.plan, comparison, places[0].table, rounds, tuple(also))
+        is_dense = self._is_dense(best.plan)
+        table = places[0].table
+        return Fitted(best.model, best.plan, comparison, table, rounds, is_dense, tuple(also))
 
     def dense(self, slower: Fitted, demands: Sequence[Demand]) -> Fitted:
         """The dense network, as a cut of nothing."""
@@ -304,7 +304,11 @@ class _Loop:
             )
             for demand in demands
         )
-        return Fitted(small, plan, times, slower.table, slower.rounds, tuple(also))
+        return Fitted(small, plan, times, slower.table, slower.rounds, True, tuple(also))
+
+    def _is_dense(self, planned: Plan) -> bool:
+        # Not by its value: a criterion may find channels that are worth nothing.
+        return planned.widths == self.graph.widths
 
     def refined(self, demands: Sequence[Demand], *, aim: float) -> tuple[Plan, list[LatencyTable]]:
         """Plan and measure the plan's layers until none of them is new, on any target."""

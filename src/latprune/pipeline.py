@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from latprune.errors import ModelMismatch
-from latprune.fitting import fit
+from latprune.fitting import AIM, fit, refine
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
-from latprune.planning import Budget, Demand, Plan
+from latprune.planning import Budget, Demand, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.comparison import Report, check
-from latprune.saliency import magnitude, taylor
+from latprune.reranking import rerank
+from latprune.saliency import check_name, scored
 from latprune.surgery import load, load_plan, save
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.replay import replayed
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.progress import Progress
-    from latprune.saliency import Saliency
+    from latprune.saliency import CriterionName, Saliency
     from latprune.tuning import Epoch, Recipe
     from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.replay import Batches
@@ -57,6 +59,7 @@ class Pruned:
         history: The epochs of tuning.
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
+        reranked: Where several criteria were tried, the held-out loss that each came to.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class Pruned:
     history: tuple[Epoch, ...] = ()
     before_tuning: Mapping[str, float] = field(default_factory=dict)
     also: tuple[Report, ...] = ()
+    reranked: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -98,10 +102,11 @@ def prune(
     target: Target | None = None,
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
-    criterion: Literal["taylor", "magnitude"] | Score = "taylor",
+    criterion: CriterionName | Score | Sequence[CriterionName | Score] = "taylor",
     solver: Solver = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
+    held_out_batches: int = 16,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -126,9 +131,11 @@ def prune(
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         criterion: What makes a channel worth keeping: a name, or a function of model and graph.
+            Of several, the one whose network has the least loss on held-out batches (`rerank`).
         solver: What chooses the widths.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
+        held_out_batches: Batches to re-rank with, the last ones of the loader.
         calibration_batches: Batches of `loader` that set the scales of a target in int8, where
             `evaluate` then also judges what ships. Scoring and tuning stay in floating point.
         evaluate: Judges a network: shares in [0, 1] by the metric's name.
@@ -145,6 +152,7 @@ def prune(
         BudgetTooSmall: If no network fits.
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
+        ValueError: If a criterion has no such name, or there are several and no loader.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run.
@@ -158,7 +166,9 @@ def prune(
     dense = copy.deepcopy(model).eval()
     seed = 0 if recipe is None else recipe.seed
     cut_file = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
+    criteria = _as_criteria(criterion, loader)
 
+    reranked: Mapping[str, float] = {}
     progress.stage("trace")
     graph = trace(dense, example, keep=keep)
     if cut_file is not None and cut_file.is_file():
@@ -172,9 +182,24 @@ def prune(
             )
             for place in (target, *further)
         )
+        demands = list(map(Demand, others, further.values()))
         progress.stage("score")
-        batches = _first(loader, score_batches, seed=seed) if loader is not None else None
-        saliency = _score(dense, graph, criterion, batches, loss, progress)
+        scoring = {"score_batches": score_batches, "seed": seed}
+        saliencies = [
+            _score(dense, graph, one, loader, loss, **scoring, progress=progress)
+            for one in criteria
+        ]
+        saliency = saliencies[0]
+        if loader is not None and len(saliencies) > 1:
+            progress.stage("re-rank")
+            planned = partial(refine, dense, graph, example, table, budget=budget, aim=AIM)
+            places: dict[str, Any] = {"also": demands, "folder": folder, "device": device}
+            plans = [planned(saliency=one, solver=solver, **places)[0] for one in saliencies]
+            decided = partial(rerank, dense, graph, plans, loss=loss, seed=seed, progress=progress)
+            held_out = _last(loader, held_out_batches, seed=seed)
+            ranking = decided(calibration=loader, held_out=held_out)
+            saliency = saliencies[plans.index(ranking[0].plan)]
+            reranked = {candidate.plan.criterion: candidate.loss for candidate in ranking}
         progress.stage("plan and cut")
         fitted = fit(
             dense,
@@ -184,7 +209,7 @@ def prune(
             saliency,
             budget,
             solver=solver,
-            also=list(map(Demand, others, further.values())),
+            also=demands,
             folder=folder,
             progress=progress,
             device=device,
@@ -226,18 +251,7 @@ def prune(
         )
         for promised in (plan, *map(plan.on, plan.also))
     )
-    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports))
-
-
-def as_budget(budget: Budget | str | float) -> Budget:
-    """Give a budget for `0.6`, `"60%"`, `"12ms"` or a budget.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    if isinstance(budget, Budget):
-        return budget
-    return Budget.parse(budget) if isinstance(budget, str) else Budget(fraction=budget)
+    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
 
 
 def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
@@ -247,6 +261,12 @@ def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
 def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Any]]:
     """The first batches of an epoch, the same ones every time."""
     return islice(replayed(loader, seed=seed).epoch(0), count)
+
+
+def _last(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The last batches of the same epoch."""
+    batches = replayed(loader, seed=seed)
+    return batches.epoch(0, start=max(batches.steps - count, 0))
 
 
 def _calibration(
@@ -262,21 +282,39 @@ def _is_int8(target: Target) -> bool:
     return target.precision == "int8"
 
 
+def _as_criteria(
+    criterion: str | Score | Sequence[str | Score], loader: Batches | None
+) -> list[str | Score]:
+    """Give criteria that exist, and no more than can be told apart."""
+    if isinstance(criterion, str) or callable(criterion):
+        criterion = [criterion]
+    criteria = list(criterion)
+    for one in criteria:
+        if isinstance(one, str):
+            check_name(one)
+    if not criteria or (len(criteria) > 1 and loader is None):
+        raise ValueError(
+            f"give one criterion, or several and a loader with images that decide, not "
+            f"{len(criteria)} and {'no' if loader is None else 'a'} loader"
+        )
+    return criteria
+
+
 def _score(
     model: nn.Module,
     graph: PruningGraph,
     criterion: str | Score,
-    batches: Iterable[tuple[Tensor, Any]] | None,
+    loader: Batches | None,
     loss: Loss,
+    *,
+    score_batches: int,
+    seed: int,
     progress: Progress,
 ) -> Saliency:
     if callable(criterion):
         return criterion(model, graph)
-    if criterion == "magnitude" or batches is None:
-        return magnitude(model, graph)
-    if criterion == "taylor":
-        return taylor(model, graph, batches, loss, progress=progress)
-    raise ValueError(f"criterion is 'taylor', 'magnitude' or a function, not {criterion!r}")
+    batches = None if loader is None else _first(loader, score_batches, seed=seed)
+    return scored(criterion, model, graph, batches, loss, progress=progress)
 
 
 def _resumed_plan(cut_file: Path, budgets: Mapping[Target, Budget]) -> Plan:

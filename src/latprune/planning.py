@@ -97,6 +97,17 @@ class Budget:
         return cls(**fields)
 
 
+def as_budget(budget: Budget | str | float) -> Budget:
+    """Give a budget for `0.6`, `"60%"`, `"12ms"` or a budget.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(budget, Budget):
+        return budget
+    return Budget.parse(budget) if isinstance(budget, str) else Budget(fraction=budget)
+
+
 @dataclass(frozen=True, eq=False)
 class Demand:
     """A target that the same network must be quick on, too.
@@ -165,7 +176,7 @@ class Plan:
         predicted_ms: The pruned network.
         value: Saliency kept.
         bound: No network within the budget keeps more.
-        dense_value: Saliency of all channels.
+        dense_value: Saliency of all channels that there were to choose among.
         solver: What chose the widths.
         criterion: What scored the channels.
         price_ms: Saliency that one more ms would buy, at the margin: a tenth of it is what the
@@ -237,6 +248,7 @@ def plan(
     rest_ms: float | None = None,
     aim: float = 1.0,
     also: Sequence[Demand] = (),
+    within: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """Choose the channels that are worth most together, within a budget.
 
@@ -250,6 +262,8 @@ def plan(
             dense network takes beside its own (`rest_at`).
         aim: The share of the budgets to spend, > 0.
         also: Further targets, each with its own budget: the network is within all of them.
+        within: Per group the channels to choose among, where others are gone already, ascending;
+            None: all.
 
     Returns:
         A plan whose predicted latency is at most `aim` times the budget. It keeps everything if
@@ -263,12 +277,19 @@ def plan(
     """
     if not aim > 0:
         raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
-    question = _Question.of(graph, saliency, [Demand(table, budget, rest_ms), *also], aim=aim)
+    demands = [Demand(table, budget, rest_ms), *also]
+    question = _Question.of(graph, saliency, demands, aim=aim, within=within)
     if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
         choice = question.dense
     else:
         choice = _solve(question, solver, aim=aim)
-    return question.plan(choice, solver=getattr(solver, "__name__", type(solver).__name__))
+    return question.plan(choice, solver=solver_name(solver))
+
+
+def solver_name(solver: Solver) -> str:
+    """Give a solver's name, also where some of its arguments are filled in."""
+    function = getattr(solver, "func", solver)
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def frontier(
@@ -317,10 +338,11 @@ class _Question:
 
     Attributes:
         framing: Its variables and tables.
-        ranked: Per group its channels, from the most to the least worth.
-        values: Per group what the first 0, 1, 2, … of them add up to.
-        dense: The choice that keeps everything.
-        dense_promises: What that takes on every target, with the rest of a network within budget.
+        ranked: Per group the channels to choose among, from the most to the least worth.
+        values: Per group what the first 0, 1, 2, … of them are worth together.
+        dense: The choice that keeps them all.
+        dense_promises: What the dense network takes on every target, with the rest of a network
+            within budget.
         rests: Give a network's rest on every target, in ms, by what its layers take.
         criterion: Of the values.
     """
@@ -341,20 +363,32 @@ class _Question:
         demands: Sequence[Demand],
         *,
         aim: float = 1.0,
+        within: Mapping[str, Sequence[int]] | None = None,
     ) -> _Question:
         saliency.check(graph)
+        present = within or {group.name: range(group.channels) for group in graph.groups}
         baselines_ms = [demand.table.network(graph).median_ms for demand in demands]
         cost, *further = (functools.partial(layer_cost, demand.table) for demand in demands)
-        allowed = _options(graph, [demand.table for demand in demands])
+        tables = [demand.table for demand in demands]
+        allowed = _options(graph, tables, most={g: len(kept) for g, kept in present.items()})
         framing = frame(graph, allowed, cost, further=further)
-        ranked = {group.name: _ranked(saliency.scores[group.name]) for group in graph.groups}
-        values = {group: _value(saliency.scores[group][order]) for group, order in ranked.items()}
+        ranked = {
+            group.name: saliency.ranked(group.name, among=present[group.name])
+            for group in graph.groups
+        }
+        values = {
+            group.name: saliency.values(group.name, among=present[group.name])
+            for group in graph.groups
+        }
         anything = [math.inf] * len(demands)
         everything = framing.problem(values, budget_ms=math.inf, further_ms=anything[1:])
         dense = Choice.of(everything, framing.dense, bound=everything.value_of(framing.dense))
+        costs_ms = dense.costs_ms
+        if within is not None:
+            costs_ms = tuple(table.layers_ms(graph, graph.widths) for table in tables)
         wholes = [
             Whole(cost_ms, baseline_ms, baseline_ms)
-            for cost_ms, baseline_ms in zip(dense.costs_ms, baselines_ms, strict=True)
+            for cost_ms, baseline_ms in zip(costs_ms, baselines_ms, strict=True)
         ]
         promises = tuple(
             _promise(demand, whole, aim=aim) for demand, whole in zip(demands, wholes, strict=True)
@@ -411,12 +445,14 @@ def _rest(demand: Demand, whole: Whole) -> Callable[[float], float]:
     return lambda layers_ms: rest_at([whole], layers_ms)[0]
 
 
-def _options(graph: PruningGraph, tables: Sequence[LatencyTable]) -> dict[str, np.ndarray]:
-    """Give the widths that are worth having on any of the targets."""
+def _options(
+    graph: PruningGraph, tables: Sequence[LatencyTable], *, most: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Give the widths that are worth having on any of the targets, up to the present ones."""
     found = [options(graph, table) for table in tables]
     return {
-        group.name: np.unique(np.concatenate([allowed[group.name] for allowed in found]))
-        for group in graph.groups
+        name: np.unique([width, *(w for allowed in found for w in allowed[name] if w < width)])
+        for name, width in most.items()
     }
 
 
@@ -437,16 +473,6 @@ def _solve(question: _Question, solver: Solver, *, aim: float) -> Choice:
         floor_ms += question.rests[error.target](floor_ms)
         raise BudgetTooSmall(error.budget_ms + rest_ms, floor_ms, target=error.target) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
-
-
-def _ranked(scores: np.ndarray) -> np.ndarray:
-    """Give the channels from the most to the least worth; those worth the same by index."""
-    return np.argsort(-scores, kind="stable")
-
-
-def _value(scores: np.ndarray) -> np.ndarray:
-    """Give what the first 0, 1, 2, … of these scores add up to."""
-    return np.concatenate([[0.0], np.cumsum(scores)])
 
 
 def _first(ranked: np.ndarray, width: int) -> tuple[int, ...]:

@@ -405,6 +405,16 @@ class CriterionContract:
             assert (of_channels >= 0).all()
             assert (of_channels > 0).any()
 
+    def test_a_width_is_worth_no_less_than_a_narrower_one(self) -> None:
+        model, graph = small_network()
+        saliency = self.score(model, graph, random_batches(), F.cross_entropy)
+
+        for group in graph.groups:
+            values = saliency.values(group.name)
+            assert values.shape == (group.channels + 1,)
+            assert values[0] == 0
+            assert (np.diff(values) >= 0).all()
+
     def test_the_same_input_gives_the_same_scores(self) -> None:
         model, graph = small_network()
         first, second = self._scores(model, graph), self._scores(model, graph)

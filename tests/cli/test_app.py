@@ -63,6 +63,27 @@ def test_plan_cuts_nothing_and_keeps_to_the_budget_by_its_own_prediction(disk: D
     assert all(0 < after <= before for before, after in said["widths"].values())
 
 
+@pytest.mark.parametrize("criterion", ["taylor_squared", "fisher", "probe", "magnitude"])
+def test_a_plan_can_be_made_by_every_criterion(disk: Disk, criterion: str) -> None:
+    options = ("--budget", "80%", "--criterion", criterion, "--json")
+    found = latprune("plan", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert json.loads(found.stdout)["criterion"] == criterion
+
+
+def test_of_several_criteria_prune_keeps_the_better_one_and_says_so(
+    disk: Disk, tmp_path: Path
+) -> None:
+    options = ("--budget", "70%", "--epochs", "0", "--criterion", "taylor, fisher", "--json")
+    found = latprune(
+        "prune", *disk.trained, *disk.data, *FORMULA, *options, "--out", str(tmp_path / "run")
+    )
+
+    said = json.loads(found.stdout)
+    assert set(said["reranked"]) == {"taylor", "fisher"}
+    assert said["criterion"] == min(said["reranked"], key=said["reranked"].get)
+
+
 def test_plan_without_json_is_a_table(disk: Disk) -> None:
     found = latprune("plan", *disk.model, *FORMULA, "--budget", "80%")
 
@@ -208,6 +229,7 @@ def test_a_budget_that_nothing_fits_is_said_with_the_floor(disk: Disk, tmp_path:
         ["--budget", "50%", "--input", "16x16"],
         ["--budget", "50%", "--criterion", "taylor"],
         ["--budget", "50%", "--criterion", "taste"],
+        ["--budget", "50%", "--criterion", "taylor,fisher"],
         ["--budget", "50%", "--batch", "0"],
         [],
     ],
@@ -332,7 +354,7 @@ def test_a_network_is_exported_in_int8_with_data_to_calibrate(
     [
         (["--precision", "int8"], "--data"),
         (["--precision", "int4"], "fp32 or int8"),
-        (["--precision", "int8", "--to", "net.pt2"], ".onnx alone"),
+        (["--precision", "int8", "--to", "net.pt2"], ".onnx or .xml"),
     ],
 )
 def test_an_export_that_cannot_be_is_refused_before_it_begins(

@@ -3,7 +3,8 @@
 Every parameter and buffer is overwritten with its own flat indices; the network is cut; which
 entries survived is read back from the numbers. The original, with all other entries of its
 layers' weights set to zero, must then compute what the cut network computes with the surviving
-entries' real values.
+entries' real values. LayerNorm and GroupNorm, which take statistics over channels, are replaced in
+both by their scale and shift.
 """
 
 from __future__ import annotations
@@ -42,9 +43,29 @@ def relative_error(
                 stays = torch.zeros(tensor.numel(), dtype=torch.bool)
                 stays[survivors[name]] = True
                 tensor.mul_(stays.view(tensor.shape))
+    _without_statistics(original)
+    _without_statistics(small)
     wide = [x.double() for x in inputs]
     worst = 0.0
     with torch.no_grad():
         for a, b in zip(tensors_in(original(*wide)), tensors_in(small(*wide)), strict=True):
             worst = max(worst, float((a - b).abs().max() / a.abs().max()))
     return worst
+
+
+class _ScaleAndShift(nn.Module):
+    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.trailing = isinstance(norm, nn.GroupNorm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (-1, *(1 for _ in x.shape[2:])) if self.trailing else (-1,)
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+
+def _without_statistics(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.LayerNorm | nn.GroupNorm):
+                setattr(module, name, _ScaleAndShift(child))

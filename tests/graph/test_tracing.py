@@ -30,7 +30,7 @@ def cut_at_random(
     return small
 
 
-@pytest.mark.parametrize("network", networks.EVERY)
+@pytest.mark.parametrize("network", [*networks.EVERY, networks.Normalised])
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_random_cut_of_every_group_keeps_the_function(
     network: type[nn.Module], share: float
@@ -95,6 +95,59 @@ def test_channels_padded_with_zeros_stay_and_the_others_go() -> None:
 
     assert graph.widths == {"stem.0": 8, "wide.0": 12}
     assert any(f.where == "back" and f.channels == 8 for f in graph.frozen)
+
+
+def test_attention_loses_whole_heads_and_the_module_knows() -> None:
+    model = networks.Attention()
+    graph = trace(model, EXAMPLE)
+    heads = graph.group("qkv")
+
+    small = copy.deepcopy(model)
+    slice_model(small, graph.groups, {"qkv": [0, 3]})
+
+    assert graph.widths == {"patches": 16, "qkv": 4}
+    assert {m.parameter: m.positions.shape for m in heads.members if m.role != "other"} == {
+        "qkv.weight": (4, 18),
+        "qkv.bias": (4, 18),
+        "proj.weight": (4, 6),
+    }
+    assert (small.heads, small.head_dim, small.inner) == (2, 6, 12)
+    assert torch.equal(small.proj.weight[:, 6:], model.proj.weight[:, 18:])
+
+
+def test_products_written_out_are_cut_by_heads_too() -> None:
+    assert widths(networks.AttentionByHand) == {"stem": 12, "q": 3}
+
+
+def test_parts_whose_sizes_an_attribute_tells_have_groups_of_their_own() -> None:
+    model = networks.ToldSplit()
+    graph = trace(model, EXAMPLE)
+
+    small = cut_at_random(model, graph, share=0.4)
+
+    assert sorted(graph.widths.values()) == [5, 6, 7]
+    assert small.widths == (3, 4)
+
+
+def test_what_norms_over_channels_touch_can_go_and_is_marked() -> None:
+    graph = trace(networks.Normalised(), EXAMPLE)
+
+    marked = {group.name: group.approximate for group in graph.groups}
+
+    assert marked["up"] == ""
+    assert "normalised over its channels in norm" in marked["conv"]
+    assert "normalised in groups of channels in grouped" in marked["stem"]
+
+
+def test_a_group_norm_keeps_as_many_channels_as_go_evenly_into_its_groups() -> None:
+    assert trace(networks.Normalised(), EXAMPLE).group("stem").multiple == 4
+
+
+def test_channels_that_norms_mix_stay_if_cuts_must_be_exact() -> None:
+    graph = trace(networks.Normalised(), EXAMPLE, exact=True)
+
+    assert graph.widths == {"up": 20}
+    assert any(f.where == "stem" and "grouped" in f.reason for f in graph.frozen)
 
 
 def test_a_module_called_twice_is_two_layers() -> None:

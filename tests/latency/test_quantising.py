@@ -79,10 +79,32 @@ def test_what_ships_is_called_like_the_network_with_any_number_of_samples(
     assert next(shipped.parameters()).device == torch.device("cpu")
 
 
-def test_only_a_target_in_int8_ships_another_network(example: Tensor) -> None:
-    fp32 = Target("a CPU", "onnxruntime", "1", batch=2)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "eager", "compile"])
+def test_a_target_in_fp32_ships_no_other_network(runtime: str, example: Tensor) -> None:
+    fp32 = Target("a CPU", runtime, "1", batch=2)
 
     assert as_shipped(Network(), example, fp32, [example]) is None
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+def test_what_torch_runs_in_bf16_needs_no_calibration_and_returns_fp32(
+    runtime: str, example: Tensor
+) -> None:
+    model = Network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    shipped = as_shipped(model, example, Target("a CPU", runtime, "1", precision="bf16"), [])
+    assert shipped is not None
+
+    with torch.no_grad():
+        expected, found = model.eval()(example), shipped(example)
+
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], found[name].bfloat16().float())
+        assert 0 < (found[name] - value).norm() < 0.05 * value.norm()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.dtype == before[name].dtype
 
 
 def test_a_batch_with_labels_is_refused(example: Tensor, tmp_path: Path) -> None:

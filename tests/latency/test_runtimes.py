@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from latprune.errors import MissingExtra
+from latprune.errors import MissingExtra, NoCompiler
 from latprune.graph.layers import LayerShape
 from latprune.latency.runtimes import Runtime, get_runtime
 from latprune.latency.sentinel import SENTINEL
@@ -105,6 +106,27 @@ class TestOnnxRuntime(RuntimeContract):
 class TestOpenVino(RuntimeContract):
     name = "openvino"
 
+    def test_a_signal_that_arrives_after_timing_is_survived(self) -> None:
+        # As when a worker of a DataLoader ends. The handler runs on the alternate signal stack,
+        # which OpenVINO replaces by one of its own.
+        script = """
+import faulthandler, signal, subprocess
+from latprune.latency.runtimes import get_runtime
+from latprune.latency.target import Target
+from tests.latency.synthetic import conv
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+runtime, target = get_runtime("openvino"), Target.here("openvino")
+list(runtime.time_layers([conv(8, width) for width in range(4, 44, 4)], target))
+subprocess.run(["true"], check=True)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], check=False, capture_output=True, text=True
+        )
+
+        assert (done.returncode, done.stderr) == (0, "")
+
 
 class TestEager(RuntimeContract):
     name = "eager"
@@ -112,6 +134,23 @@ class TestEager(RuntimeContract):
 
 class TestCompile(RuntimeContract):
     name = "compile"
+
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        found = get_runtime("compile")
+        try:
+            found.version()
+        except NoCompiler as error:
+            pytest.skip(str(error))
+        return found
+
+    def test_a_missing_compiler_is_said_before_anything_is_timed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+
+        with pytest.raises(NoCompiler, match=r"apt-get install g\+\+"):
+            Target.here("compile")
 
 
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,3 +34,46 @@ def test_scores_of_another_network_are_told_apart(
 
     with pytest.raises(ModelMismatch, match=message):
         Saliency(scores, criterion="mine").check(graph)
+
+
+def test_without_curves_a_width_is_worth_its_best_channels_scores() -> None:
+    saliency = Saliency({"stem": np.array([1.0, 4.0, 0.0, 4.0])}, criterion="mine")
+
+    assert saliency.ranked("stem").tolist() == [1, 3, 0, 2]
+    assert saliency.values("stem").tolist() == [0, 4, 8, 9, 9]
+
+
+def test_a_curve_decides_what_a_width_is_worth_and_scores_who_stays() -> None:
+    curve = np.array([0.0, 1.0, 1.0, 7.0])
+    scores = {"stem": np.array([1.0, 3.0, 2.0])}
+    saliency = Saliency(scores, criterion="mine", curves={"stem": curve})
+
+    assert saliency.ranked("stem").tolist() == [1, 2, 0]
+    assert saliency.values("stem").tolist() == [0, 1, 1, 7]
+
+
+def test_what_is_lost_is_added_over_groups() -> None:
+    scores = {"stem": np.array([1.0, 3.0, 2.0]), "inner": np.array([5.0, 0.5])}
+    saliency = Saliency(scores, criterion="mine")
+
+    assert saliency.lost({"stem": 1, "inner": 1}) == pytest.approx(1 + 2 + 0.5)
+
+
+@pytest.mark.parametrize(
+    "curve", [[0.0, 1.0], [0.5, 1.0, 2.0], [0.0, 2.0, 1.0]], ids=["short", "not from 0", "falls"]
+)
+def test_a_curve_that_is_none_is_refused(curve: list[float]) -> None:
+    with pytest.raises(ValueError, match="never falls over the 3 widths"):
+        Saliency({"stem": np.ones(2)}, criterion="mine", curves={"stem": np.array(curve)})
+
+
+def test_curves_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(NotFinite, match="stem"):
+        Saliency({"stem": np.ones(1)}, criterion="mine", curves={"stem": np.array([0, np.inf])})
+
+
+def test_curves_for_some_groups_alone_are_refused() -> None:
+    scores = {"stem": np.ones(1), "inner": np.ones(1)}
+
+    with pytest.raises(ValueError, match="every group has a curve or none"):
+        Saliency(scores, criterion="mine", curves={"stem": np.array([0.0, 1.0])})

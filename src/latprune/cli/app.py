@@ -44,6 +44,7 @@ from latprune.cli.options import (
     Weights,
     Workers,
     budget_of,
+    criteria_of,
     criterion_of,
     solver_of,
     source_of,
@@ -358,7 +359,7 @@ def prune_command(
 
     source = source_of(model, weights, pretrained, classes, input, crop_pct, task)
     allowed = budget_of(budget)
-    chosen, by = criterion_of(criterion, data), solver_of(solver)
+    chosen, by = criteria_of(criterion, data), solver_of(solver)
     with usage("--lr"):
         recipe = Recipe(epochs=epochs, lr=lr, seed=seed) if epochs and data else None
     needs_table(table, pack)
@@ -369,7 +370,7 @@ def prune_command(
             "data": data,
             "target": target.to_json(),
             "budget": allowed.to_json(),
-            "criterion": chosen,
+            "criterion": ",".join(chosen),
             "solver": solver,
             "keep": keep or [],
             "epochs": epochs if data else 0,
@@ -402,7 +403,11 @@ def prune_command(
             progress=progress,
             device=device,
         )
-        facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
+        facts = {
+            **pruned.report.to_json(),
+            "before_tuning": dict(pruned.before_tuning),
+            "reranked": dict(pruned.reranked),
+        }
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
     _conclude(pruned.report, facts if as_json else None)
 
@@ -479,7 +484,7 @@ def check_command(
 def export_command(
     model: Model,
     pruned: PrunedFile,
-    to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx or NAME.pt2.")],
+    to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx, .xml or .pt2.")],
     task: Task = "classification",
     classes: Classes = None,
     input: Input = None,
@@ -495,17 +500,18 @@ def export_command(
     calibration: Calibration = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Write a pruned network as ONNX or .pt2.
+    """Write a pruned network as ONNX, for OpenVINO (.xml) or as .pt2.
 
     The file is read back and its outputs compared with torch's; it needs no latprune to run. For
-    int8, which is ONNX only, --data calibrates.
+    int8, as .onnx or .xml, --data calibrates.
     """
     from latprune.cli.live import working
-    from latprune.export import export_onnx, export_pt2
+    from latprune.export import export_onnx, export_openvino, export_pt2
     from latprune.surgery import load, load_plan
 
-    if to.suffix not in (".onnx", ".pt2"):
-        raise typer.BadParameter(f"{to} ends in neither .onnx nor .pt2", param_hint="--to")
+    if to.suffix not in (".onnx", ".xml", ".pt2"):
+        sentence = f"{to} ends in none of .onnx, .xml (OpenVINO), .pt2"
+        raise typer.BadParameter(sentence, param_hint="--to")
     in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
     _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
     source = source_of(model, classes=classes, input=input, task=task)
@@ -515,14 +521,15 @@ def export_command(
         example = network.example(batch)
         progress.stage("export")
         to.parent.mkdir(parents=True, exist_ok=True)
+        write = export_openvino if to.suffix == ".xml" else export_onnx
         if to.suffix == ".pt2":
             export_pt2(small, example, to)
         elif in_int8 and data is not None:
             found = _opened(data, network, train_batch, workers, (train_split, test_split))
             batches = found.calibration(calibration)
-            export_onnx(small, example, to, precision="int8", calibration=batches)
+            write(small, example, to, precision="int8", calibration=batches)
         else:
-            export_onnx(small, example, to)
+            write(small, example, to)
     text = f"{to} ({to.stat().st_size / 1e6:.1f} MB) agrees with torch"
     _show({"file": str(to), "bytes": to.stat().st_size} if as_json else text)
 
@@ -533,7 +540,7 @@ def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: b
         sentence = f"a file is written in fp32 or int8, not {precision}"
         raise typer.BadParameter(sentence, param_hint="--precision")
     if in_int8 and to.suffix == ".pt2":
-        sentence = "int8 is written as .onnx alone; give --precision fp32 for .pt2"
+        sentence = "int8 is written as .onnx or .xml; give --precision fp32 for .pt2"
         raise typer.BadParameter(sentence, param_hint="--to")
     if in_int8 and not has_data:
         sentence = "int8 needs --data to calibrate with; --precision fp32 does not"
@@ -586,7 +593,7 @@ def _known(
 
     network = source.open()
     found = None
-    if data is not None and criterion == "taylor":
+    if data is not None and criterion != "magnitude":
         found = _opened(data, network, train_batch, workers, splits)
     return look(
         network,

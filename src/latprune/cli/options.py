@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.planning import Budget
+    from latprune.saliency import CriterionName
 
-CriterionName = Literal["taylor", "magnitude"]
 TASKS = ("classification", "detection")
 SOLVERS = ("joint", "halp", "greedy", "uniform", "milp")
 
@@ -95,7 +95,9 @@ Criterion = Annotated[
     str | None,
     typer.Option(
         "--criterion",
-        help="What makes a channel worth keeping: taylor (needs --data) or magnitude.",
+        help="What makes a channel worth keeping: taylor, taylor_squared, fisher or probe, which "
+        "need --data, or magnitude. prune takes several, as taylor,fisher: whichever network does "
+        "best on held-out pictures.",
     ),
 ]
 SolverName = Annotated[
@@ -179,16 +181,26 @@ def budget_of(text: str) -> Budget:
 
 def criterion_of(name: str | None, data: Path | None) -> CriterionName:
     """Read the criterion; by default the better one that the data allow."""
+    from latprune.saliency import check_name
+
     if name is None:
         return "magnitude" if data is None else "taylor"
-    if name == "magnitude":
-        return "magnitude"
-    if name != "taylor":
-        sentence = f"{name} is neither taylor nor magnitude"
+    with usage("--criterion"):
+        check_name(name)
+    if data is None and name != "magnitude":
+        raise typer.BadParameter(f"{name} needs --data", param_hint="--criterion")
+    return cast("CriterionName", name)
+
+
+def criteria_of(names: str | None, data: Path | None) -> list[CriterionName]:
+    """Read one criterion, or several between commas."""
+    if names is None:
+        return [criterion_of(None, data)]
+    chosen = [criterion_of(name.strip(), data) for name in names.split(",")]
+    if len(chosen) > 1 and data is None:
+        sentence = "several criteria need --data to decide"
         raise typer.BadParameter(sentence, param_hint="--criterion")
-    if data is None:
-        raise typer.BadParameter("taylor needs --data", param_hint="--criterion")
-    return "taylor"
+    return chosen
 
 
 def solver_of(name: str) -> Solver:

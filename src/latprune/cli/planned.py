@@ -17,7 +17,7 @@ from latprune.latency.measuring import measure, outlook
 from latprune.report.counting import network_macs
 from latprune.report.text import widths_table
 from latprune.report.wording import count, percent
-from latprune.saliency import magnitude, taylor
+from latprune.saliency import scored
 from latprune.tuning import cross_entropy
 
 if TYPE_CHECKING:
@@ -122,11 +122,8 @@ def look(
     progress.stage(f"measure ({outlook(graph, device.table(target))})")
     table = measure(model, graph, example, target, progress=progress.step, device=device)
     progress.stage("score")
-    saliency: Saliency
-    if criterion == "taylor" and loader is not None:
-        saliency = taylor(model, graph, islice(loader, SCORE_BATCHES), loss)
-    else:
-        saliency = magnitude(model, graph)
+    batches = None if loader is None else islice(loader, SCORE_BATCHES)
+    saliency = scored(criterion, model, graph, batches, loss, progress=progress)
     return Known(model, example, graph, table, saliency, device)
 
 

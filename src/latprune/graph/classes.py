@@ -6,8 +6,13 @@ frozen; so is, from then on, every label that is joined with it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IntArray = npt.NDArray[np.int64]
 
@@ -19,6 +24,8 @@ class LabelClasses:
         self._parent: IntArray = np.zeros(1, dtype=np.int64)
         self._why: IntArray = np.zeros(1, dtype=np.int64)
         self._reasons: list[str] = [""]
+        self._approximate: list[tuple[IntArray, str]] = []
+        self._multiples: list[tuple[IntArray, int]] = []
 
     @property
     def count(self) -> int:
@@ -72,6 +79,27 @@ class LabelClasses:
         """Say why a frozen label must stay."""
         root = self.find(np.array([label]))[0]
         return self._reasons[int(self._why[root])]
+
+    def approximate(self, labels: IntArray, reason: str) -> None:
+        """Remember that without these labels what stays would be normalised by other numbers."""
+        self._approximate.append((np.unique(labels[labels > 0]), reason))
+
+    def approximations(self) -> dict[int, str]:
+        """Give the classes that were said to be approximate, with the first reason each."""
+        found: dict[int, str] = {}
+        for labels, reason in self._approximate:
+            for root in np.unique(self.find(labels)).tolist():
+                found.setdefault(root, reason)
+        return found
+
+    def divide(self, labels: IntArray, blocks: int) -> None:
+        """Remember that as many of these labels must stay as go evenly into blocks."""
+        self._multiples.append((labels, blocks))
+
+    def divisions(self) -> Iterator[tuple[IntArray, int]]:
+        """Give the axes, as classes, whose width must be a multiple of something."""
+        for labels, blocks in self._multiples:
+            yield self.find(labels), blocks
 
     def _carry_reasons(self, joined: IntArray) -> None:
         """Freeze what frozen classes were joined to."""

@@ -59,6 +59,23 @@ class Member:
         return cls(fields["parameter"], int(fields["axis"]), positions, fields["role"])
 
 
+@dataclass(frozen=True)
+class Count:
+    """A number in a module's attributes that counts channels of a group, such as `num_heads`.
+
+    Attributes:
+        module: Dotted name.
+        attribute: Of the module; holds an integer, or a tuple or list of them.
+        index: Which entry of a tuple or list.
+        per_channel: What the number loses with every channel.
+    """
+
+    module: str
+    attribute: str
+    index: int | None
+    per_channel: int
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """A set of channels that share one width.
@@ -68,12 +85,18 @@ class ChannelGroup:
         channels: How many.
         members: Where they lie.
         multiple: A width must be a multiple of this, or the full one.
+        counts: Numbers in Python that count them.
+        approximate: Where what stays is normalised by statistics that the group takes part in
+            (LayerNorm, GroupNorm, standardised weights); empty if nowhere. A cut of such a group
+            is exact but for these statistics, which tuning makes good.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     multiple: int = 1
+    counts: tuple[Count, ...] = ()
+    approximate: str = ""
 
     def __post_init__(self) -> None:
         for member in self.members:
@@ -149,6 +172,8 @@ def groups_to_json(groups: Sequence[ChannelGroup]) -> list[dict[str, Any]]:
             "name": group.name,
             "channels": group.channels,
             "multiple": group.multiple,
+            "counts": [vars(count) for count in group.counts],
+            "approximate": group.approximate,
             "members": [member.to_json() for member in group.members],
         }
         for group in groups
@@ -163,6 +188,8 @@ def groups_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[ChannelGroup,
             channels=int(entry["channels"]),
             members=tuple(Member.from_json(member) for member in entry["members"]),
             multiple=int(entry["multiple"]),
+            counts=tuple(Count(**count) for count in entry.get("counts", ())),
+            approximate=entry.get("approximate", ""),
         )
         for entry in stored
     )

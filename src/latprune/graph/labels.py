@@ -1,14 +1,16 @@
 """Follow every channel through one run of the model.
 
-Each entry of each parameter axis gets an integer label. While the model runs, each tensor carries,
-per axis, the labels of its entries; an axis without labels holds nothing that could be cut. What
-every operator does to labels stands in `rules`; this module carries them and remembers which
-layers read and wrote which labels.
+Each entry of each parameter axis gets an integer label. While the model runs, each tensor carries
+shadows: arrays of labels with as many axes as the tensor, of size 1 along those on which labels do
+not change. A tensor without shadows holds nothing that could be cut. What every operator does to
+shadows stands in `rules`; this module carries them, and knows how to settle one that an axis was
+split under: [heads × width] can only be cut along one of its axes, and which one is decided by the
+first operator that cares.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +21,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.classes import IntArray, LabelClasses
-from latprune.graph.layers import LayerShape
+from latprune.graph.numbers import NumberMode
+from latprune.graph.recording import SeenLayers
+from latprune.graph.shadows import along_axis, shrunk, varying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 
     from latprune.graph.groups import Role
-    from latprune.graph.layers import Kind
 
     Rule = Callable[["LabelMode", "Call"], None]
 
@@ -45,6 +48,7 @@ class Call:
         kwargs: Its keyword arguments.
         inputs: The tensors among its arguments, in order.
         outputs: The tensors it returned.
+        count: How many operators of this name ran before it.
     """
 
     name: str
@@ -54,23 +58,13 @@ class Call:
     kwargs: Mapping[str, Any]
     inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
+    count: int
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Give an argument that may have been passed by position or by name."""
         if len(self.args) > position:
             return self.args[position]
         return self.kwargs.get(name, default)
-
-
-@dataclass(frozen=True)
-class SeenLayer:
-    """A layer or operator that ran, with the labels on its two sides."""
-
-    name: str
-    shape: LayerShape
-    reads: IntArray
-    writes: IntArray
-    groups_follow: bool
 
 
 class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -81,6 +75,15 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         rules: What each operator does to labels, by the operator's name.
         default: The rule for all others.
         batch: Samples in the input.
+
+    Attributes:
+        classes: Which labels go together.
+        used: Names of the parameters and buffers that took part.
+        seen: The layers that ran.
+        numbers: Where the model's own numbers (`num_heads`) became sizes of tensors.
+        mixed: Calls (operator, count) whose results depend on how many channels there are, though
+            the network still runs without some: norms over channels.
+        data_dependent: Whether sizes depend on values, as the number of boxes does.
     """
 
     def __init__(
@@ -90,50 +93,96 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.batch = batch
         self.classes = LabelClasses()
         self.used: set[str] = set()
-        self.layers: list[SeenLayer] = []
-        self.unpriced: dict[str, None] = {}
-        self.recording = True
+        self.seen = SeenLayers(self)
+        self.numbers = NumberMode(self)
+        self.mixed: set[tuple[str, int]] = set()
+        self.data_dependent = False
         self._rules, self._default = rules, default
         self._model = model
         self._names: dict[int, str] = {}
-        self._labels: MutableMapping[torch.Tensor, AxisLabels] = weak_by_tensor()
-        self._tails: MutableMapping[torch.Tensor, int] = weak_by_tensor()
+        self._own: dict[str, AxisLabels] = {}
+        self._shadows: MutableMapping[torch.Tensor, tuple[IntArray, ...]] = weak_by_tensor()
+        self._splits: list[tuple[IntArray, str]] = []
+        self._calls: dict[str, int] = {}
         self._modules = {module: name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
         for name, tensor in labelled_tensors(model):
             self._names[id(tensor)] = name
-            self._labels[tensor] = {
+            self._own[name] = {
                 axis: self.classes.fresh(size)
                 for axis, size in enumerate(tensor.shape)
                 if size > 1 and not (axis > 1 and _is_kernel(model, name))
             }
+            self.put(tensor, self._own[name])
         self._roles = np.zeros(self.classes.count, dtype=np.int8)
 
     # -------------------------------------------------------------- what rules ask and say
 
-    def of(self, tensor: torch.Tensor) -> AxisLabels:
-        """Give a tensor's labels per axis."""
+    def shadows(self, tensor: torch.Tensor) -> tuple[IntArray, ...]:
+        """Give a tensor's shadows."""
         if (name := self._names.get(id(tensor))) is not None:
             self.used.add(name)
-        return self._labels.get(tensor, {})
+        return self._shadows.get(tensor, ())
+
+    def of(self, tensor: torch.Tensor, *, whole: Collection[int] = ()) -> AxisLabels:
+        """Give a tensor's labels per axis, each shadow settled on one axis.
+
+        Args:
+            tensor: Any.
+            whole: Axes that the operator needs whole: a shadow over several axes settles on
+                another one.
+        """
+        found: AxisLabels = {}
+        for shadow in self.shadows(tensor):
+            axis, labels = self.settle(shadow, whole, "an axis that was split")
+            if axis in found:
+                for both in (found[axis], labels):
+                    self.freeze(both, "two labelled axes were merged")
+            found[axis] = labels
+        self.put(tensor, found)
+        return found
 
     def on(self, tensor: torch.Tensor, axis: int) -> IntArray:
         """Give the labels on one axis; zeros (constants) where it has none."""
         axis %= max(tensor.dim(), 1)
-        found = self.of(tensor).get(axis)
+        found = self.of(tensor, whole=set(range(tensor.dim())) - {axis}).get(axis)
         return found if found is not None else np.zeros(tensor.shape[axis], dtype=np.int64)
 
     def put(self, tensor: torch.Tensor, labels: AxisLabels) -> None:
         """Attach labels to a tensor; axes that hold only constants are left out."""
-        self._labels[tensor] = {axis: entries for axis, entries in labels.items() if entries.any()}
+        self.put_shadows(
+            tensor, [along_axis(entries, axis, tensor.dim()) for axis, entries in labels.items()]
+        )
+
+    def put_shadows(self, tensor: torch.Tensor, shadows: Sequence[IntArray]) -> None:
+        """Attach shadows to a tensor; those that hold only constants are left out.
+
+        Beside others those of frozen labels are, too: they could only get in the way, as the places
+        of tokens do where heads are moved into the batch.
+        """
+        labelled = [shadow for shadow in shadows if shadow.any()]
+        if len(labelled) > 1:
+            free = [s for s in labelled if not self.classes.is_frozen(s).all()]
+            labelled = free or labelled
+        self._shadows[tensor] = tuple(labelled)
+
+    def split(self, shadow: IntArray, why: str) -> None:
+        """Remember a shadow over several axes: in the end it must be cut along one of them."""
+        self._splits.append((shadow, why))
 
     def join(self, first: IntArray, second: IntArray, why: str) -> None:
         """Cut these labels together, pairwise."""
-        self.classes.join(first, second, f"{why}{self._at()}")
+        self.classes.join(first, second, f"{why}{self.at()}")
 
     def freeze(self, labels: IntArray, why: str) -> None:
         """Never cut these labels."""
-        self.classes.freeze(labels, f"{why}{self._at()}")
+        self.classes.freeze(labels, f"{why}{self.at()}")
+
+    def approximate(self, call: Call, labels: IntArray, why: str) -> None:
+        """These labels can be cut, but what remains is normalised by fewer channels."""
+        if self.seen.recording:
+            self.mixed.add((call.name, call.count))
+        self.classes.approximate(labels, f"{why}{self.at()}")
 
     def mark(self, labels: IntArray, role: Role) -> None:
         """Remember what the parameter entries behind these labels are for; the first one stays."""
@@ -142,114 +191,74 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def parameters(self) -> Iterator[tuple[str, int, IntArray, Role]]:
         """Give name, axis, labels and role of every labelled axis that took part."""
-        for name, tensor in labelled_tensors(self._model):
+        for name, _ in labelled_tensors(self._model):
             if name in self.used:
-                for axis, labels in self._labels[tensor].items():
+                for axis, labels in self._own[name].items():
                     yield name, axis, labels, ROLES[self._roles[labels[0]]]
+
+    def owner_of(self, tensor: torch.Tensor) -> str | None:
+        """Give the dotted name of the module whose parameter this is, or is a view of."""
+        for found in (tensor, tensor._base):
+            if found is not None and (name := self._names.get(id(found))) is not None:
+                return name.rpartition(".")[0]
+        return None
 
     @property
     def module(self) -> nn.Module | None:
         """The innermost module that is running."""
         return self._stack[-1] if self._stack else None
 
-    # -------------------------------------------------------------- layers and what follows them
-
-    def add_layer(self, layer: SeenLayer, output: torch.Tensor) -> None:
-        """Remember a layer; a norm and an activation may still join it."""
-        if self.recording:
-            self._tails[output] = len(self.layers)
-            self.layers.append(layer)
-
-    def add_operator(
-        self, kind: Kind, x: torch.Tensor, output: torch.Tensor, **fields: Any
-    ) -> None:
-        """Remember an operator between layers, by the channels that it passes on.
-
-        One whose output has channels on no axis, on several, or not where a latency table looks
-        for them, stays unpriced.
-        """
-        axes = list(self.of(output))
-        where = self._where()
-        if len(axes) != 1 or output.shape[0] != self.batch or axes[0] not in (1, output.dim() - 1):
-            self.leave_unpriced(kind)
-            return
-        (axis,) = axes
-        channels = self.on(output, axis)
-        last = axis > 1
-        size = tuple(x.shape[1:-1] if last else x.shape[2:])
-        shape = LayerShape(kind, len(channels), len(channels), size, last=last, **fields)
-        self.add_layer(SeenLayer(f"{where}/{kind}", shape, channels, channels, False), output)
-
-    def absorb_sum(self, call: Call) -> bool:
-        """Make a sum of two tensors part of the layer that wrote one of them, the later one."""
-        found = [index for tensor in call.inputs if (index := self._tails.get(tensor)) is not None]
-        free = [
-            index
-            for index in found
-            if (shape := self.layers[index].shape).has_weights
-            and not (shape.adds or shape.activation)
-        ]
-        if not free:
-            return False
-        self._extend(max(free), call.outputs[0], adds=True)
-        return True
-
-    def absorb_norm(self, source: torch.Tensor, output: torch.Tensor) -> bool:
-        """Make a norm part of the layer whose output it reads; False if there is none."""
-        index = self._tails.get(source)
-        if index is None or not _takes_norm(self.layers[index].shape):
-            return False
-        self._extend(index, output, norm=True)
-        return True
-
-    def absorb_activation(self, source: torch.Tensor, output: torch.Tensor, name: str) -> bool:
-        """Make an activation part of the layer whose output it reads; False if there is none."""
-        index = self._tails.get(source)
-        if index is None or self.layers[index].shape.activation is not None:
-            return False
-        self._extend(index, output, activation=name)
-        self._tails.pop(output, None)
-        return True
-
-    def leave_unpriced(self, name: str) -> None:
-        """Remember an operator that takes time but belongs to no layer."""
-        if self.recording:
-            self.unpriced.setdefault(f"{self._where() or 'model'}: {name}")
-
-    def _extend(self, index: int, output: torch.Tensor, **fields: Any) -> None:
-        seen = self.layers[index]
-        self.layers[index] = replace(seen, shape=replace(seen.shape, **fields))
-        self._tails[output] = index
-
     # -------------------------------------------------------------- running
 
-    def run(self, *inputs: torch.Tensor) -> Any:
+    def run(self, *inputs: Any) -> Any:
         """Run the model in the mode that it is in, and freeze what it returns."""
         hooks = [
             nn.modules.module.register_module_forward_pre_hook(self._enter),
             nn.modules.module.register_module_forward_hook(self._leave, always_call=True),
         ]
+        self._calls.clear()
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), self.numbers.lent_to(self._model), self:
                 result = self._model(*inputs)
             for tensor in tensors_in(result):
-                for labels in self.of(tensor).values():
+                for labels in self.shadows(tensor):
                     self.classes.freeze(labels, "it is an output of the model")
         finally:
             for hook in hooks:
                 hook.remove()
             self._stack.clear()
+        for shadow, why in self._splits:
+            if not self.classes.is_frozen(shadow).all():
+                self.settle(shadow, (), why)
         return result
 
     def name_of(self, module: nn.Module | None) -> str:
         """Give a module's dotted name; empty for the model itself and for strangers."""
         return self._modules.get(module, "") if module is not None else ""
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Give the name of the innermost module that is running and has one."""
         return next((n for m in reversed(self._stack) if (n := self.name_of(m))), "")
 
-    def _at(self) -> str:
-        return f" in {where}" if (where := self._where()) else ""
+    def at(self) -> str:
+        """The same, in words."""
+        return f" in {where}" if (where := self.where()) else ""
+
+    def settle(self, shadow: IntArray, whole: Collection[int], why: str) -> tuple[int, IntArray]:
+        """Choose the axis along which a shadow can be cut, and join its labels along the others.
+
+        An axis along which alone the classes differ already is that axis; else it is the longest.
+        """
+        axes = varying(shadow)
+        if len(axes) > 1:
+            classes = self.classes.find(shadow)
+            only = varying(shrunk(classes))
+            axes = only if len(only) == 1 else [a for a in axes if a not in whole] or axes
+        axis = max(axes, key=lambda a: shadow.shape[a], default=0)
+        rows = np.moveaxis(shadow, axis, -1).reshape(-1, shadow.shape[axis] if axes else 1)
+        if len(rows) > 1:
+            self.classes.join(rows, rows[:1], why)
+        return axis, rows[0]
 
     def _enter(self, module: nn.Module, _inputs: Any) -> None:
         self._stack.append(module)
@@ -267,20 +276,26 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         """Run the operator, then apply its rule."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        raw = func._schema.name.partition("::")[2]
-        in_place = raw.endswith("_") and not raw.endswith("__")
-        call = Call(
-            name=raw.rstrip("_") if in_place else raw,
-            in_place=in_place,
-            func=func,
-            args=args,
-            kwargs=kwargs,
-            inputs=tuple(tensors_in((args, kwargs))),
-            outputs=tuple(tensors_in(result)),
-        )
-        if call.inputs and call.outputs:
-            self._rules.get(call.name, self._default)(self, call)
+        name, in_place = operator_name(func)
+        count = self._calls.get(name, 0)
+        self._calls[name] = count + 1
+        inputs, outputs = tuple(tensors_in((args, kwargs))), tuple(tensors_in(result))
+        if outputs and any(self.shadows(tensor) for tensor in inputs):
+            call = Call(name, in_place, func, args, kwargs, inputs, outputs, count)
+            self._rules.get(name, self._default)(self, call)
+        if torch.Tag.dynamic_output_shape in func.tags or name in _CHOOSES_BY_VALUE:
+            self.data_dependent = True
         return result
+
+
+_CHOOSES_BY_VALUE = frozenset({"nms", "topk", "sort"})
+
+
+def operator_name(func: Any) -> tuple[str, bool]:
+    """Give an operator's name without namespace and underscore, and whether it is in place."""
+    raw = func._schema.name.partition("::")[2]
+    in_place = raw.endswith("_") and not raw.endswith("__")
+    return raw.rstrip("_") if in_place else raw, in_place
 
 
 def weak_by_tensor() -> MutableMapping[torch.Tensor, Any]:
@@ -305,10 +320,6 @@ def labelled_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         if tensor.is_floating_point() and id(tensor) not in seen:
             seen.add(id(tensor))
             yield name, tensor
-
-
-def _takes_norm(shape: LayerShape) -> bool:
-    return shape.has_weights and not (shape.norm or shape.adds)
 
 
 def _is_kernel(model: nn.Module, name: str) -> bool:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from latprune.graph.classes import IntArray
-    from latprune.graph.groups import ChannelGroup
+    from latprune.graph.groups import ChannelGroup, Count, Role
+
+
+TOUCHING: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
+"""Roles of the parameters that write and read channels."""
 
 
 def slice_model(
@@ -35,32 +39,58 @@ def slice_model(
         ModelMismatch: If a tensor is missing or has not the size that the groups say.
     """
     groups = tuple(groups)
-    through = {m.parameter: m.axis for group in groups for m in group.with_role("through")}
-    for name, axes in _kept_entries(model, groups, kept).items():
+    before: dict[int, torch.Size] = {}
+    for name, axes in kept_entries(model, groups, kept).items():
         tensor = tensor_of(model, name)
-        before, data = tensor.shape, tensor.data
-        for axis, entries in axes.items():
-            data = data.index_select(axis, torch.from_numpy(entries).to(data.device))
-        tensor.data = data.contiguous()
+        before[id(tensor)] = tensor.shape
+        tensor.data = select(tensor.data, axes).contiguous()
         tensor.grad = None
-        owner = model.get_submodule(name.rpartition(".")[0])
-        remaining = None
-        if isinstance(owner, nn.modules.conv._ConvNd) and tensor is owner.weight:
-            axis = through.get(name, 0)
-            share = (tensor.shape[axis], before[axis]) if name in through else (1, 1)
-            remaining = owner.groups * share[0] // share[1]
-        _tell(owner, remaining)
+    tell_modules(model, groups, kept, before)
 
 
-def zero_where_read(
+def select(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:
+    """Keep only these entries of some axes."""
+    for axis, entries in axes.items():
+        tensor = tensor.index_select(axis, torch.from_numpy(entries).to(tensor.device))
+    return tensor
+
+
+def tell_modules(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    before: Mapping[int, Sequence[int]],
+) -> None:
+    """Bring the modules' own numbers into line with tensors that have been cut.
+
+    Args:
+        model: The model.
+        groups: Where the channels lay.
+        kept: Per group the channels that stayed; a group that is missing stayed whole.
+        before: The shapes that the tensors had, by id.
+    """
+    through = {
+        id(tensor_of(model, m.parameter)): m.axis for g in groups for m in g.with_role("through")
+    }
+    for module in model.modules():
+        own = (t for t in (*module._parameters.values(), *module._buffers.values()))
+        if any(id(tensor) in before for tensor in own):
+            _tell(module, before, through)
+    for group in groups:
+        gone = group.channels - len(kept.get(group.name, range(group.channels)))
+        for count in group.counts if gone else ():
+            _lower(model.get_submodule(count.module), count, gone * count.per_channel)
+
+
+def zero_channels(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> None:
-    """Set to zero, in place, the weights that read the channels that would not stay.
+    """Set to zero, in place, what writes and what reads the channels that would not stay.
 
-    The model then computes what the cut one must compute.
+    The model then computes what the cut one must compute: a weight does not see these channels,
+    and in a product of activations, such as attention's, they add nothing.
     """
-    readers = [(group, member) for group in groups for member in group.with_role("reads")]
-    for group, member in readers:
+    for group, member in ((g, m) for g in groups for m in g.with_role(*TOUCHING)):
         gone = np.setdiff1d(np.arange(group.channels), kept.get(group.name, range(group.channels)))
         entries = torch.from_numpy(member.positions[gone].ravel())
         tensor = tensor_of(model, member.parameter)
@@ -85,9 +115,19 @@ def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def _kept_entries(
+def kept_entries(
     model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, IntArray]]:
+    """Give the entries that stay where some go: by tensor and axis, ascending.
+
+    Args:
+        model: What is to be cut.
+        groups: Where the channels lie.
+        kept: Per group the channels that stay; a group that is missing stays whole.
+
+    Raises:
+        ModelMismatch: If a tensor is missing or has not the size that the groups say.
+    """
     gone: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
     for group in groups:
         if group.name not in kept or len(kept[group.name]) == group.channels:
@@ -108,11 +148,36 @@ def _kept_entries(
     return entries
 
 
-def _tell(module: nn.Module, groups: int | None) -> None:
-    """Bring a module's own numbers into line with its tensors; `groups`: of a convolution."""
+def _lower(module: nn.Module, count: Count, by: int) -> None:
+    """Lower a number in a module's attributes."""
+    before = vars(module).get(count.attribute)
+    if count.index is None and isinstance(before, int):
+        vars(module)[count.attribute] = before - by
+    elif count.index is not None and isinstance(before, tuple | list):
+        entries = list(before)
+        entries[count.index] -= by
+        vars(module)[count.attribute] = type(before)(entries)
+    else:
+        raise ModelMismatch(
+            f"{count.module or 'the model'} has no number {count.attribute!r}: it is another model"
+        )
+
+
+def _tell(
+    module: nn.Module, before: Mapping[int, Sequence[int]], through: Mapping[int, int]
+) -> None:
+    """Bring a module's own numbers into line with its tensors.
+
+    Args:
+        module: Some of its tensors were cut.
+        before: Sizes of tensors before they were, by id.
+        through: Weights that lose whole groups, by id: on which axis.
+    """
     weight = module._parameters.get("weight")
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        module.groups = groups or module.groups
+        axis = through.get(id(weight))
+        if axis is not None and id(weight) in before:
+            module.groups = module.groups * weight.shape[axis] // before[id(weight)][axis]
         out, into = (1, 0) if module.transposed else (0, 1)
         module.out_channels = weight.shape[out] * (module.groups if module.transposed else 1)
         module.in_channels = weight.shape[into] * (1 if module.transposed else module.groups)
@@ -122,3 +187,7 @@ def _tell(module: nn.Module, groups: int | None) -> None:
         tensor = weight if weight is not None else module.running_mean
         if tensor is not None:
             module.num_features = len(tensor)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm) and weight is not None:
+        module.num_channels = len(weight)

@@ -7,34 +7,35 @@ try the groups out and freeze the ones that do not hold (`verifying`).
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from latprune.errors import UntraceableModel
-from latprune.graph.groups import ChannelGroup, Frozen, Member, PruningGraph
+from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.labels import LabelMode
-from latprune.graph.layers import Layer, Width
+from latprune.graph.reading import ReadGraph
 from latprune.graph.rules import RULES, unknown
-from latprune.graph.verifying import find_broken
+from latprune.graph.verifying import Judgement, find_broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from latprune.graph.classes import IntArray
-    from latprune.graph.groups import Role
+    from torch import nn
+
+    from latprune.graph.layers import Layer, Width
 
 
 def trace(
     model: nn.Module,
-    example: torch.Tensor | tuple[torch.Tensor, ...],
+    example: torch.Tensor | tuple[Any, ...],
     *,
     keep: Sequence[str] = (),
+    exact: bool = False,
 ) -> PruningGraph:
     """Find the channels of a model that can be cut, and the layers whose cost depends on them.
 
@@ -44,9 +45,13 @@ def trace(
 
     Args:
         model: Any network; its input channels and its outputs are never cut.
-        example: What `model` is called with, [batch, ...]; a tuple for several arguments.
+        example: What `model` is called with, [batch, ...]; a tuple for several arguments, each a
+            tensor or something that holds tensors, such as a detector's list of images.
         keep: Modules whose output channels must stay, by dotted name or pattern (`layer4`,
             `features.*`); what lies inside a named module stays too.
+        exact: Whether channels that LayerNorm, GroupNorm and the like take statistics over must
+            stay. By default they can go: the network then computes what it would without them,
+            but for those statistics (`ChannelGroup.approximate`).
 
     Returns:
         The graph. `frozen` says what cannot be cut, and why.
@@ -64,24 +69,28 @@ def trace(
     except Exception as error:
         raise UntraceableModel(
             f"the model does not run on an example of shape "
-            f"{[tuple(t.shape) for t in inputs]}: {type(error).__name__}: {error}"
+            f"{_shapes(inputs)}: {type(error).__name__}: {error}"
         ) from error
     idle = _run_in_training(mode, working, inputs)
     _freeze_kept(mode, keep)
-    classes = _Classes(mode)
-    broken = find_broken(working, inputs, classes.groups)
-    sound = tuple(group for group in classes.groups if group.name not in broken)
-    priced, passed_over = _priced(list(classes.layers(sound)))
-    failed = (group for group in classes.groups if group.name in broken)
+    if exact:
+        for label, why in mode.classes.approximations().items():
+            mode.classes.freeze(np.array([label]), why)
+    found = ReadGraph(mode)
+    judgement = Judgement(mode.mixed, _witnesses(mode) if mode.data_dependent else ())
+    broken = find_broken(working, inputs, found.groups, judgement)
+    sound = tuple(group for group in found.groups if group.name not in broken)
+    priced, passed_over = _priced(list(found.layers(sound)))
+    failed = (group for group in found.groups if group.name in broken)
     return PruningGraph(
         layers=tuple(priced),
         groups=sound,
         frozen=(
-            *classes.frozen(),
+            *found.frozen(),
             *(Frozen(group.name, group.channels, broken[group.name]) for group in failed),
             *idle,
         ),
-        unpriced=(*mode.unpriced, *passed_over),
+        unpriced=(*mode.seen.unpriced, *passed_over),
     )
 
 
@@ -115,20 +124,32 @@ def _terms(width: Width) -> frozenset[tuple[str, int]]:
     return frozenset(counts.items())
 
 
-def _batch(inputs: tuple[torch.Tensor, ...]) -> int:
-    return max((t.shape[0] for t in inputs if t.dim()), default=1)
+def _batch(inputs: tuple[Any, ...]) -> int:
+    """Count the samples: images in a batch, or in a list."""
+    counts = [len(entry) for entry in inputs if isinstance(entry, list)]
+    counts += [t.shape[0] for t in inputs if isinstance(t, torch.Tensor) and t.dim()]
+    return max(counts, default=1)
 
 
-def _run_in_training(
-    mode: LabelMode, working: nn.Module, inputs: tuple[torch.Tensor, ...]
-) -> list[Frozen]:
+def _shapes(inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, torch.Tensor)]
+
+
+def _witnesses(mode: LabelMode) -> list[str]:
+    """The modules with weights that write nothing that could be cut, such as a detector's heads."""
+    named = [layer for layer in mode.seen.layers if layer.shape.has_weights]
+    free = {layer.name for layer in named if not mode.classes.is_frozen(layer.writes).all()}
+    return [name for name in dict.fromkeys(layer.name for layer in named) if name not in free]
+
+
+def _run_in_training(mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...]) -> list[Frozen]:
     """Run once more in training mode if parameters are still unseen; say which stay so."""
     names = {name for name, p in working.named_parameters() if p.is_floating_point()}
     if names <= mode.used:
         return []
-    pair = tuple(torch.cat([t, t]) if t.dim() else t for t in inputs)
+    pair = tree_map(_twice, inputs)
     reason = "it runs neither in evaluation nor in training mode"
-    mode.recording = False
+    mode.seen.recording = False
     working.train()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -138,6 +159,10 @@ def _run_in_training(
     working.eval()
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names - mode.used))
     return [Frozen(owner or "model", 0, reason) for owner in owners]
+
+
+def _twice(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
 
 
 def _check_keep(model: nn.Module, keep: Sequence[str]) -> None:
@@ -156,116 +181,3 @@ def _freeze_kept(mode: LabelMode, keep: Sequence[str]) -> None:
     for parameter, _, labels, role in mode.parameters():
         if role in ("writes", "through") and _is_kept(parameter.rpartition(".")[0], keep):
             mode.classes.freeze(labels, "protected by keep=")
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One labelled axis of a parameter, its labels as classes."""
-
-    parameter: str
-    axis: int
-    classes: IntArray
-    role: Role
-
-
-class _Classes:
-    """The classes of labels after a run, read as groups and layers."""
-
-    def __init__(self, mode: LabelMode) -> None:
-        self._mode = mode
-        self._axes = [
-            _Axis(parameter, axis, mode.classes.find(labels), role)
-            for parameter, axis, labels, role in mode.parameters()
-        ]
-        self._members: dict[str, IntArray] = {}
-        self.groups = tuple(self._read_groups())
-
-    def _read_groups(self) -> Iterator[ChannelGroup]:
-        """Classes that lie on the same axes, equally often, form a group."""
-        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for index, axis in enumerate(self._axes):
-            free = axis.classes[~self._mode.classes.is_frozen(axis.classes)]
-            for label, count in zip(*np.unique(free, return_counts=True), strict=True):
-                places[int(label)].append((index, int(count)))
-        together: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-        for label, found in places.items():
-            together[tuple(found)].append(label)
-        names = self._writer_names()
-        taken: Counter[str] = Counter()
-        for signature, labels in together.items():
-            axes = [self._axes[index] for index, _ in signature]
-            classes = self._in_order(np.array(labels), axes)
-            if len(classes) < 2:
-                self._mode.classes.freeze(classes, "it would be the only channel of its group")
-                continue
-            if not any(axis.role in ("writes", "through") for axis in axes):
-                self._mode.classes.freeze(classes, "no layer writes it")
-                continue
-            name = next((names[c] for c in classes.tolist() if c in names), axes[0].parameter)
-            taken[name] += 1
-            name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-            self._members[name] = classes
-            members = [
-                Member(axis.parameter, axis.axis, _positions(axis.classes, classes), axis.role)
-                for axis in axes
-            ]
-            yield ChannelGroup(name, len(classes), tuple(members))
-
-    def _writer_names(self) -> dict[int, str]:
-        """The first layer that writes each class."""
-        names: dict[int, str] = {}
-        for layer in self._mode.layers:
-            if not layer.shape.has_weights:
-                continue
-            for label in np.unique(self._mode.classes.find(layer.writes)).tolist():
-                names.setdefault(label, layer.name)
-        return names
-
-    @staticmethod
-    def _in_order(classes: IntArray, axes: Sequence[_Axis]) -> IntArray:
-        """Order classes as they first lie on the axis that writes them."""
-        main = next((axis for axis in axes if axis.role == "writes"), axes[0]).classes
-        _, first = np.unique(main, return_index=True)
-        order = main[np.sort(first)]
-        return order[np.isin(order, classes)]
-
-    def frozen(self) -> Iterator[Frozen]:
-        """Channels that some layer writes and that must stay."""
-        for axis in self._axes:
-            if axis.role != "writes":
-                continue
-            stays = axis.classes[self._mode.classes.is_frozen(axis.classes)]
-            reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
-            for reason, count in reasons.items():
-                if not axis.parameter.endswith(".bias"):
-                    yield Frozen(axis.parameter.rpartition(".")[0], count, reason)
-
-    def layers(self, groups: Sequence[ChannelGroup]) -> Iterator[Layer]:
-        """The layers that ran, their widths in terms of these groups."""
-        owner = {int(c): g.name for g in groups for c in self._members[g.name]}
-        channels = {group.name: group.channels for group in groups}
-        calls: Counter[str] = Counter()
-        for seen in self._mode.layers:
-            calls[seen.name] += 1
-            yield Layer(
-                name=seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else ""),
-                shape=seen.shape,
-                reads=self._width(seen.reads, owner, channels),
-                writes=self._width(seen.writes, owner, channels),
-                groups_follow=seen.groups_follow,
-            )
-
-    def _width(
-        self, labels: IntArray, owner: Mapping[int, str], channels: Mapping[str, int]
-    ) -> Width:
-        found = Counter(owner.get(c, "") for c in self._mode.classes.find(labels).tolist())
-        fixed = found.pop("", 0)
-        return Width(fixed, tuple((name, n // channels[name]) for name, n in found.items()))
-
-
-def _positions(axis: IntArray, classes: IntArray) -> IntArray:
-    """Where each class lies on an axis, int [classes, entries per class]."""
-    rank = {int(label): index for index, label in enumerate(classes)}
-    entries = np.flatnonzero(np.isin(axis, classes))
-    ranks = np.array([rank[int(label)] for label in axis[entries]])
-    return entries[np.argsort(ranks, kind="stable")].reshape(len(classes), -1)

@@ -1,23 +1,28 @@
 """Prove that groups can be cut: on a copy with random weights, cut some channels and compare.
 
 The cut network must equal the network whose weights ignore those channels. Random weights make
-the proof independent of zero-initialised branches, which would hide a wrong cut.
+the proof independent of zero-initialised branches, which would hide a wrong cut. Where statistics
+over channels are part of a network (LayerNorm), both are compared without them.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from latprune.graph.labels import labelled_tensors, tensors_in
-from latprune.graph.slicing import slice_model, zero_where_read
+from latprune.graph.slicing import slice_model, zero_channels
+from latprune.graph.standins import channel_wise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from latprune.graph.groups import ChannelGroup
 
@@ -25,8 +30,25 @@ TOLERANCE = 1e-3
 """Largest difference allowed, relative to the largest output (float32, random weights)."""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """How two networks are compared.
+
+    Attributes:
+        mixed: Calls (operator, count) that take statistics over channels.
+        witnesses: Modules whose outputs are compared instead of the network's, in float64: what a
+            detector makes of its heads' outputs changes with the last bit.
+    """
+
+    mixed: Collection[tuple[str, int]] = ()
+    witnesses: Collection[str] = ()
+
+
 def find_broken(
-    model: nn.Module, inputs: tuple[torch.Tensor, ...], groups: Sequence[ChannelGroup]
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    groups: Sequence[ChannelGroup],
+    judgement: Judgement | None = None,
 ) -> dict[str, str]:
     """Give the groups that cannot be cut, with what went wrong.
 
@@ -36,6 +58,7 @@ def find_broken(
         model: A copy of the dense model, for trial use: it gets random weights.
         inputs: An example input.
         groups: The groups to try.
+        judgement: How to compare.
 
     Returns:
         The failing groups' names and reasons; empty if all hold.
@@ -43,7 +66,7 @@ def find_broken(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         randomise(model)
-        trial = _Trial(model.eval(), inputs)
+        trial = _Trial(model.eval(), inputs, judgement or Judgement())
         broken: dict[str, str] = {}
         _admit(trial, list(groups), [], broken)
     return broken
@@ -79,27 +102,74 @@ def randomise(model: nn.Module) -> None:
                 tensor.uniform_(0.5, 1.0) if "weight" in name else tensor.normal_(std=0.1)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """What is wrong with a cut, and the module that could not run, if it was one."""
+
+    reason: str
+    module: str = ""
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """Give the names of the modules that are running, outermost first; they stay after an error."""
+    names = {module: name for name, module in model.named_modules()}
+    running: list[str] = [""]
+    hooks = []
+    for module in names:
+        hooks.append(module.register_forward_pre_hook(lambda m, _: running.append(names[m])))
+        hooks.append(module.register_forward_hook(lambda *_: _left(running)))
+    try:
+        yield running
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _left(running: list[str]) -> None:
+    running.pop()
+
+
 class _Trial:
     """Cuts a copy of a model and compares what it computes."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._model, self._inputs = model, inputs
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], judgement: Judgement) -> None:
+        self._model, self._inputs, self._judgement = model, inputs, judgement
+        if judgement.witnesses:
+            self._model = model.double()
+            self._inputs = tree_map(_double, inputs)
 
-    def failure(self, groups: Sequence[ChannelGroup]) -> str | None:
+    def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
         kept = random_kept(groups, share=0.3, seed=0)
         masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
-        zero_where_read(masked, groups, kept)
+        zero_channels(masked, groups, kept)
         slice_model(small, groups, kept)
-        try:
-            found = self._outputs(small)
-        except Exception as error:  # whatever a stranger's forward raises is the finding
-            return f"cut, it no longer runs: {_first_line(error)}"
-        return _difference(self._outputs(masked), found)
+        with _watched(small) as running:
+            try:
+                found = self._outputs(small)
+            except Exception as error:  # whatever a stranger's forward raises is the finding
+                return _Failure(f"cut, it no longer runs: {_first_line(error)}", running[-1])
+        reason = _difference(self._outputs(masked), found)
+        return None if reason is None else _Failure(reason)
 
     def _outputs(self, model: nn.Module) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return [t for t in tensors_in(model(*self._inputs)) if t.is_floating_point()]
+        seen: list[torch.Tensor] = []
+        hooks = [
+            model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output: seen.extend(tensors_in(output))
+            )
+            for name in self._judgement.witnesses
+        ]
+        with torch.no_grad(), channel_wise(self._judgement.mixed):
+            outputs = list(tensors_in(model(*self._inputs)))
+        for hook in hooks:
+            hook.remove()
+        return [t for t in (seen if hooks else outputs) if t.is_floating_point()]
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
 
 
 def _admit(
@@ -115,11 +185,19 @@ def _admit(
     if failure is None:
         admitted.extend(groups)
     elif len(groups) == 1:
-        broken[groups[0].name] = failure
+        broken[groups[0].name] = failure.reason
     else:
-        half = len(groups) // 2
-        _admit(trial, groups[:half], admitted, broken)
-        _admit(trial, groups[half:], admitted, broken)
+        for part in _parted(groups, failure):
+            _admit(trial, part, admitted, broken)
+
+
+def _parted(groups: list[ChannelGroup], failure: _Failure) -> Sequence[list[ChannelGroup]]:
+    """Set those apart that lie where the network failed; where that says nothing, halve."""
+    inside = f"{failure.module}."
+    near = [g for g in groups if any(m.parameter.startswith(inside) for m in g.members)]
+    if failure.module and 0 < len(near) < len(groups):
+        return [g for g in groups if g not in near], near
+    return groups[: len(groups) // 2], groups[len(groups) // 2 :]
 
 
 def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str | None:

@@ -147,9 +147,14 @@ class TimedCall:
 
 def cast(module: nn.Module, inputs: Sequence[Tensor], target: Target) -> tuple[nn.Module, Inputs]:
     """Give a copy of a network in evaluation mode, and its inputs, in the target's precision."""
-    dtype = _DTYPES[target.precision]
+    dtype = dtype_of(target)
     small = copy.deepcopy(module).eval().to(dtype)
     return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
+
+
+def dtype_of(target: Target) -> torch.dtype:
+    """Give what a target computes in."""
+    return _DTYPES[target.precision]
 
 
 def call_of(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Run:

@@ -1,4 +1,4 @@
-"""A network as it ships: the file that a target runs, called like the module it was made from."""
+"""A network as it ships: what a target runs, called like the module it was made from."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from latprune.latency.layer_modules import cast, dtype_of
 from latprune.latency.onnx_sessions import open_session
+from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import arrays_of, export_int8, in_parts
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from latprune.latency.target import Target
 
@@ -25,26 +27,36 @@ if TYPE_CHECKING:
 
 def as_shipped(
     model: nn.Module, example: Inputs, target: Target, batches: Iterable[Inputs]
-) -> Shipped | None:
+) -> nn.Module | None:
     """Make what a target runs in another precision than fp32.
+
+    For `compile` that is the network in eager PyTorch, in the target's precision: the sums run in
+    another order, the roundings are the same.
 
     Args:
         model: Any network; it stays as it is.
         example: Its input, or inputs, of the target's batch.
         target: Says runtime, precision and threads.
-        batches: To calibrate with: inputs like `example`, of any number of samples, no labels.
+        batches: To calibrate int8 with: inputs like `example`, of any number of samples, no labels.
 
     Returns:
-        The network; None for a target whose precision the network has already, or whose file
-        cannot be called from here.
+        The network; None for a target whose precision the network has already, for one that cannot
+        be called from here, and for int8 without a batch.
 
     Raises:
-        ValueError: If there is no batch, or one does not have as many tensors as the network reads.
+        ValueError: If a batch does not have as many tensors as the network reads.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If a library is not installed.
     """
-    if (target.runtime, target.precision) != ("onnxruntime", "int8"):
+    if target.precision == "fp32":
         return None
+    if target.runtime in ("eager", "compile"):
+        return Rounded(model, target)
+    batches = list(batches)
+    if target.precision != "int8" or not batches:
+        return None
+    if target.runtime == "openvino":
+        return _shipped_to_openvino(model, example, target, batches)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_int8(model, example, path, batches)
@@ -52,8 +64,43 @@ def as_shipped(
     return Shipped(session, like=model, example=example)
 
 
+def _shipped_to_openvino(
+    model: nn.Module, example: Inputs, target: Target, batches: Sequence[Inputs]
+) -> Shipped:
+    from latprune.latency.runtimes.openvino import RUNTIME
+
+    read = RUNTIME.read_network(model, example)
+    quantised = in_int8(read, runs_of(read, batches), correct=True)
+    return Shipped(Called(RUNTIME.open_request(quantised, target)), like=model, example=example)
+
+
+class Rounded(nn.Module):
+    """A copy of a network in a target's precision that reads and returns fp32."""
+
+    def __init__(self, model: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.small, _ = cast(model, (), target)
+        self._dtype = dtype_of(target)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the network.
+
+        Args:
+            inputs: As the module reads them, [n, ...].
+
+        Returns:
+            What the module returns, floating-point tensors in fp32.
+        """
+        outputs = self.small(*(_rounded(tensor, self._dtype) for tensor in inputs))
+        return tree_map_only(Tensor, lambda tensor: _rounded(tensor, torch.float32), outputs)
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
 class Shipped(nn.Module):
-    """An ONNX Runtime session of fixed sizes that is called like the module it was made from.
+    """A session of fixed sizes that is called like the module it was made from.
 
     Any number of samples is read, in as many runs as it takes.
     """
@@ -62,7 +109,7 @@ class Shipped(nn.Module):
         """Wrap a session.
 
         Args:
-            session: Of a network exported with `example`.
+            session: Of a network exported with `example`: ONNX Runtime's, or one like it.
             like: The module that was exported.
             example: Its input, or inputs.
         """

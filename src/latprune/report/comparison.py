@@ -258,8 +258,9 @@ def check(
         plan: Says the target and the budget.
         example: An input of both.
         graph: The dense network's.
-        evaluate: Judges a network: shares in [0, 1] by the metric's name. On a target in int8 it
-            also judges what ships, called like a module; an empty result means not judged.
+        evaluate: Judges a network: shares in [0, 1] by the metric's name. Where the
+            target does not run in fp32 it also judges what ships, called like a module; an empty
+            result means not judged.
         calibration: For a target in int8: batches of inputs like `example`, of any number of
             samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
@@ -287,7 +288,7 @@ def check(
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
         accuracy = dict(evaluate(model)) if evaluate is not None else {}
-        shipped = as_shipped(model, example, plan.target, batches) if accuracy and batches else None
+        shipped = as_shipped(model, example, plan.target, batches) if accuracy else None
         return Facts(
             latency,
             parameters(model),

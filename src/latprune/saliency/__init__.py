@@ -1,12 +1,27 @@
 """WHAT a channel is worth.
 
-A criterion gives a `Saliency`: one score per channel of every group. Add one as a file of its own
-with a function that returns a `Saliency`; `latprune.testing.CriterionContract` holds the tests
-that it must pass.
+A criterion gives a `Saliency`: one score per channel of every group, and where widths are judged as
+a whole a curve per group. Add one as a file of its own with a function that returns a `Saliency`;
+`latprune.testing.CriterionContract` holds the tests that it must pass.
 """
 
+from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
+from latprune.saliency.named import CriterionName, check_name, names, scored
+from latprune.saliency.probe import probe
 from latprune.saliency.scores import Saliency
 from latprune.saliency.taylor import taylor
+from latprune.saliency.taylor_squared import taylor_squared
 
-__all__ = ["Saliency", "magnitude", "taylor"]
+__all__ = [
+    "CriterionName",
+    "Saliency",
+    "check_name",
+    "fisher",
+    "magnitude",
+    "names",
+    "probe",
+    "scored",
+    "taylor",
+    "taylor_squared",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from latprune.errors import ModelMismatch, NotFinite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -20,20 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Scores of channels; only their ratios matter.
+    """What channels are worth; only ratios matter.
+
+    A width is worth the sum of the scores of the channels that it keeps, unless a curve says
+    otherwise.
 
     Attributes:
-        scores: Per group a float64 array [channels], ≥ 0, no unit.
+        scores: Per group a float64 array [channels], ≥ 0, no unit: those with the least go first.
         criterion: What made them.
+        curves: Where widths were judged as a whole, for every group a float64 array
+            [channels + 1]: what the 0, 1, 2, … channels with the highest scores are worth
+            together, from 0 and never falling.
     """
 
     scores: Mapping[str, np.ndarray]
     criterion: str
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        scores = {group: np.asarray(s, dtype=np.float64) for group, s in self.scores.items()}
-        object.__setattr__(self, "scores", scores)
-        for group, of_channels in scores.items():
+        object.__setattr__(self, "scores", _float64(self.scores))
+        object.__setattr__(self, "curves", _float64(self.curves))
+        for group, of_channels in self.scores.items():
             if not np.isfinite(of_channels).all():
                 raise NotFinite(f"{self.criterion} scores a channel of {group} as nan or inf")
             if of_channels.ndim != 1 or (of_channels < 0).any():
@@ -41,6 +49,38 @@ class Saliency:
                     f"{group} needs one score ≥ 0 per channel, not {of_channels.shape} scores "
                     f"from {of_channels.min(initial=0.0)}"
                 )
+        if self.curves and set(self.curves) != set(self.scores):
+            raise ValueError(
+                "either every group has a curve or none: sums do not compare with them"
+            )
+        for group, curve in self.curves.items():
+            _check_curve(
+                curve, channels=len(self.scores[group]), what=f"{self.criterion} of {group}"
+            )
+
+    def ranked(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
+        """Give a group's channels from the most to the least worth, equals by index.
+
+        Args:
+            group: Its name.
+            among: The channels to rank; None: all.
+        """
+        scores = self.scores[group]
+        channels = np.arange(len(scores)) if among is None else np.asarray(among)
+        ranked: np.ndarray = channels[np.argsort(-scores[channels], kind="stable")]
+        return ranked
+
+    def values(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
+        """Give what the first 0, 1, 2, … of the ranked channels are worth, [channels + 1]."""
+        ranked = self.ranked(group, among=among)
+        if self.curves:
+            return self.curves[group][: len(ranked) + 1]
+        return np.concatenate([[0.0], np.cumsum(self.scores[group][ranked])])
+
+    def lost(self, widths: Mapping[str, int]) -> float:
+        """Give what is predicted to be lost at some widths, a number per group, all told."""
+        values = {group: self.values(group) for group in self.scores}
+        return math.fsum(float(v[-1] - v[widths[group]]) for group, v in values.items())
 
     def check(self, graph: PruningGraph) -> None:
         """Make sure that every channel of a graph has a score.
@@ -56,6 +96,20 @@ class Saliency:
                     f"the {self.criterion} scores are not of this network: {group.name} has "
                     f"{group.channels} channels and {has} of them have scores"
                 )
+
+
+def _float64(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {group: np.asarray(array, dtype=np.float64) for group, array in arrays.items()}
+
+
+def _check_curve(curve: np.ndarray, *, channels: int, what: str) -> None:
+    if not np.isfinite(curve).all():
+        raise NotFinite(f"{what}: the curve has a value that is nan or inf")
+    if curve.shape != (channels + 1,) or curve[0] != 0 or (np.diff(curve) < 0).any():
+        raise ValueError(
+            f"{what}: a curve goes from 0 and never falls over the {channels + 1} widths 0 to "
+            f"{channels}, not {curve}"
+        )
 
 
 def per_channel(entries: torch.Tensor, member: Member) -> torch.Tensor:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latprune.errors import NotFinite
-from latprune.modes import evaluating, moved
-from latprune.progress import Quiet
-from latprune.saliency.culprit import culprit
-from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
+from latprune.saliency.first_order import first_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor, nn
 
-    from latprune.graph.groups import ChannelGroup, Member, PruningGraph
+    from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
+    from latprune.saliency.scores import Saliency
 
 
 def taylor(
@@ -33,16 +27,14 @@ def taylor(
     max_skips: int = 3,
     progress: Progress | None = None,
 ) -> Saliency:
-    """Score channels by the first-order Taylor expansion of the loss.
+    """Score channels by the first-order Taylor expansion of the loss, as HALP does.
 
     Per batch a channel's score is |Σ γ ∂L/∂γ + β ∂L/∂β| over the scales γ and shifts β of all
     norms on its group; the sum comes before the absolute value, for the channel goes from all of
     them at once. A group without norms uses the weights and biases that write it instead. Scores
     are averaged over batches.
 
-    The model scores as it would predict: in evaluation mode, so that a score depends on neither
-    the other samples of a batch nor on chance. Its parameters, gradients and modes stay as they
-    are.
+    The model scores in evaluation mode, and stays as it is.
 
     Args:
         model: Holds the parameters that `graph` names, on one device.
@@ -66,96 +58,13 @@ def taylor(
         Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019; Shen et
         al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022.
     """
-    progress = progress or Quiet()
-    parameters = parameters_of(model)
-    members = {group.name: _members(group, parameters) for group in graph.groups}
-    needed = {m.parameter: parameters[m.parameter] for ms in members.values() for m in ms}
-    if not needed:
-        return Saliency({}, criterion="taylor")
-    device = next(model.parameters()).device
-    total = len(batches) if isinstance(batches, Sized) else None
-    sums: dict[str, Tensor] = {}
-    used, skips = 0, _Skips(max_skips)
-    with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
-        for inputs, labels in batches:
-            batch = inputs.to(device), moved(labels, device)
-            changes = _changes(model, batch, loss, needed)
-            if changes is None:
-                skips.add(culprit(model, batch, loss, needed))
-            else:
-                used += 1
-                for group, of_group in members.items():
-                    sums[group] = sums.get(group, 0) + _score(of_group, changes)
-            progress.step(used + skips.count, total, "batches scored")
-    skips.check(used=used)
-    return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion="taylor")
-
-
-@dataclass
-class _Skips:
-    """Counts the batches that are not finite."""
-
-    most: int
-    count: int = 0
-    why: str = ""
-
-    def add(self, why: str) -> None:
-        self.count, self.why = self.count + 1, why
-        if self.count > self.most:
-            raise NotFinite(
-                f"{self.count} batches gave numbers that are nan or infinite, and {self.most} "
-                f"may: in the last, {why}. Check the inputs, the weights and the loss."
-            )
-
-    def check(self, *, used: int) -> None:
-        """Make sure that something is left to average."""
-        if self.count and not used:
-            raise NotFinite(
-                f"all {self.count} batches gave numbers that are nan or infinite: in the last, "
-                f"{self.why}. Check the inputs, the weights and the loss."
-            )
-        if not used:
-            raise ValueError("taylor needs at least one batch to score with, and was given none")
-
-
-def _members(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tuple[Member, ...]:
-    norms = group.with_role("scale", "shift")
-    return present(group, norms, parameters) if norms else writers(group, parameters)
-
-
-def _changes(
-    model: nn.Module,
-    batch: tuple[Tensor, Any],
-    loss: Callable[[Any, Any], Tensor],
-    parameters: Mapping[str, nn.Parameter],
-) -> dict[str, Tensor] | None:
-    """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""
-    inputs, labels = batch
-    value = loss(model(inputs), labels)
-    names, tensors = list(parameters), list(parameters.values())
-    # Not backward(): the user's own gradients stay as they are.
-    gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
-    changes = {
-        name: tensor.detach() * gradient
-        for name, tensor, gradient in zip(names, tensors, gradients, strict=True)
-    }
-    finite = [value.detach().isfinite(), *(c.isfinite().all() for c in changes.values())]
-    return changes if bool(torch.stack(finite).all()) else None
-
-
-def _score(members: tuple[Member, ...], changes: Mapping[str, Tensor]) -> Tensor:
-    """Add up what one batch's loss changes by without a channel; then drop the sign."""
-    return torch.stack([per_channel(changes[m.parameter], m) for m in members]).sum(dim=0).abs()
-
-
-@contextmanager
-def _differentiable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let gradients reach frozen parameters too, for as long as it takes."""
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    return first_order(
+        model,
+        graph,
+        batches,
+        loss,
+        criterion="taylor",
+        fold=torch.abs,
+        max_skips=max_skips,
+        progress=progress,
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
+from latprune.errors import NoCompiler
 from latprune.latency.layer_modules import (
     PRECISIONS,
     LayerModule,
@@ -41,7 +42,18 @@ class Compile:
     precisions: tuple[str, ...] = PRECISIONS
 
     def version(self) -> str:
-        """Give torch's version."""
+        """Give torch's version.
+
+        Raises:
+            NoCompiler: If there is no C++ compiler.
+        """
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise NoCompiler from None
         return str(torch.__version__)
 
     def time_layers(

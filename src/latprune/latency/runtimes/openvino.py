@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latprune.errors import import_extra
-from latprune.latency.layer_timing import time_models_of
+from latprune.latency.layer_timing import time_shapes
 from latprune.latency.onnx_export import export_network
-from latprune.latency.onnx_layers import WARM, warm_by
+from latprune.latency.onnx_layers import CONTEXT, WARM, layer_model, warm_by
+from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import Profile, random_input
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Measurement, Run
 
 _EXTRA = "openvino"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_OF_AN_INPUT = "/fq_output_"  # what NNCF adds to the name of an input where it quantises it
 
 
 class OpenVino:
@@ -40,7 +42,7 @@ class OpenVino:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """`fp32`, and `bf16` where the processor has instructions for it."""
+        """`fp32` and `int8`, and `bf16` where the processor has instructions for it."""
         capable = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return tuple(name for name in _HINTS if name.upper() in capable)
 
@@ -48,16 +50,22 @@ class OpenVino:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several of them in turns; see `Runtime`."""
-        yield from time_models_of(shapes, partial(_ProfiledRequest, target=target), target)
+        yield from time_shapes(shapes, partial(_ProfiledRequest, target=target), target)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Run:
-        """Export a network as ONNX and compile that; see `Runtime`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            export_network(model, example, path)
-            request = _request(_core().read_model(path), target)
+        """Export a network as ONNX and compile that; see `Runtime`.
+
+        In int8 the example calibrates: what the integers mean takes no time.
+
+        Raises:
+            CannotQuantise: If the quantiser fails on the network.
+        """
+        read = self.read_network(model, example)
+        if target.precision == "int8":
+            read = in_int8(read, runs_of(read, [example]), correct=False)
+        request = self.open_request(read, target)
         inputs = example if isinstance(example, tuple) else (example,)
         _feed(request, [tensor.detach().cpu().numpy() for tensor in inputs])
 
@@ -66,16 +74,35 @@ class OpenVino:
 
         return run
 
+    def read_network(self, model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Any:
+        """Give a network as an `openvino.Model` in fp32."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export_network(model, example, path)
+            return self.read_file(path)
+
+    def read_file(self, path: Path) -> Any:
+        """Give what a file (.onnx, .xml) holds as an `openvino.Model`."""
+        return _core().read_model(path)
+
+    def open_request(self, model: Any, target: Target) -> Any:
+        """Compile an `openvino.Model` as the target runs it, for one request at a time."""
+        return _request(model, target)
+
 
 RUNTIME = OpenVino()
 
 
 class _ProfiledRequest:
-    """A model on the CPU whose kernels are timed; see `Profiled`."""
+    """A layer on the CPU whose kernels are timed; see `Profiled`."""
 
-    def __init__(self, model: bytes, *, target: Target) -> None:
-        read = _core().read_model(model)
+    def __init__(self, shape: LayerShape, *, target: Target) -> None:
+        read = _core().read_model(layer_model(shape, batch=target.batch))
         self.warm = warm_by(_notes(read))
+        self._inputs = [wanted.get_any_name() for wanted in read.inputs]
+        if target.precision == "int8":
+            data = [random_input(wanted.get_shape()) for wanted in read.inputs]
+            read = in_int8(read, [data], correct=False)
         self._request = _request(read, target, PERF_COUNT=True)
         wanted = self._request.model_inputs
         _feed(self._request, [random_input(one.get_shape()) for one in wanted])
@@ -92,10 +119,22 @@ class _ProfiledRequest:
     def profile(self) -> Profile:
         """Give the times of all runs."""
         runs = np.array(list(self._times_ms.values()))
-        return Profile(list(self._operators), list(self._operators.values()), runs)
+        names = [self._named(name) for name in self._operators]
+        return Profile(names, list(self._operators.values()), runs)
+
+    def _named(self, kernel: str) -> str:
+        """Tell the quantising of the layer's inputs, which its neighbours do, from the layer."""
+        given = kernel.partition(_OF_AN_INPUT)[0]
+        return CONTEXT + kernel if given in self._inputs and given != kernel else kernel
 
 
+@cache
 def _core() -> Any:
+    """One for the life of the process.
+
+    The CPU plugin puts a signal stack of its own under the thread. When several are taken down,
+    the thread is left with one that was freed, and the next signal ends the process.
+    """
     return import_extra("openvino", _EXTRA).Core()
 
 

@@ -1,0 +1,264 @@
+"""An independent judge of a cut: it trusts nothing that the graph says about what lies where.
+
+Every parameter and buffer is overwritten with its own flat indices and the network is cut; the
+numbers that are left tell which entries survived, and in which order. The cut network then gets the
+original values of those, the original zeros in the place of all others, and both must compute the
+same in float64.
+
+A norm over channels (layer norm, group norm, standardised weights) sees fewer of them after a cut,
+and no cut under it can leave its numbers as they were. If the outputs differ, they are therefore
+compared once more with a stand-in in both networks: such a norm multiplies by one number, the same
+in both, before its own scale and shift. That judges the structure alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Cutter = Callable[[nn.Module], nn.Module]
+Tensors = list[torch.Tensor]
+
+TOLERANCE = 1e-6
+"""Largest difference of an output, relative to the largest one, in float64."""
+HIDDEN = "the outputs do not show what was removed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge found.
+
+    Attributes:
+        holds: `exact`; `structure`, if only with stand-ins for the norms over channels; `wrong`;
+            or `open`, if the outputs say nothing.
+        difference: The largest one of an output, relative to the largest output.
+        why: Of a cut that is wrong, or of one that could not be judged.
+    """
+
+    holds: Literal["exact", "structure", "wrong", "open"]
+    difference: float
+    why: str = ""
+
+
+def judge(
+    model: nn.Module, cutter: Cutter, example: torch.Tensor, *, watch: Sequence[str] = ()
+) -> Verdict:
+    """Judge what `cutter` makes of `model`.
+
+    Args:
+        model: The network; it stays as it is.
+        cutter: Gives a smaller copy of any network of the same architecture, always the same cut.
+        example: An input, [batch, ...].
+        watch: Modules whose outputs are compared, too, by dotted name.
+    """
+    with _in_float64():
+        whole = copy.deepcopy(model).double().eval()
+        fill(whole)
+        wide = example.double()
+        before = _outputs(whole, wide, watch)
+        try:
+            small = _cut_and_fill(whole, cutter)
+        except NotMoved as error:
+            return Verdict("wrong", float("inf"), str(error))
+        expected, found = (_outputs(network, wide, watch) for network in (whole, small))
+        difference, why = _difference(expected, found)
+        if difference <= TOLERANCE:
+            hidden = _difference(before, expected)[0] <= TOLERANCE
+            return Verdict("open" if hidden else "exact", difference, HIDDEN if hidden else "")
+        numbers: Tensors = []
+        with _Replaying(numbers, record=True):
+            expected = _outputs(whole, wide, watch)
+        with _Replaying(numbers, record=False):
+            found = _outputs(small, wide, watch)
+        difference, still = _difference(expected, found)
+        if numbers and difference <= TOLERANCE:
+            return Verdict("structure", difference)
+        return Verdict("wrong", difference, still if numbers else why)
+
+
+class NotMoved(Exception):
+    """A cut changed values instead of taking some away."""
+
+
+def fill(model: nn.Module) -> None:
+    """Give a model random weights, in place, that keep activations in range and hide nothing.
+
+    Freshly built networks have zeros (the last norm of a branch, layer scale) behind which a wrong
+    cut would not show. Buffers other than a norm's statistics are part of the architecture.
+    """
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            leaf = name.rpartition(".")[2]
+            if tensor.dim() >= 2:
+                fan_in = max(tensor[0].numel(), 1)
+                tensor.normal_(std=(2.0 / fan_in) ** 0.5)
+            elif "bias" in leaf or "beta" in leaf:
+                tensor.normal_(std=0.1)
+            else:
+                tensor.uniform_(0.5, 1.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+
+
+def _cut_and_fill(whole: nn.Module, cutter: Cutter) -> nn.Module:
+    """Cut; give the small network the surviving values; zero the others in the whole, in place."""
+    numbered = copy.deepcopy(whole)
+    with torch.no_grad():
+        for tensor in _tensors(numbered).values():
+            tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+    small = cutter(numbered).eval()
+    del numbered
+    parameters = {name for name, _ in whole.named_parameters()}
+    originals = _tensors(whole)
+    with torch.no_grad():
+        for name, tensor in _tensors(small).items():
+            original = originals[name]
+            survivors = _indices(name, tensor, original.numel())
+            tensor.copy_(original.ravel()[survivors].view(tensor.shape))
+            if name in parameters:
+                stays = torch.zeros(original.numel(), dtype=torch.bool)
+                stays[survivors.ravel()] = True
+                original.mul_(stays.view(original.shape))
+    return small
+
+
+def _indices(name: str, tensor: torch.Tensor, count: int) -> torch.Tensor:
+    indices = tensor.long()
+    if tensor.numel() and not (
+        torch.equal(indices.double(), tensor) and indices.min() >= 0 and indices.max() < count
+    ):
+        raise NotMoved(f"the cut changed values of {name}, besides removing some")
+    return indices
+
+
+def _tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """The floating-point parameters and buffers, one that has several names once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+def _outputs(model: nn.Module, example: torch.Tensor, watch: Sequence[str]) -> Tensors:
+    """Everything that the model and the watched modules return."""
+    seen: Tensors = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output: seen.extend(_leaves(output))
+        )
+        for name in watch
+    ]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            result = model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*_leaves(result), *seen]
+
+
+def _leaves(output: Any) -> Iterator[torch.Tensor]:
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            yield leaf.detach().clone()
+
+
+def _difference(expected: Tensors, found: Tensors) -> tuple[float, str]:
+    """The largest relative difference, and in words what is wrong if there is anything."""
+    shapes = [[tuple(t.shape) for t in side] for side in (expected, found)]
+    if shapes[0] != shapes[1]:
+        return float("inf"), f"outputs of shapes {shapes[0][:4]} became {shapes[1][:4]}"
+    worst = 0.0
+    largest = 0.0
+    for a, b in zip(expected, found, strict=True):
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        if scale != scale or scale == float("inf"):
+            return float("inf"), "the outputs on random weights are not finite"
+        largest = max(largest, scale)
+        if scale:
+            worst = max(worst, float((a - b).abs().max()) / scale)
+        elif bool(b.any()):
+            worst = float("inf")
+    if not largest:
+        return float("inf"), "the outputs on random weights are all zero"
+    if worst != worst:
+        return float("inf"), "the cut network's outputs are not finite"
+    return worst, f"outputs change by {worst:.2g} of the largest"
+
+
+class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Norms over channels multiply by one number: recorded in one network, replayed in the other.
+
+    The number is what brings the norm's input to variance one, so that activations stay in range.
+    """
+
+    def __init__(self, numbers: Tensors, *, record: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._numbers, self._record, self._next = numbers, record, 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,  # torch hands it over
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        place = _norm_over_channels(func, args)
+        if place is None:
+            return func(*args, **(kwargs or {}))
+        weight, bias, axis = place
+        x = args[0] * self._number(args[0])
+        for tensor, apply in ((weight, torch.mul), (bias, torch.add)):
+            if tensor is not None:
+                shape = tensor.shape if axis < 0 else (-1, *[1] * (x.dim() - axis - 1))
+                x = apply(x, tensor.reshape(shape))
+        return (x, *(x.new_zeros(0) for _ in func._schema.returns[1:])) if _many(func) else x
+
+    def _number(self, x: torch.Tensor) -> torch.Tensor:
+        if self._record:
+            self._numbers.append(x.var(correction=0).clamp_min(1e-12).rsqrt())
+        self._next += 1
+        return self._numbers[-1 if self._record else self._next - 1]
+
+
+def _norm_over_channels(
+    func: Any, args: Sequence[Any]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, int] | None:
+    """Scale, shift and the axis they lie on (-1: the last ones); None for any other operator."""
+    name = func._schema.name.partition("::")[2]
+    if name == "native_layer_norm":
+        return args[2], args[3], -1
+    if name == "native_group_norm":
+        return args[1], args[2], 1
+    if name in ("rms_norm", "_fused_rms_norm"):
+        return args[2] if len(args) > 2 else None, None, -1
+    if name == "native_batch_norm" and args[5] and args[3] is None:  # standardised weights
+        return args[1], args[2], 1
+    if name == "_native_batch_norm_legit" and func._overloadname == "no_stats" and args[3]:
+        return args[1], args[2], 1
+    return None
+
+
+def _many(func: Any) -> bool:
+    return len(func._schema.returns) > 1
+
+
+@contextmanager
+def _in_float64() -> Iterator[None]:
+    """Let what a forward makes by itself be float64, too."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)

@@ -1,0 +1,187 @@
+"""Read channel groups and layers off the labels of a run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latprune.graph.groups import ChannelGroup, Count, Frozen, Member
+from latprune.graph.layers import Layer, Width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from latprune.graph.classes import IntArray
+    from latprune.graph.groups import Role
+    from latprune.graph.labels import LabelMode
+    from latprune.graph.numbers import Place
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One labelled axis of a parameter, its labels as classes."""
+
+    parameter: str
+    axis: int
+    classes: IntArray
+    role: Role
+
+
+class ReadGraph:
+    """The classes of labels after a run, read as groups and layers.
+
+    Attributes:
+        groups: What can be cut, as far as the rules know.
+    """
+
+    def __init__(self, mode: LabelMode) -> None:
+        self._mode = mode
+        numbers = _counted_once(mode)
+        self._axes = [
+            _Axis(parameter, axis, mode.classes.find(labels), role)
+            for parameter, axis, labels, role in mode.parameters()
+        ]
+        self._numbers = [(place, mode.classes.find(labels)) for place, labels in numbers]
+        self._approximate = mode.classes.approximations()
+        self._divisions = list(mode.classes.divisions())
+        self._members: dict[str, IntArray] = {}
+        self.groups = tuple(self._read_groups())
+
+    def _read_groups(self) -> Iterator[ChannelGroup]:
+        """Classes that lie on the same axes, equally often, form a group."""
+        together: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+        for label, found in self._places().items():
+            together[tuple(found)].append(label)
+        names = self._writer_names()
+        taken: Counter[str] = Counter()
+        for signature, labels in together.items():
+            axes = [self._axes[index] for index, _ in signature if index < len(self._axes)]
+            if not any(axis.role in ("writes", "through") for axis in axes):
+                self._freeze(np.array(labels), "no layer writes it")
+                continue
+            classes = self._in_order(np.array(labels), axes)
+            multiple = self._multiple(int(classes[0]))
+            if len(classes) <= multiple or len(classes) % multiple:
+                self._freeze(classes, _too_few(multiple))
+                continue
+            name = next((names[c] for c in classes.tolist() if c in names), axes[0].parameter)
+            taken[name] += 1
+            name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            self._members[name] = classes
+            yield ChannelGroup(
+                name,
+                len(classes),
+                members=tuple(
+                    Member(axis.parameter, axis.axis, _positions(axis.classes, classes), axis.role)
+                    for axis in axes
+                ),
+                multiple=multiple,
+                counts=tuple(
+                    Count(*self._numbers[index - len(self._axes)][0], count)
+                    for index, count in signature
+                    if index >= len(self._axes)
+                ),
+                approximate=next(filter(None, map(self._approximate.get, classes.tolist())), ""),
+            )
+
+    def _places(self) -> dict[int, list[tuple[int, int]]]:
+        """On which axes, and in which numbers behind them, each free class lies how often."""
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        vectors = [*(axis.classes for axis in self._axes), *(found for _, found in self._numbers)]
+        for index, classes in enumerate(vectors):
+            free = classes[~self._mode.classes.is_frozen(classes)]
+            for label, count in zip(*np.unique(free, return_counts=True), strict=True):
+                # A class that only a number counts has nothing that could be cut.
+                if index < len(self._axes) or int(label) in places:
+                    places[int(label)].append((index, int(count)))
+        return places
+
+    def _multiple(self, label: int) -> int:
+        """Of what the number of channels of this class's group must be a multiple."""
+        counts = ((int((on == label).sum()), blocks) for on, blocks in self._divisions)
+        return math.lcm(*(blocks // math.gcd(blocks, n) for n, blocks in counts if n))
+
+    def _freeze(self, classes: IntArray, why: str) -> None:
+        self._mode.classes.freeze(classes, why)
+
+    def _writer_names(self) -> dict[int, str]:
+        """The first layer that writes each class."""
+        names: dict[int, str] = {}
+        for layer in self._mode.seen.layers:
+            if not layer.shape.has_weights:
+                continue
+            for label in np.unique(self._mode.classes.find(layer.writes)).tolist():
+                names.setdefault(label, layer.name)
+        return names
+
+    @staticmethod
+    def _in_order(classes: IntArray, axes: Sequence[_Axis]) -> IntArray:
+        """Order classes as they first lie on the axis that writes them."""
+        main = next((axis for axis in axes if axis.role == "writes"), axes[0]).classes
+        _, first = np.unique(main, return_index=True)
+        order = main[np.sort(first)]
+        return order[np.isin(order, classes)]
+
+    def frozen(self) -> Iterator[Frozen]:
+        """Channels that some layer writes and that must stay."""
+        for axis in self._axes:
+            if axis.role != "writes":
+                continue
+            stays = axis.classes[self._mode.classes.is_frozen(axis.classes)]
+            reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
+            for reason, count in reasons.items():
+                if not axis.parameter.endswith(".bias"):
+                    yield Frozen(axis.parameter.rpartition(".")[0], count, reason)
+
+    def layers(self, groups: Sequence[ChannelGroup]) -> Iterator[Layer]:
+        """The layers that ran, their widths in terms of these groups."""
+        owner = {int(c): g.name for g in groups for c in self._members[g.name]}
+        channels = {group.name: group.channels for group in groups}
+        calls: Counter[str] = Counter()
+        for seen in self._mode.seen.layers:
+            calls[seen.name] += 1
+            yield Layer(
+                name=seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else ""),
+                shape=seen.shape,
+                reads=self._width(seen.reads, owner, channels),
+                writes=self._width(seen.writes, owner, channels),
+                groups_follow=seen.groups_follow,
+            )
+
+    def _width(
+        self, labels: IntArray, owner: Mapping[int, str], channels: Mapping[str, int]
+    ) -> Width:
+        found = Counter(owner.get(c, "") for c in self._mode.classes.find(labels).tolist())
+        fixed = found.pop("", 0)
+        return Width(fixed, tuple((name, n // channels[name]) for name, n in found.items()))
+
+
+def _positions(axis: IntArray, classes: IntArray) -> IntArray:
+    """Where each class lies on an axis, int [classes, entries per class]."""
+    rank = {int(label): index for index, label in enumerate(classes)}
+    entries = np.flatnonzero(np.isin(axis, classes))
+    ranks = np.array([rank[int(label)] for label in axis[entries]])
+    return entries[np.argsort(ranks, kind="stable")].reshape(len(classes), -1)
+
+
+def _counted_once(mode: LabelMode) -> list[tuple[Place, IntArray]]:
+    """The numbers that count channels, and which; one that counts several axes keeps them alike."""
+    found: dict[Place, list[IntArray]] = defaultdict(list)
+    for counted in mode.numbers.counted:
+        labels = counted.labels(mode.classes)
+        if labels is not None:
+            found[counted.place].append(labels)
+    for (module, attribute, _), axes in found.items():
+        for labels in axes[1:]:
+            mode.classes.join(axes[0], labels, f"counted by {module}.{attribute} and stays")
+    return [(place, axes[0]) for place, axes in found.items()]
+
+
+def _too_few(multiple: int) -> str:
+    if multiple == 1:
+        return "it would be the only channel of its group"
+    return f"its channels cannot be cut in multiples of {multiple}"

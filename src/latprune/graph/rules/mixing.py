@@ -1,0 +1,95 @@
+"""Operators that mix the entries of an axis without a weight, and pass the other axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from latprune.graph.labels import Call, LabelMode
+    from latprune.graph.layers import Kind
+
+# What they give depends on how many channels there are, yet means the same without some.
+STATISTICS = frozenset(
+    {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"}
+)
+_POOLS: Mapping[str, Kind] = {
+    "max_pool2d": "max_pool",
+    "max_pool2d_with_indices": "max_pool",
+    "avg_pool2d": "avg_pool",
+}
+
+
+def spatial(mode: LabelMode, call: Call) -> None:
+    """Pooling and resampling work on the last axes, channel by channel."""
+    x, axes = call.inputs[0], 1 if "1d" in call.name else 3 if "3d" in call.name else 2
+    last = range(x.dim() - axes, x.dim())
+    passed = {}
+    for axis, labels in mode.of(x, whole=last).items():
+        if axis in last:
+            mode.freeze(labels, f"{call.name} mixes it")
+        else:
+            passed[axis] = labels
+    for output in call.outputs:
+        mode.put(output, passed)
+    if (kind := _POOLS.get(call.name)) is None:
+        mode.seen.leave_unpriced(call.name)
+        return
+    kernel = _pair(call.argument(1, "kernel_size"))
+    stride = _pair(call.argument(2, "stride") or kernel)
+    padding = _pair(call.argument(3, "padding", 0))
+    mode.seen.add_operator(kind, x, call.outputs[0], kernel=kernel, stride=stride, padding=padding)
+
+
+def _pair(given: int | Sequence[int]) -> tuple[int, int]:
+    """Give both numbers where one stands for both."""
+    height, width = (given, given) if isinstance(given, int) else (given[0], given[-1])
+    return height, width
+
+
+def regions(mode: LabelMode, call: Call) -> None:
+    """`roi_align` and `roi_pool` cut boxes out of feature maps, channel by channel."""
+    x = call.args[0]
+    channels = mode.on(x, 1)
+    for tensor in call.inputs:
+        for axis, labels in mode.of(tensor).items():
+            if tensor is not x or axis != 1:
+                mode.freeze(labels, f"{call.name} mixes it")
+    mode.put(call.outputs[0], {1: channels})
+    mode.seen.leave_unpriced(call.name)
+
+
+def along(mode: LabelMode, call: Call) -> None:
+    """Softmax and its like mix the entries of one axis and pass the others."""
+    x, axis = call.inputs[0], call.argument(1, "dim", -1)
+    mixed = {a % x.dim() for a in ([axis] if isinstance(axis, int) else axis)}
+    found = mode.of(x, whole=mixed)
+    for a in mixed & set(found):
+        mode.freeze(found[a], f"{call.name} mixes it")
+    for output in call.outputs:
+        mode.put(output, found)
+    mode.seen.leave_unpriced(call.name)
+
+
+def reduction(mode: LabelMode, call: Call) -> None:
+    """Sums, means and maxima: statistics of a reduced axis change, other results would be wrong."""
+    x, output = call.inputs[0], call.outputs[0]
+    named = call.argument(2 if "norm" in call.name else 1, "dim")
+    axes = range(x.dim()) if not isinstance(named, int | list | tuple) or named == [] else named
+    reduced = {a % x.dim() for a in ([axes] if isinstance(axes, int) else axes)}
+    passed = {}
+    for axis, labels in mode.of(x, whole=reduced).items():
+        if axis in reduced and call.name in STATISTICS:
+            mode.approximate(call, labels, f"{call.name} over its channels")
+        elif axis in reduced:
+            mode.freeze(labels, f"{call.name} mixes it")
+        else:
+            gone = 0 if output.dim() == x.dim() else sum(a < axis for a in reduced)
+            passed[axis - gone] = labels
+    for tensor in call.outputs:
+        mode.put(tensor, passed)
+    if call.name == "mean" and reduced == set(range(2, x.dim())):
+        mode.seen.add_operator("mean", x, output)
+    else:
+        mode.seen.leave_unpriced(call.name)

@@ -1,0 +1,192 @@
+"""Layers with weights, and norms: they read the labels on one side and write those on the other."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from latprune.graph.layers import LayerShape
+from latprune.graph.recording import SeenLayer
+from latprune.graph.rules.moving import same_positions
+
+if TYPE_CHECKING:
+    from latprune.graph.classes import IntArray
+    from latprune.graph.groups import Role
+    from latprune.graph.labels import Call, LabelMode
+
+
+def convolution(mode: LabelMode, call: Call) -> None:
+    """Read the weight's input side, write its output side; grouped ones couple channels."""
+    x, weight, bias = call.args[0], call.args[1], call.argument(2, "bias")
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    for tensor, channels in ((x, {1}), (weight, {0, 1})):
+        others = set(range(tensor.dim())) - channels
+        for axis, labels in mode.of(tensor, whole=others).items():
+            if axis not in channels:
+                mode.freeze(labels, "a convolution runs along it")
+    inner, outer = (0, 1) if transposed else (1, 0)
+    reads, into, out = mode.on(x, 1), mode.on(weight, inner), mode.on(weight, outer)
+    follow = groups > 1 and groups >= len(reads) // groups and not transposed
+    if groups == 1:
+        mode.join(reads, into, "meets a constant weight")
+        mode.mark(into, "reads")
+        mode.mark(out, "writes")
+    elif follow:
+        out = _whole_groups(mode, weight, reads, out, groups)
+        mode.freeze(into, "whole groups are cut instead")
+    elif transposed:
+        for labels in (reads, into, out):
+            mode.freeze(labels, "a grouped transposed convolution")
+        out = np.tile(out, groups)
+    else:
+        same_positions(mode, reads, groups, "the groups of a convolution")
+        same_positions(mode, out, groups, "the groups of a convolution")
+        mode.join(reads.reshape(groups, -1)[0], into, "meets a constant weight")
+        mode.mark(into, "reads")
+        mode.mark(out, "writes")
+    if bias is not None:
+        mode.join(out, mode.on(bias, 0), "meets a constant bias")
+        mode.mark(mode.on(bias, 0), "through" if follow else "writes")
+    mode.put(call.outputs[0], {1: out})
+    shape = LayerShape(
+        kind="conv",
+        in_channels=x.shape[1],
+        out_channels=call.outputs[0].shape[1],
+        size=tuple(x.shape[2:]),
+        kernel=tuple(weight.shape[2:]),
+        stride=tuple(call.args[3]),
+        padding=tuple(call.args[4]),
+        dilation=tuple(call.args[5]),
+        groups=groups,
+        transposed=transposed,
+        bias=bias is not None,
+    )
+    name = mode.name_of(mode.module)
+    mode.seen.add(SeenLayer(name, shape, reads, out, follow), call.outputs[0])
+
+
+def _whole_groups(
+    mode: LabelMode, weight: torch.Tensor, reads: IntArray, out: IntArray, groups: int
+) -> IntArray:
+    """A convolution that loses whole groups, as a depthwise one does: give what it writes."""
+    if weight.stride(0) == 0 and len(out) == len(reads):
+        out = reads  # one filter, expanded to all channels, brings nothing of its own
+        mode.numbers.follow(weight, 0, out, 0)
+    blocks = np.concatenate([reads.reshape(groups, -1), out.reshape(groups, -1)], axis=1)
+    mode.join(blocks, blocks[:, :1], "a group of a grouped convolution")
+    mode.mark(out, "through")
+    for number in mode.numbers.current:
+        if number == groups:
+            mode.numbers.count(number, reads.reshape(groups, -1)[:, 0])
+    return out
+
+
+def matrix_product(mode: LabelMode, call: Call) -> None:
+    """`mm` and `addmm`: the contracted labels join, the outer ones pass."""
+    bias, left, right = call.args if call.name == "addmm" else (None, *call.args)
+    _linear(mode, call.outputs[0], left, right, bias)
+
+
+def linear(mode: LabelMode, call: Call) -> None:
+    """`linear` where a backend keeps it whole: the weight lies [out, in]."""
+    x, weight = call.args[0], call.args[1]
+    transposed = weight.t()
+    mode.put(transposed, {1 - axis: labels for axis, labels in mode.of(weight).items()})
+    _linear(mode, call.outputs[0], x, transposed, call.argument(2, "bias"))
+
+
+def _linear(
+    mode: LabelMode,
+    output: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> None:
+    reads, into, out = mode.on(left, -1), mode.on(right, 0), mode.on(right, 1)
+    mode.join(reads, into, "meets a constant in a matrix product")
+    mode.mark(into, "reads")
+    mode.mark(out, "writes")
+    labels = {a: entries for a, entries in mode.of(left).items() if a < left.dim() - 1}
+    mode.put(output, {**labels, output.dim() - 1: out})
+    if bias is not None:
+        mode.join(out, mode.on(bias, -1), "meets a constant bias")
+        mode.mark(mode.on(bias, -1), "writes")
+    name = mode.name_of(mode.module)
+    if not isinstance(mode.module, nn.Linear):
+        owner = mode.owner_of(right)
+        if owner is None:
+            mode.seen.leave_unpriced("matrix product")
+            return
+        name = owner
+    rows = math.prod(left.shape[:-1])
+    shape = LayerShape(
+        kind="linear",
+        in_channels=left.shape[-1],
+        out_channels=right.shape[1],
+        size=(max(rows // mode.batch, 1),),
+        bias=bias is not None,
+    )
+    mode.seen.add(SeenLayer(name, shape, reads, out, False), output)
+
+
+def batch_norm(mode: LabelMode, call: Call) -> None:
+    """Scale, shift and statistics lie on the channel axis."""
+    x, y = call.inputs[0], call.outputs[0]
+    channels = mode.on(x, 1)
+    standardises = call.argument(3, "running_mean") is None
+    for axis, labels in mode.of(x).items():
+        if axis != 1 and standardises:
+            mode.approximate(call, labels, "statistics are taken over it")
+        elif axis != 1:
+            mode.freeze(labels, "a batch norm averages over it")
+    roles: tuple[Role, ...] = ("scale", "shift", "statistic", "statistic")
+    for tensor, role in zip(call.args[1:5], roles, strict=False):
+        _join_vector(mode, channels, tensor, role)
+    passed = mode.of(x) if standardises else {}
+    mode.put(y, {**passed, 1: channels})
+    if not mode.seen.absorb_norm(x, y):
+        mode.seen.add_operator("norm", x, y, norm=True)
+
+
+def layer_norm(mode: LabelMode, call: Call) -> None:
+    """Layer and RMS norm: what remains of a cut axis is normalised by its own statistics."""
+    x, sizes = call.args[0], call.args[1]
+    axes = range(x.dim() - len(sizes), x.dim())
+    found = mode.of(x, whole=axes)
+    for axis in axes:
+        if axis in found:
+            mode.approximate(call, found[axis], "normalised over its channels")
+    for tensor, role in zip(call.args[2:4], ("scale", "shift"), strict=False):
+        if isinstance(tensor, torch.Tensor):
+            for inner, axis in enumerate(axes):
+                if x.shape[axis] > 1:
+                    same = mode.on(tensor, inner)
+                    mode.join(mode.on(x, axis), same, "normalised over an axis that stays")
+                    mode.mark(same, role)  # type: ignore[arg-type]
+    mode.put(call.outputs[0], found)
+    mode.seen.leave_unpriced("layer norm")
+
+
+def group_norm(mode: LabelMode, call: Call) -> None:
+    """As many channels must stay as go evenly into the groups."""
+    x, groups = call.args[0], int(call.args[6])
+    channels = mode.on(x, 1)
+    for axis, labels in mode.of(x).items():
+        if axis > 1:
+            mode.freeze(labels, "a group norm averages over it")
+    mode.approximate(call, channels, "normalised in groups of channels")
+    mode.classes.divide(channels, groups)
+    _join_vector(mode, channels, call.args[1], "scale")
+    _join_vector(mode, channels, call.args[2], "shift")
+    mode.put(call.outputs[0], {1: channels})
+    mode.seen.leave_unpriced("group norm")
+
+
+def _join_vector(mode: LabelMode, channels: IntArray, tensor: Any, role: Role) -> None:
+    if isinstance(tensor, torch.Tensor):
+        mode.join(channels, mode.on(tensor, 0), "meets constants in a norm")
+        mode.mark(mode.on(tensor, 0), role)

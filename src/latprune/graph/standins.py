@@ -1,0 +1,87 @@
+"""Run a network without its statistics over channels.
+
+LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
+network with the whole one, every operator that takes statistics over channels that can be cut gives
+way to one that treats each channel alone: a norm to its scale and shift, a mean to ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from latprune.graph.labels import operator_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+
+@contextmanager
+def channel_wise(mixed: Collection[tuple[str, int]]) -> Iterator[None]:
+    """Replace calls, each given by its operator's name and how many of it ran before."""
+    if not mixed:
+        yield
+        return
+    # With a function mode torch takes the same path as while tracing: no fused transformer layers.
+    with _SamePath(), _StandIns(mixed):
+        yield
+
+
+class _SamePath(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    def __init__(self, mixed: Collection[tuple[str, int]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._mixed = frozenset(mixed)
+        self._calls: dict[str, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name, _ = operator_name(func)
+        count = self._calls.get(name, 0)
+        self._calls[name] = count + 1
+        return _stand_in(name, args, result) if (name, count) in self._mixed else result
+
+
+def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:
+    x = args[0]
+    if name in ("native_layer_norm", "_fused_rms_norm"):
+        scale, shift = args[2], args[3] if name == "native_layer_norm" else None
+        return (_affine(x, scale, shift, ()), *result[1:])
+    if name == "native_group_norm" or "batch_norm" in name:
+        trailing = (1,) * (x.dim() - 2)
+        return (_affine(x, args[1], args[2], trailing), *result[1:])
+    return tree_map(torch.ones_like, result)
+
+
+def _affine(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    trailing: tuple[int, ...],
+) -> torch.Tensor:
+    if scale is not None:
+        x = x * scale.reshape(*scale.shape, *trailing)
+    if shift is not None:
+        x = x + shift.reshape(*shift.shape, *trailing)
+    return x.clone()

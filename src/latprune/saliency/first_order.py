@@ -1,0 +1,172 @@
+"""First-order terms: what the loss of some samples changes by when a channel goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latprune.errors import NotFinite
+from latprune.modes import evaluating, moved
+from latprune.progress import Quiet
+from latprune.saliency.culprit import culprit
+from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from latprune.graph.groups import ChannelGroup, Member, PruningGraph
+    from latprune.progress import Progress
+
+    Batch = tuple[Tensor, Any]
+
+
+def first_order(
+    model: nn.Module,
+    graph: PruningGraph,
+    batches: Iterable[Batch],
+    loss: Callable[[Any, Any], Tensor],
+    *,
+    criterion: str,
+    fold: Callable[[Tensor], Tensor],
+    per_sample: bool = False,
+    max_skips: int = 3,
+    progress: Progress | None = None,
+) -> Saliency:
+    """Average over batches, or over samples, a function of each channel's first-order term.
+
+    The term is t = Σ γ ∂L/∂γ + β ∂L/∂β over the scales γ and shifts β of all norms on the
+    channel's group: the derivative of the loss by a gate on the channel, open at 1. A group
+    without norms uses the weights and biases that write it instead.
+
+    The model scores as it would predict: in evaluation mode, so that a score depends on neither
+    the other samples of a batch nor on chance. Its parameters, gradients and modes stay as they
+    are.
+
+    Args:
+        model: Holds the parameters that `graph` names, on one device.
+        graph: The channel groups.
+        batches: Pairs (inputs, labels); moved to the model's device. Each counts the same.
+        loss: Gives a scalar for (outputs, labels).
+        criterion: Its name.
+        fold: What a term t, float64 [channels], becomes before it is averaged; ≥ 0.
+        per_sample: Whether every sample has a loss and a term of its own.
+        max_skips: How many batches, or samples, may give a loss or gradient that is nan or
+            infinite.
+        progress: Is told of every batch.
+
+    Returns:
+        Per channel the mean of `fold(t)`.
+
+    Raises:
+        NotFinite: If more than `max_skips` are not finite, or all are; it names the first layer
+            at which that shows.
+        ModelMismatch: If `graph` was traced from another model.
+        ValueError: If there are no batches.
+    """
+    progress = progress or Quiet()
+    parameters = parameters_of(model)
+    members = {group.name: _members(group, parameters) for group in graph.groups}
+    needed = {m.parameter: parameters[m.parameter] for ms in members.values() for m in ms}
+    if not needed:
+        return Saliency({}, criterion=criterion)
+    device = next(model.parameters()).device
+    total = len(batches) if isinstance(batches, Sized) else None
+    sums: dict[str, Tensor] = {}
+    used, skips = 0, _Skips(max_skips)
+    with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
+        for done, (inputs, labels) in enumerate(batches, start=1):
+            whole = inputs.to(device), moved(labels, device)
+            for part in _samples(*whole) if per_sample else [whole]:
+                changes = _changes(model, part, loss, needed)
+                if changes is None:
+                    skips.add(culprit(model, part, loss, needed))
+                    continue
+                used += 1
+                for group, of_group in members.items():
+                    sums[group] = sums.get(group, 0) + fold(_change(of_group, changes))
+            progress.step(done, total, "batches scored")
+    skips.check(used=used, criterion=criterion)
+    return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion=criterion)
+
+
+def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
+    """Take a batch apart."""
+    return ((inputs[i : i + 1], labels[i : i + 1]) for i in range(len(inputs)))
+
+
+@dataclass
+class _Skips:
+    """Counts the batches that are not finite."""
+
+    most: int
+    count: int = 0
+    why: str = ""
+
+    def add(self, why: str) -> None:
+        self.count, self.why = self.count + 1, why
+        if self.count > self.most:
+            raise NotFinite(
+                f"{self.count} batches gave numbers that are nan or infinite, and {self.most} "
+                f"may: in the last, {why}. Check the inputs, the weights and the loss."
+            )
+
+    def check(self, *, used: int, criterion: str) -> None:
+        """Make sure that something is left to average."""
+        if self.count and not used:
+            raise NotFinite(
+                f"all {self.count} batches gave numbers that are nan or infinite: in the last, "
+                f"{self.why}. Check the inputs, the weights and the loss."
+            )
+        if not used:
+            raise ValueError(
+                f"{criterion} needs at least one batch to score with, and was given none"
+            )
+
+
+def _members(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tuple[Member, ...]:
+    norms = group.with_role("scale", "shift")
+    return present(group, norms, parameters) if norms else writers(group, parameters)
+
+
+def _changes(
+    model: nn.Module,
+    batch: Batch,
+    loss: Callable[[Any, Any], Tensor],
+    parameters: Mapping[str, nn.Parameter],
+) -> dict[str, Tensor] | None:
+    """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""
+    inputs, labels = batch
+    value = loss(model(inputs), labels)
+    names, tensors = list(parameters), list(parameters.values())
+    # Not backward(): the user's own gradients stay as they are.
+    gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
+    changes = {
+        name: tensor.detach() * gradient
+        for name, tensor, gradient in zip(names, tensors, gradients, strict=True)
+    }
+    finite = [value.detach().isfinite(), *(c.isfinite().all() for c in changes.values())]
+    return changes if bool(torch.stack(finite).all()) else None
+
+
+def _change(members: tuple[Member, ...], changes: Mapping[str, Tensor]) -> Tensor:
+    """Add up what the loss changes by without each channel; [channels], float64."""
+    return torch.stack([per_channel(changes[m.parameter], m) for m in members]).sum(dim=0)
+
+
+@contextmanager
+def _differentiable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let gradients reach frozen parameters too, for as long as it takes."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

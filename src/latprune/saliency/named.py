@@ -1,0 +1,91 @@
+"""Criteria by their names, for options and configurations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from latprune.saliency.fisher import fisher
+from latprune.saliency.magnitude import magnitude
+from latprune.saliency.probe import probe
+from latprune.saliency.taylor import taylor
+from latprune.saliency.taylor_squared import taylor_squared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from torch import Tensor, nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.progress import Progress
+    from latprune.saliency.scores import Saliency
+
+CriterionName = Literal["taylor", "taylor_squared", "fisher", "probe", "magnitude"]
+
+
+class Criterion(Protocol):
+    """Scores channels on data."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        graph: PruningGraph,
+        batches: Iterable[tuple[Tensor, Any]],
+        loss: Callable[[Any, Tensor], Tensor],
+        /,
+        *,
+        progress: Progress | None = None,
+    ) -> Saliency:
+        """Give the scores."""
+        ...
+
+
+ON_DATA: Mapping[str, Criterion] = {
+    "taylor": taylor,
+    "taylor_squared": taylor_squared,
+    "fisher": fisher,
+    "probe": probe,
+}
+
+
+def names() -> tuple[CriterionName, ...]:
+    """Give the names of all criteria, the paper's first."""
+    return get_args(CriterionName)
+
+
+def check_name(criterion: str) -> None:
+    """Make sure that there is such a criterion.
+
+    Raises:
+        ValueError: If there is not; it says which there are.
+    """
+    if criterion not in names():
+        raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
+
+
+def scored(
+    criterion: str,
+    model: nn.Module,
+    graph: PruningGraph,
+    batches: Iterable[tuple[Tensor, Any]] | None,
+    loss: Callable[[Any, Tensor], Tensor],
+    *,
+    progress: Progress | None = None,
+) -> Saliency:
+    """Score channels by the criterion of a name.
+
+    Args:
+        criterion: One of `names()`.
+        model: See the criteria.
+        graph: See the criteria.
+        batches: Of (inputs, labels); without them everything is scored by `magnitude`.
+        loss: Gives a scalar for (outputs, labels).
+        progress: Is told of every batch, or width.
+
+    Raises:
+        ValueError: If there is no such criterion.
+    """
+    check_name(criterion)
+    if criterion == "magnitude" or batches is None:
+        return magnitude(model, graph)
+    return ON_DATA[criterion](model, graph, batches, loss, progress=progress)

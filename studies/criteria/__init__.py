@@ -1,0 +1,1 @@
+"""Which criterion predicts what a cut costs?"""

@@ -1,0 +1,97 @@
+"""Saliencies by name, kept in files so that an interrupted study goes on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import latprune as lp
+from latprune.saliency import probe, scored
+from latprune.tuning import cross_entropy, distillation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from studies.criteria.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A saliency and what it took."""
+
+    saliency: lp.Saliency
+    seconds: float
+
+
+def score(
+    criterion: str,
+    subject: Subject,
+    graph: lp.PruningGraph,
+    settings: Mapping[str, Any],
+    path: Path,
+) -> Scored:
+    """Score a network by a criterion, or read what was scored before."""
+    if not path.is_file():
+        begin = time.process_time()
+        saliency = _score(criterion, subject, graph, settings, path.parent)
+        _write(Scored(saliency, time.process_time() - begin), path)
+    return _read(criterion, path)
+
+
+def _score(
+    criterion: str,
+    subject: Subject,
+    graph: lp.PruningGraph,
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> lp.Saliency:
+    model, batches = subject.model, subject.scoring
+    if not criterion.startswith("probe"):
+        return scored(criterion, model, graph, batches, cross_entropy)
+    options: dict[str, Any] = {
+        "order": score("fisher", subject, graph, settings, folder / "fisher.npz").saliency,
+        "shares": settings["shares"],
+        "images": settings["probe_images"],
+    }
+    if criterion == "probe":
+        return probe(model, graph, batches, cross_entropy, **options)
+    assert criterion == "probe_taught", criterion
+    found = probe(model, graph, taught(model, batches), divergence, **options)
+    return lp.Saliency(found.scores, criterion=criterion, curves=found.curves)
+
+
+@torch.no_grad()
+def taught(model: nn.Module, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Label images by what the network, its norms on batch statistics, says of them."""
+    for inputs, _ in batches:
+        yield inputs, model(inputs)
+
+
+def divergence(outputs: Tensor, taught: Tensor) -> Tensor:
+    return distillation(outputs, taught, temperature=1.0)
+
+
+def _write(found: Scored, path: Path) -> None:
+    arrays = {f"scores/{group}": s for group, s in found.saliency.scores.items()}
+    arrays |= {f"curves/{group}": c for group, c in found.saliency.curves.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name("unfinished.npz")
+    np.savez(unfinished, seconds=np.array(found.seconds), **arrays)  # type: ignore[arg-type]
+    unfinished.replace(path)
+
+
+def _read(criterion: str, path: Path) -> Scored:
+    with np.load(path) as stored:
+        parts = {
+            part: {name.split("/", 1)[1]: stored[name] for name in stored if name.startswith(part)}
+            for part in ("scores/", "curves/")
+        }
+        seconds = float(stored["seconds"])
+    saliency = lp.Saliency(parts["scores/"], criterion=criterion, curves=parts["curves/"])
+    return Scored(saliency, seconds)

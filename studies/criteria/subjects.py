@@ -1,0 +1,110 @@
+"""The networks of the study and their pictures: published weights, no augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from latprune.tasks import Preprocessing, load_weights, open_images, preprocessing_for
+from studies.cifar_resnet import resnet56
+from studies.resnet50_v1 import resnet50_v1
+from studies.shared_data import Cifar10, data_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Pictures = Dataset[Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and its training pictures in three parts that do not overlap."""
+
+    name: str
+    model: nn.Module
+    example: torch.Tensor
+    scoring: DataLoader[Any]
+    calibration: DataLoader[Any]
+    held_out: DataLoader[Any]
+    test: DataLoader[Any]
+    classes: tuple[int, ...] | None
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy and loss on the test pictures, in one pass."""
+        passed = [(model.eval()(images), labels) for images, labels in self.test]
+        logits, labels = (torch.cat(parts) for parts in zip(*passed, strict=True))
+        judged = {
+            "top1": _share(logits.argmax(dim=1) == labels),
+            "test_loss": float(F.cross_entropy(logits, labels)),
+        }
+        if self.classes is not None:
+            known = torch.tensor(sorted(self.classes))
+            judged["top1_restricted"] = _share(known[logits[:, known].argmax(dim=1)] == labels)
+        return judged
+
+
+def _share(right: torch.Tensor) -> float:
+    return float(right.double().mean())
+
+
+def subject(name: str, settings: Mapping[str, Any], *, seed: int) -> Subject:
+    model, example, train, test, classes = PARTS[name]()
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()  # type: ignore[arg-type]
+    parts, first = [], 0
+    for count in ("score_images", "calibration_images", "held_out_images"):
+        parts.append(order[first : first + settings[count]])
+        first += settings[count]
+    assert first <= len(order), f"{name}: {first} training pictures asked for, {len(order)} there"
+    batch = settings["batch_size"]
+    scoring, calibration, held_out = (DataLoader(Subset(train, p), batch) for p in parts)
+    judged = Subset(test, range(settings["test_images"]))
+    return Subject(
+        name, model.eval(), example, scoring, calibration, held_out, DataLoader(judged, 50), classes
+    )
+
+
+Parts = tuple[nn.Module, torch.Tensor, Pictures, Pictures, tuple[int, ...] | None]
+
+
+def _imagenette(model: nn.Module, weights: str, prepared: Preprocessing) -> Parts:
+    load_weights(model, data_folder() / "weights" / weights)
+    images = open_images(data_folder() / "imagenette224" / "imagenette224-s.zip")
+    labels = images.labels_for(1000)
+    train, test = (
+        images.split(split, transform=prepared.evaluation(), labels=labels)
+        for split in ("train", "test")
+    )
+    return model, torch.randn(1, 3, 224, 224), train, test, labels
+
+
+def _lite0() -> Parts:
+    model = timm.create_model("tf_efficientnet_lite0")
+    own = preprocessing_for("timm:tf_efficientnet_lite0", model)
+    # the pictures already have the network's size
+    prepared = Preprocessing(mean=own.mean, std=own.std, crop_pct=1.0, interpolation="bicubic")
+    return _imagenette(model, "imagenet_tf_efficientnet_lite0.safetensors", prepared)
+
+
+def _resnet50() -> Parts:
+    prepared = Preprocessing(crop_pct=1.0)
+    return _imagenette(resnet50_v1(), "imagenet_resnet50_v1.safetensors", prepared)
+
+
+def _resnet56() -> Parts:
+    model = resnet56()
+    load_weights(model, data_folder() / "weights" / "cifar10_resnet56.safetensors")
+    return model, torch.randn(1, 3, 32, 32), Cifar10("train"), Cifar10("test"), None
+
+
+PARTS: Mapping[str, Callable[[], Parts]] = {
+    "cifar_resnet56": _resnet56,
+    "efficientnet_lite0": _lite0,
+    "resnet50": _resnet50,
+}

@@ -1,0 +1,93 @@
+"""The list of networks is whole, and so is what stands for each of them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import timm
+import torchvision
+from benchmarks.coverage import __main__ as command
+from benchmarks.coverage import networks as listing
+from benchmarks.coverage.networks import networks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_every_network_is_one_that_its_library_offers() -> None:
+    offered = {
+        "timm": set(timm.list_models()),
+        "torchvision": set(torchvision.models.list_models()),
+    }
+
+    assert [n.key for n in networks() if n.name not in offered[n.library]] == []
+
+
+def test_at_least_120_networks_are_of_timm() -> None:
+    assert len({n.name for n in networks() if n.library == "timm"}) >= 120
+
+
+def test_a_network_that_is_listed_twice_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = '[[family]]\nname = "A"\nlibrary = "timm"\nsize = 8\nnetworks = ["x"]\n'
+    (tmp_path / "twice.toml").write_text(family * 2)
+    monkeypatch.setattr(listing, "LIST", tmp_path / "twice.toml")
+
+    with pytest.raises(ValueError, match="timm:x"):
+        networks()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["benchmarks.coverage", *map(str, arguments)])
+    return command.main()
+
+
+def test_a_run_goes_on_where_another_one_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def note(_work: object, network: listing.Network, **_limits: object) -> dict[str, object]:
+        examined.append(network.name)
+        return {"groups": 0}
+
+    monkeypatch.setattr(command, "record_of", note)
+    results = tmp_path / "coverage.json"
+
+    run(monkeypatch, "--json", results, "--only", "timm:resnet18d,timm:repvgg_a0")
+    run(monkeypatch, "--json", results, "--only", "timm:resnet18d,timm:lcnet_050")
+
+    assert examined == ["resnet18d", "repvgg_a0", "lcnet_050"]
+    assert set(json.loads(results.read_text())["networks"]) == {
+        "timm:resnet18d",
+        "timm:repvgg_a0",
+        "timm:lcnet_050",
+    }
+
+
+def test_every_family_has_its_turn_before_any_has_its_second() -> None:
+    order = command._across(networks())
+
+    families = {(network.library, network.family) for network in order}
+    assert {(n.library, n.family) for n in order[: len(families)]} == families
+    assert sorted(n.key for n in order) == sorted(n.key for n in networks())
+
+
+def test_what_other_code_found_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def note(_work: object, network: listing.Network, **_limits: object) -> dict[str, object]:
+        examined.append(network.name)
+        return {"groups": 0}
+
+    monkeypatch.setattr(command, "record_of", note)
+    for digest in ("old", "old", "new"):
+        monkeypatch.setattr(command, "code_digest", lambda digest=digest: digest)
+        run(monkeypatch, "--json", tmp_path / "coverage.json", "--only", "timm:lcnet_050")
+
+    assert examined == ["lcnet_050", "lcnet_050"]

@@ -16,21 +16,17 @@ from latprune.graph.rules.moving import same_positions
 if TYPE_CHECKING:
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import Role
-    from latprune.graph.labels import AxisLabels, Call, LabelMode
+    from latprune.graph.labels import Call, LabelMode
 
 
 def convolution(mode: LabelMode, call: Call) -> None:
     """Read the weight's input side, write its output side; grouped ones couple channels."""
     x, weight, bias = call.args[0], call.args[1], call.argument(2, "bias")
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    passed: AxisLabels = {}
     for tensor, channels in ((x, {1}), (weight, {0, 1})):
         others = set(range(tensor.dim())) - channels
         for axis, labels in mode.of(tensor, whole=others).items():
-            if tensor is x and axis > 1 and call.outputs[0].shape[axis] == len(labels):
-                mode.approximate(call, labels, "a convolution runs along its channels")
-                passed[axis] = labels
-            elif axis not in channels:
+            if axis not in channels:
                 mode.freeze(labels, "a convolution runs along it")
     inner, outer = (0, 1) if transposed else (1, 0)
     reads, into, out = mode.on(x, 1), mode.on(weight, inner), mode.on(weight, outer)
@@ -55,7 +51,7 @@ def convolution(mode: LabelMode, call: Call) -> None:
     if bias is not None:
         mode.join(out, mode.on(bias, 0), "meets a constant bias")
         mode.mark(mode.on(bias, 0), "through" if follow else "writes")
-    mode.put(call.outputs[0], {**passed, 1: out})
+    mode.put(call.outputs[0], {1: out})
     shape = LayerShape(
         kind="conv",
         in_channels=x.shape[1],

@@ -39,6 +39,26 @@ def test_version_is_the_packages() -> None:
     assert latprune("--version").stdout == f"latprune {lp.__version__}\n"
 
 
+def test_trace_says_what_can_go_and_what_stays_and_why(disk: Disk) -> None:
+    said = json.loads(latprune("trace", *disk.model, "--json").stdout)
+    text = latprune("trace", *disk.model).stdout
+
+    assert said["groups"]
+    for group in said["groups"]:
+        assert f"{group['name']}: {group['channels']} channels" in text
+    for frozen in said["frozen"]:
+        assert frozen["reason"] in text
+
+
+def test_trace_keeps_what_it_is_told_to(disk: Disk) -> None:
+    free = json.loads(latprune("trace", *disk.model, "--json").stdout)
+    kept = json.loads(latprune("trace", *disk.model, "--keep", "*", "--json").stdout)
+
+    assert free["groups"]
+    assert kept["groups"] == []
+    assert {frozen["reason"] for frozen in kept["frozen"]} >= {"protected by keep="}
+
+
 def test_measure_says_what_the_network_takes_and_where_the_table_is(disk: Disk) -> None:
     found = latprune("measure", *disk.model, "--runtime", "eager", "--json")
 

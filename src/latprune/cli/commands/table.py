@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from latprune.cli.options import AsJson  # noqa: TC001  # typer reads it when it runs
+from latprune.cli.options import AsJson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -125,8 +125,8 @@ def check_command(
 
     Leaves with 4 if the median ratio of the times is off by more than --tolerance.
     """
-    from latprune.cli.app import NOT_MET
     from latprune.cli.live import working
+    from latprune.cli.shown import NOT_MET
     from latprune.latency.rechecking import recheck
     from latprune.latency.table import LatencyTable
 

@@ -1,0 +1,93 @@
+"""`latprune export`: a file that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latprune.cli.opening import opened
+from latprune.cli.options import (
+    AsJson,
+    Batch,
+    Calibration,
+    Classes,
+    DataPath,
+    Input,
+    Model,
+    PrunedFile,
+    Task,
+    TestSplit,
+    TrainBatch,
+    TrainSplit,
+    Workers,
+    source_of,
+)
+from latprune.cli.shown import show
+
+
+def export_command(
+    model: Model,
+    pruned: PrunedFile,
+    to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx, .xml or .pt2.")],
+    task: Task = "classification",
+    classes: Classes = None,
+    input: Input = None,
+    data: DataPath = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or int8; by default the plan's.")
+    ] = None,
+    batch: Batch = 1,
+    train_batch: TrainBatch = 32,
+    workers: Workers = 0,
+    calibration: Calibration = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Write a pruned network as ONNX, for OpenVINO (.xml) or as .pt2.
+
+    The file is read back and its outputs compared with torch's; it needs no latprune to run. For
+    int8, as .onnx or .xml, --data calibrates.
+    """
+    from latprune.cli.live import working
+    from latprune.export import export_onnx, export_openvino, export_pt2
+    from latprune.surgery import load, load_plan
+
+    if to.suffix not in (".onnx", ".xml", ".pt2"):
+        sentence = f"{to} ends in none of .onnx, .xml (OpenVINO), .pt2"
+        raise typer.BadParameter(sentence, param_hint="--to")
+    in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
+    _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
+    source = source_of(model, classes=classes, input=input, task=task)
+    with working() as progress:
+        network = source.open()
+        small = load(pruned, network.model)
+        example = network.example(batch)
+        progress.stage("export")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write = export_openvino if to.suffix == ".xml" else export_onnx
+        if to.suffix == ".pt2":
+            export_pt2(small, example, to)
+        elif in_int8 and data is not None:
+            found = opened(data, network, train_batch, workers, (train_split, test_split))
+            batches = found.calibration(calibration)
+            write(small, example, to, precision="int8", calibration=batches)
+        else:
+            write(small, example, to)
+    text = f"{to} ({to.stat().st_size / 1e6:.1f} MB) agrees with torch"
+    show({"file": str(to), "bytes": to.stat().st_size} if as_json else text)
+
+
+def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:
+    """Refuse what cannot be exported before anything is built."""
+    if precision not in (None, "fp32", "int8"):
+        sentence = f"a file is written in fp32 or int8, not {precision}"
+        raise typer.BadParameter(sentence, param_hint="--precision")
+    if in_int8 and to.suffix == ".pt2":
+        sentence = "int8 is written as .onnx or .xml; give --precision fp32 for .pt2"
+        raise typer.BadParameter(sentence, param_hint="--to")
+    if in_int8 and not has_data:
+        sentence = "int8 needs --data to calibrate with; --precision fp32 does not"
+        raise typer.BadParameter(sentence, param_hint="--data")

@@ -1,0 +1,109 @@
+"""`latprune measure`: what widths cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from latprune.cli.elsewhere import chosen_device, next_command, told
+from latprune.cli.options import (
+    AsJson,
+    Batch,
+    Classes,
+    Input,
+    On,
+    OptionalModel,
+    Pack,
+    Precision,
+    Runtime,
+    TableFile,
+    Task,
+    Threads,
+    source_of,
+    target_of,
+)
+from latprune.cli.shown import FAILED, show
+
+
+def measure_command(
+    context: typer.Context,
+    model: OptionalModel = None,
+    task: Task = "classification",
+    classes: Classes = None,
+    input: Input = None,
+    runtime: Runtime = "onnxruntime",
+    precision: Precision = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    on: On = None,
+    table: TableFile = None,
+    pack: Pack = None,
+    unpack: Annotated[
+        Path | None,
+        typer.Option("--unpack", metavar="RESULTS", help="Read what the device answered."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a network's widths cost, here or on another device.
+
+    The measurements go into a table that all later commands use.
+    """
+    if unpack is not None:
+        _unpack(unpack, table, as_json)
+        return
+    if model is None:
+        raise typer.BadParameter("which network is to be measured?", param_hint="--model")
+    from latprune.cli.live import working
+    from latprune.graph.tracing import trace
+    from latprune.latency.interpolation import held_out
+    from latprune.latency.measuring import measure, outlook
+
+    source = source_of(model, classes=classes, input=input, task=task)
+    with chosen_device(context, on, table, pack) as device, working() as progress:
+        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
+        network = source.open()
+        example = network.example(batch)
+        progress.stage("trace")
+        graph = trace(network.model, example)
+        progress.stage(f"measure ({outlook(graph, device.table(target))})")
+        measured = measure(
+            network.model, graph, example, target, progress=progress.step, device=device
+        )
+        errors = [abs(error) for error in held_out(measured, graph).tolist()]
+    dense = measured.network(graph)
+    facts = {
+        "target": target.to_json(),
+        "table": str(measured.path),
+        "measurements": len(measured),
+        "dense": dense.to_json(),
+        "interpolation": {"points": len(errors), "median_error": median(errors or [0.0])},
+    }
+    text = (
+        f"{model} takes {dense.median_ms:.3f} ms (spread {dense.iqr_ms:.3f} ms, {dense.runs} runs)"
+        f"\nwith {target.describe()}\n{len(measured)} layers measured in {measured.path}"
+    )
+    if errors:
+        text += (
+            f"\nbetween them, interpolation is off by {100 * median(errors):.1f} % (the median of "
+            f"{len(errors)} measured points that it was not shown)"
+        )
+    show(facts if as_json else text)
+
+
+def _unpack(results: Path, table: Path | None, as_json: bool) -> None:
+    """Read what a device answered; leave with an error if a job failed there."""
+    from latprune.latency.devices.packed import unpack
+
+    found = unpack(results, table_file=table)
+    facts = {
+        "target": found.table.target.to_json(),
+        "table": str(found.table.path),
+        "added": found.added,
+        "failed": list(found.failed),
+        "next": next_command(found) if found.then else None,
+    }
+    show(facts if as_json else told(found))
+    raise typer.Exit(FAILED if found.failed else 0)

@@ -1,0 +1,54 @@
+"""`latprune trace`: what of a network can be cut, what cannot, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latprune.cli.options import AsJson, Classes, Input, Keep, Model, Task, source_of
+from latprune.cli.shown import show
+
+if TYPE_CHECKING:
+    from latprune.graph.groups import PruningGraph
+
+
+def trace_command(
+    model: Model,
+    task: Task = "classification",
+    classes: Classes = None,
+    input: Input = None,
+    keep: Keep = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Keep channels that a norm takes statistics over."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what of a network can be cut, what cannot, and why; measure nothing."""
+    from latprune.cli.live import working
+    from latprune.graph.tracing import trace
+
+    source = source_of(model, classes=classes, input=input, task=task)
+    with working() as progress:
+        network = source.open()
+        progress.stage("trace")
+        graph = trace(network.model, network.example(1), keep=tuple(keep or ()), exact=exact)
+    show(_facts(graph) if as_json else graph.describe())
+
+
+def _facts(graph: PruningGraph) -> dict[str, Any]:
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "channels": group.channels,
+                "multiple": group.multiple,
+                "approximate": group.approximate,
+                "members": [[member.parameter, member.axis] for member in group.members],
+            }
+            for group in graph.groups
+        ],
+        "frozen": [vars(frozen) for frozen in graph.frozen],
+        "unpriced": list(graph.unpriced),
+    }

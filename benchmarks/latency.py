@@ -34,7 +34,6 @@ import torch
 import latprune as lp
 from benchmarks.budget import build
 from latprune.fitting import AIM, refine
-from latprune.latency.measuring import prepare
 
 SEED = 0
 NETWORKS = "resnet50,mobilenet_v2,efficientnet_b0,densenet121"
@@ -109,13 +108,14 @@ def _fill(
         "layers_ms": table.layers_ms(graph, graph.widths),
         "unpriced": list(graph.unpriced),
     }
-    dense = prepare(model, example, target)
     for budget in budgets:
         plan, table = refine(model, graph, example, table, saliency, budget, aim=AIM, folder=folder)
         small = lp.cut(model, graph, plan)
-        compared = lp.compare(dense, small, example, target, limit_s=15)
+        compared = lp.compare(model, small, example, target, limit_s=16, openings=4)
         fitted = lp.fit(model, graph, example, table, saliency, budget, folder=folder)
-        again = lp.compare(dense, fitted.model, example, target, enough=_well_known, limit_s=30)
+        again = lp.compare(
+            model, fitted.model, example, target, enough=_well_known, limit_s=32, openings=8
+        )
         measured_ms = compared.ratio * dense_ms
         case["pruned"].append(
             {

@@ -56,7 +56,9 @@ def main() -> int:
             for demand, rest_ms in zip(demands, rests_ms, strict=True)
         ]
     cases = [
-        _case(target, budget, lp.compare(model, both.model, example, target, limit_s=30))
+        _case(
+            target, budget, lp.compare(model, both.model, example, target, limit_s=32, openings=8)
+        )
         for target, budget in zip(targets, budgets, strict=True)
     ]
     kept = both.plan.value / both.plan.dense_value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetTooSmall
@@ -17,7 +17,7 @@ from latprune.latency.devices import CutName
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import compare, measure, prepare
 from latprune.latency.rest import Whole, rest_at, rest_within
-from latprune.latency.timing import Comparison
+from latprune.latency.timing import pooled
 from latprune.planning import Demand, plan
 from latprune.progress import Quiet
 from latprune.surgery import cut
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device, Ready
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
+    from latprune.latency.timing import Comparison
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
@@ -214,7 +215,7 @@ class _Place:
 class _Candidate:
     """A network that may be the one, ready to be timed as often as it takes."""
 
-    def __init__(self, model: nn.Module, plan: Plan, runs: Sequence[Ready]) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, runs: list[Ready]) -> None:
         self.model, self.plan, self.runs = model, plan, runs
         self._times: list[list[Comparison]] = []
 
@@ -230,7 +231,7 @@ class _Candidate:
     @property
     def compared(self) -> list[Comparison]:
         """Per target all timings together."""
-        return [reduce(Comparison.pooled, times) for times in zip(*self._times, strict=True)]
+        return [pooled(times) for times in zip(*self._times, strict=True)]
 
     @property
     def used(self) -> list[float]:
@@ -375,10 +376,14 @@ class _Loop:
     def _times(self, candidate: _Candidate, places: Sequence[_Place]) -> list[Comparison]:
         """Time a candidate beside the dense network on every target, and remember it there."""
         times = []
-        for place, small in zip(places, candidate.runs, strict=True):
+        for number, place in enumerate(places):
+            if candidate.timings and place.is_quick:
+                # Where a session lies in memory makes it a percent faster or slower while it lives.
+                place.dense = self._ready(self.model, place.table.target)
+                candidate.runs[number] = self._ready(candidate.model, place.table.target)
             compared = compare(
                 place.dense,
-                small,
+                candidate.runs[number],
                 self.example,
                 place.table.target,
                 enough=partial(_decided, place.budget),

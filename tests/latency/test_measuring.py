@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
@@ -14,6 +15,7 @@ from torch import nn
 
 from latprune.latency import networks
 from latprune.latency.devices import here
+from latprune.latency.devices.here import Here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.measuring import compare, measure, outlook
 from latprune.latency.sentinel import SENTINEL
@@ -23,6 +25,7 @@ from latprune.latency.target import Target
 from tests.latency.synthetic import TARGET, FakeClock, Killed, Processor, network
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 GRAPH = network()
@@ -212,3 +215,40 @@ def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None
 
     assert compared.dense.runs == pytest.approx(25, abs=8)
     assert compared.ratio_iqr > 0.2
+
+
+def test_what_one_opening_adds_by_chance_is_averaged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock: FakeClock = bench.processor.clock
+    lucks = itertools.cycle([1.0, 1.0, 1.0, 1.1])  # dense, small, dense, small
+    dense, small = nn.Identity(), nn.Identity()
+
+    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
+        return clock.takes((0.1 if model is dense else 0.06) * next(lucks))
+
+    monkeypatch.setattr(Here, "prepare", prepare)
+    once = compare(dense, small, EXAMPLE, TARGET)
+    next(lucks), next(lucks)  # begin anew
+    often = compare(dense, small, EXAMPLE, TARGET, limit_s=40.0, openings=4)
+
+    assert once.ratio == pytest.approx(0.6)
+    assert often.ratio == pytest.approx(0.63, abs=0.002)
+    assert often.ratio_error == pytest.approx(np.std([0.6, 0.66] * 2, ddof=1) / 2, rel=0.01)
+    assert once.ratio_error < often.ratio_error
+
+
+def test_opening_anew_ends_when_all_openings_together_are_enough(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock: FakeClock = bench.processor.clock
+    opened: list[nn.Module] = []
+
+    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
+        opened.append(model)
+        return clock.takes(0.1)
+
+    monkeypatch.setattr(Here, "prepare", prepare)
+    compare(nn.Identity(), nn.Identity(), EXAMPLE, TARGET, enough=lambda _: True, openings=8)
+
+    assert len(opened) == 2 * 3

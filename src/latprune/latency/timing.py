@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,6 +134,22 @@ class Comparison:
         if not (math.isfinite(ratio + iqr + error) and ratio > 0 and iqr >= 0 and error >= 0):
             raise ValueError(f"no networks compare like this: {stored}")
         return cls(dense, small, ratio, iqr, error, float(stored.get("foreign_cores", 0.0)))
+
+
+def pooled(timings: Sequence[Comparison]) -> Comparison:
+    """Join timings of the same networks, each of which made them ready anew.
+
+    Each counts the same; the ratio is known as well as these agree, or as each of them knows it,
+    whichever is worse.
+    """
+    together = reduce(Comparison.pooled, timings)
+    count = len(timings)
+    if count < 2:
+        return together
+    ratios = [one.ratio for one in timings]
+    between = float(np.std(ratios, ddof=1)) / math.sqrt(count)
+    within = math.hypot(*(one.ratio_error for one in timings)) / count
+    return replace(together, ratio=float(np.mean(ratios)), ratio_error=max(within, between))
 
 
 def summarise(samples_ms: Sequence[float] | np.ndarray) -> Measurement:

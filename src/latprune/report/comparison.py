@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 UNDER_USED = 0.97
 CHECK_LIMIT_S = 20.0
+OPENINGS = 4
 KNOWN = 0.002
 """The standard error of a ratio, relative, at which its timing may end."""
 
@@ -282,6 +283,7 @@ def check(
             enough=partial(_decided, plan.budget),
             tolerance=KNOWN,
             limit_s=CHECK_LIMIT_S,
+            openings=OPENINGS,
             device=device,
             cut=CutName(graph.key, plan.widths),
         )

@@ -7,6 +7,7 @@ itself and goes into the next plan, and into the table for the next time.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -175,8 +176,10 @@ def refine(
 class _Place:
     """A target: its budget, what is known of networks there, and the dense one, ready to run."""
 
-    def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
-        self.graph, self.dense = graph, dense
+    def __init__(
+        self, graph: PruningGraph, demand: Demand, dense: Ready, *, opening_s: float
+    ) -> None:
+        self.graph, self.dense, self.opening_s = graph, dense, opening_s
         self.table, self.budget = demand.table, demand.budget
 
     @property
@@ -255,10 +258,7 @@ class _Loop:
 
     def run(self, demands: Sequence[Demand]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
-        places = [
-            _Place(self.graph, demand, self._ready(self.model, demand.table.target))
-            for demand in demands
-        ]
+        places = [self._place(demand) for demand in demands]
         tried: list[_Candidate] = []
         near = sure = False
         quick = all(place.is_quick for place in places)
@@ -370,6 +370,11 @@ class _Loop:
             known = [_Candidate(small, planned, runs)]
         return others + known
 
+    def _place(self, demand: Demand) -> _Place:
+        begin = time.perf_counter()
+        dense = self._ready(self.model, demand.table.target)
+        return _Place(self.graph, demand, dense, opening_s=time.perf_counter() - begin)
+
     def _ready(self, model: nn.Module, target: Target) -> Ready:
         return prepare(model, self.example, target, device=self.device)
 
@@ -377,7 +382,7 @@ class _Loop:
         """Time a candidate beside the dense network on every target, and remember it there."""
         times = []
         for number, place in enumerate(places):
-            if candidate.timings and place.is_quick:
+            if candidate.timings and place.is_quick and place.opening_s <= TIMING_S:
                 # Where a session lies in memory makes it a percent faster or slower while it lives.
                 place.dense = self._ready(self.model, place.table.target)
                 candidate.runs[number] = self._ready(candidate.model, place.table.target)

@@ -252,3 +252,22 @@ def test_opening_anew_ends_when_all_openings_together_are_enough(
     compare(nn.Identity(), nn.Identity(), EXAMPLE, TARGET, enough=lambda _: True, openings=8)
 
     assert len(opened) == 2 * 3
+
+
+def test_what_takes_long_to_open_is_opened_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock: FakeClock = bench.processor.clock
+    opened: list[nn.Module] = []
+
+    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
+        opened.append(model)
+        clock.now += 10.0
+        return clock.takes(0.1)
+
+    monkeypatch.setattr(Here, "prepare", prepare)
+    monkeypatch.setattr("latprune.latency.measuring.time.perf_counter", lambda: clock.now)
+    compared = compare(nn.Identity(), nn.Identity(), EXAMPLE, TARGET, limit_s=40.0, openings=8)
+
+    assert len(opened) == 2
+    assert compared.ratio == pytest.approx(1.0)

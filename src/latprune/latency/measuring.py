@@ -7,6 +7,7 @@ corners of every layer's range; later the very layers of a plan.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -179,15 +180,16 @@ def compare(
         openings: How often both are made ready anew and timed for a share of `limit_s`, at the
             most. Where a runtime happens to put a network in memory makes it a percent faster or
             slower for as long as it stays there; it may be placed luckier where it ships. Only
-            networks that are given whole, on a device in this process, are opened again.
+            networks that are given whole, on a device in this process, are opened again, and only
+            where that takes less than their share of `limit_s`: compiling and quantising do not.
         device: Where to time them.
         cut: How a table names the small network; needed where files are carried.
 
     Returns:
         Times, ratio, and how well it is known.
     """
-    whole = isinstance(dense, nn.Module) and isinstance(small, nn.Module)
-    if openings > 1 and whole and device is HERE:
+    anew = openings > 1 and device is HERE
+    if anew and isinstance(dense, nn.Module) and isinstance(small, nn.Module):
         return _compared_anew(
             dense, small, example, target, openings, limit_s, tolerance=tolerance, enough=enough
         )
@@ -203,8 +205,8 @@ def compare(
 
 
 def _compared_anew(
-    dense: nn.Module | Ready,
-    small: nn.Module | Ready,
+    dense: nn.Module,
+    small: nn.Module,
     example: Tensor | tuple[Tensor, ...],
     target: Target,
     openings: int,
@@ -216,9 +218,15 @@ def _compared_anew(
     """Compare several times, from making ready on, until what all of them say is enough."""
     found: list[Comparison] = []
     while len(found) < openings:
+        begin = time.perf_counter()
+        first, second = (prepare(network, example, target) for network in (dense, small))
+        if time.perf_counter() - begin > limit_s / openings:
+            return compare(
+                first, second, example, target, enough=enough, tolerance=tolerance, limit_s=limit_s
+            )
         one = compare(
-            dense,
-            small,
+            first,
+            second,
             example,
             target,
             tolerance=tolerance * math.sqrt(openings),

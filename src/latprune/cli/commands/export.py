@@ -76,8 +76,10 @@ def export_command(
             write(small, example, to, precision="int8", calibration=batches)
         else:
             write(small, example, to)
-    text = f"{to} ({to.stat().st_size / 1e6:.1f} MB) agrees with torch"
-    show({"file": str(to), "bytes": to.stat().st_size} if as_json else text)
+    files = [to, to.with_suffix(".bin")] if to.suffix == ".xml" else [to]
+    size = sum(file.stat().st_size for file in files)
+    text = f"{to} ({size / 1e6:.1f} MB) agrees with torch"
+    show({"file": str(to), "bytes": size} if as_json else text)
 
 
 def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:

@@ -7,7 +7,6 @@ itself and goes into the next plan, and into the table for the next time.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from latprune.knapsack import joint
 from latprune.latency.devices import CutName
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import compare, measure, prepare
-from latprune.latency.rest import Whole, rest_at, rest_within
+from latprune.latency.rest import Relative, Whole, rest_within, whole_at
 from latprune.latency.timing import pooled
 from latprune.planning import Demand, plan
 from latprune.progress import Quiet
@@ -33,32 +32,34 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device, Ready
-    from latprune.latency.table import LatencyTable
+    from latprune.latency.table import Cut, LatencyTable
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
 
-AIM = 0.978
-"""The share of the budget that plans spend: about the middle of what counts as well used, and a bit
-below it, since a network that looked near enough is, timed again, a little slower on average."""
+AIM = 0.983
+"""The share of the budget that plans spend: about the middle of what counts as well used."""
 
 CLOSE = 0.006
-"""How far from `AIM` a measured network may be for the loop to end."""
+"""How far from `AIM` a network may be, by all that is known of it, for the loop to end."""
 
 SURE = 0.007
 """How well a network's time must be known for the loop to end: a standard error, relative."""
 
-QUICK_MS, QUICK_SURE, QUICK_TIMINGS = 50.0, 0.0045, 14
+QUICK_MS, QUICK_SURE, QUICK_TIMINGS = 50.0, 0.005, 16
 """A dense network that takes less is timed more often, until more is known: it is cheap, and what
 disturbs a machine disturbs a quick network more."""
 
 FLOOR = 0.01
-"""The error of a timing, relative, that its own spread does not show: machines have moods that
-last longer than a few seconds, and networks of different sizes take them differently."""
+"""The error of a timing, relative, that its own spread does not show: where the networks lie in
+memory, and moods of the machine that last longer than a few seconds."""
 
-TIMINGS = 8
+OWN = 0.01
+"""How far a network's rest may lie from that of others about as large, relative to its time."""
+
+TIMINGS = 10
 """Of whole networks, at the most; one that is near the aim is timed until that is sure."""
 
 TIMING_S = 2.0
@@ -176,10 +177,8 @@ def refine(
 class _Place:
     """A target: its budget, what is known of networks there, and the dense one, ready to run."""
 
-    def __init__(
-        self, graph: PruningGraph, demand: Demand, dense: Ready, *, opening_s: float
-    ) -> None:
-        self.graph, self.dense, self.opening_s = graph, dense, opening_s
+    def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
+        self.graph, self.dense = graph, dense
         self.table, self.budget = demand.table, demand.budget
 
     @property
@@ -190,29 +189,42 @@ class _Place:
     @property
     def demand(self) -> Demand:
         """What a plan needs to know: a network that spends the aim has such a rest."""
-        budget_ms = self.budget.in_ms(self.table.network(self.graph).median_ms)
-        return Demand(self.table, self.budget, rest_within(self._known, AIM * budget_ms))
+        known = [self._dense, *map(self._whole, self.table.cuts(self.graph))]
+        return Demand(self.table, self.budget, rest_within(known, AIM * self._budget_ms))
 
     def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
         """The share of the budget that a network takes by all that is known, and its error."""
-        budget_ms = self.budget.in_ms(self.table.network(self.graph).median_ms)
         layers_ms = self.table.layers_ms(self.graph, widths)
-        rest_ms, error_ms = rest_at(self._known, layers_ms)
-        return (layers_ms + rest_ms) / budget_ms, error_ms / budget_ms
+        known = [Relative(self._dense, self._differs(widths, self.graph.widths))]
+        for one in self.table.cuts(self.graph):
+            known.append(Relative(self._whole(one), self._differs(widths, one.widths)))
+        whole_ms, error_ms = whole_at(known, layers_ms, differs_ms=OWN * self._budget_ms)
+        return whole_ms / self._budget_ms, error_ms / self._budget_ms
+
+    def _differs(self, widths: Mapping[str, int], others: Mapping[str, int]) -> float:
+        """The share of a network's layers, by their time, that another one does not have."""
+        times_ms = [
+            (self.table[shape].median_ms, shape != layer.shape_at(others))
+            for layer in self.graph.layers
+            for shape in (layer.shape_at(widths),)
+        ]
+        return sum(ms for ms, differs in times_ms if differs) / sum(ms for ms, _ in times_ms)
 
     @property
-    def _known(self) -> list[Whole]:
-        """All networks that were ever timed whole, the dense one first."""
+    def _dense(self) -> Whole:
         dense_ms = self.table.network(self.graph).median_ms
-        budget_ms = self.budget.in_ms(dense_ms)
-        dense_layers_ms = self.table.layers_ms(self.graph, self.graph.widths)
-        known = [Whole(dense_layers_ms, dense_ms, FLOOR * dense_ms)]
-        for one in self.table.cuts(self.graph):
-            taken_ms = budget_ms * _used(self.budget, one.comparison)
-            error_ms = taken_ms * math.hypot(_relative_error(one.comparison), FLOOR)
-            layers_ms = self.table.layers_ms(self.graph, one.widths)
-            known.append(Whole(layers_ms, taken_ms, error_ms))
-        return known
+        layers_ms = self.table.layers_ms(self.graph, self.graph.widths)
+        return Whole(layers_ms, dense_ms, FLOOR * dense_ms)
+
+    @property
+    def _budget_ms(self) -> float:
+        return self.budget.in_ms(self._dense.whole_ms)
+
+    def _whole(self, one: Cut) -> Whole:
+        """One timing of a pruned network, in the dense one's pace."""
+        taken_ms = self._budget_ms * _used(self.budget, one.comparison)
+        error_ms = taken_ms * math.hypot(_relative_error(one.comparison), FLOOR)
+        return Whole(self.table.layers_ms(self.graph, one.widths), taken_ms, error_ms)
 
 
 class _Candidate:
@@ -371,9 +383,7 @@ class _Loop:
         return others + known
 
     def _place(self, demand: Demand) -> _Place:
-        begin = time.perf_counter()
-        dense = self._ready(self.model, demand.table.target)
-        return _Place(self.graph, demand, dense, opening_s=time.perf_counter() - begin)
+        return _Place(self.graph, demand, self._ready(self.model, demand.table.target))
 
     def _ready(self, model: nn.Module, target: Target) -> Ready:
         return prepare(model, self.example, target, device=self.device)
@@ -382,10 +392,8 @@ class _Loop:
         """Time a candidate beside the dense network on every target, and remember it there."""
         times = []
         for number, place in enumerate(places):
-            if candidate.timings and place.is_quick and place.opening_s <= TIMING_S:
-                # Where a session lies in memory makes it a percent faster or slower while it lives.
-                place.dense = self._ready(self.model, place.table.target)
-                candidate.runs[number] = self._ready(candidate.model, place.table.target)
+            for network in (place.dense, candidate.runs[number]):
+                self.device.open_anew(network)
             compared = compare(
                 place.dense,
                 candidate.runs[number],
@@ -418,9 +426,9 @@ def _judged(
 
 
 def _preference(candidate: _Candidate, places: Sequence[_Place]) -> tuple[bool, float]:
-    """Networks within the budgets first; of these the one that spends what plans aim at."""
-    believed = max(place.believed(candidate.plan.widths)[0] for place in places)
-    return max(candidate.used) > 1, abs(believed - AIM)
+    """Networks within the budgets first; of these the one that surely spends what plans aim at."""
+    believed, error = max(place.believed(candidate.plan.widths) for place in places)
+    return max(candidate.used) > 1, math.hypot(believed - AIM, error)
 
 
 def _used(budget: Budget, compared: Comparison) -> float:

@@ -15,13 +15,13 @@ from torch import nn
 
 from latprune.latency import networks
 from latprune.latency.devices import here
-from latprune.latency.devices.here import Here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.measuring import compare, measure, outlook
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
+from latprune.latency.timing import Opened
 from tests.latency.synthetic import TARGET, FakeClock, Killed, Processor, network
 
 if TYPE_CHECKING:
@@ -217,19 +217,13 @@ def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None
     assert compared.ratio_iqr > 0.2
 
 
-def test_what_one_opening_adds_by_chance_is_averaged(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_one_opening_adds_by_chance_is_averaged(bench: Bench) -> None:
     clock: FakeClock = bench.processor.clock
-    lucks = itertools.cycle([1.0, 1.0, 1.0, 1.1])  # dense, small, dense, small
-    dense, small = nn.Identity(), nn.Identity()
+    lucks = itertools.cycle([1.0, 1.1])
+    dense = Opened(lambda: clock.takes(0.1), clock=clock)
+    small = Opened(lambda: clock.takes(0.06 * next(lucks)), clock=clock)
 
-    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
-        return clock.takes((0.1 if model is dense else 0.06) * next(lucks))
-
-    monkeypatch.setattr(Here, "prepare", prepare)
     once = compare(dense, small, EXAMPLE, TARGET)
-    next(lucks), next(lucks)  # begin anew
     often = compare(dense, small, EXAMPLE, TARGET, limit_s=40.0, openings=4)
 
     assert once.ratio == pytest.approx(0.6)
@@ -238,36 +232,36 @@ def test_what_one_opening_adds_by_chance_is_averaged(
     assert once.ratio_error < often.ratio_error
 
 
-def test_opening_anew_ends_when_all_openings_together_are_enough(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opening_anew_ends_when_all_openings_together_are_enough(bench: Bench) -> None:
     clock: FakeClock = bench.processor.clock
-    opened: list[nn.Module] = []
+    dense, small = (Counted(clock) for _ in range(2))
 
-    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
-        opened.append(model)
-        return clock.takes(0.1)
+    compare(dense, small, EXAMPLE, TARGET, enough=lambda _: True, openings=8)
 
-    monkeypatch.setattr(Here, "prepare", prepare)
-    compare(nn.Identity(), nn.Identity(), EXAMPLE, TARGET, enough=lambda _: True, openings=8)
-
-    assert len(opened) == 2 * 3
+    assert (dense.openings, small.openings) == (4, 4)  # one before, three for the timings
 
 
-def test_what_takes_long_to_open_is_opened_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_takes_long_to_open_is_opened_once_and_timed_for_as_long(bench: Bench) -> None:
     clock: FakeClock = bench.processor.clock
-    opened: list[nn.Module] = []
+    dense, small = (Counted(clock, opening_s=10.0) for _ in range(2))
 
-    def prepare(self: Here, model: nn.Module, *_: object) -> Callable[[], None]:
-        opened.append(model)
-        clock.now += 10.0
-        return clock.takes(0.1)
+    compared = compare(
+        dense, small, EXAMPLE, TARGET, enough=lambda _: False, limit_s=40.0, openings=8
+    )
 
-    monkeypatch.setattr(Here, "prepare", prepare)
-    monkeypatch.setattr("latprune.latency.measuring.time.perf_counter", lambda: clock.now)
-    compared = compare(nn.Identity(), nn.Identity(), EXAMPLE, TARGET, limit_s=40.0, openings=8)
+    assert (dense.openings, small.openings) == (1, 1)
+    assert compared.dense.runs == pytest.approx(40.0 / 0.2, rel=0.05)
 
-    assert len(opened) == 2
-    assert compared.ratio == pytest.approx(1.0)
+
+class Counted(Opened):
+    """A network of 0.1 s a run that counts how often it was opened."""
+
+    def __init__(self, clock: FakeClock, *, opening_s: float = 0.0) -> None:
+        self.openings = 0
+
+        def open_() -> Callable[[], None]:
+            self.openings += 1
+            clock.now += opening_s
+            return clock.takes(0.1)
+
+        super().__init__(open_, clock=clock)

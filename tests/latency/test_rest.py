@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from latprune.latency.rest import ALIKE, Whole, rest_at, rest_within
+from latprune.latency.rest import ALIKE, Relative, Whole, rest_at, rest_within, whole_at
 
 DENSE = Whole(100.0, 104.0, 0.3)
 HALF = Whole(50.0, 53.0, 0.5)
@@ -48,3 +48,36 @@ def test_the_rest_within_a_whole_fits_with_its_layers() -> None:
 
 def test_layers_that_take_longer_one_by_one_leave_less_than_nothing() -> None:
     assert Whole(10.0, 8.0, 0.1).rest_ms == -2.0
+
+
+def relative(whole_ms: float, differs: float, *, error_ms: float = 0.5) -> Relative:
+    return Relative(Whole(50.0, whole_ms, error_ms), differs)
+
+
+def test_a_networks_own_timings_count_for_more_than_those_of_strangers_as_large() -> None:
+    own = [relative(53.0, 0.0)] * 4
+    strangers = [relative(55.0, 1.0)] * 40
+
+    whole_ms, error_ms = whole_at([*own, *strangers], 50.0, differs_ms=0.5)
+
+    assert whole_ms == pytest.approx(53.0, abs=0.5)
+    assert 0.2 < error_ms < 0.25  # 0.5 ÷ √4, and little from the strangers
+
+
+def test_however_many_strangers_do_not_tell_how_a_network_differs_from_them() -> None:
+    _, error_ms = whole_at([relative(53.0, 1.0)] * 10_000, 50.0, differs_ms=0.5)
+
+    assert error_ms == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_near_relative_tells_nearly_as_much_as_the_network_itself() -> None:
+    own, near = (
+        whole_at([relative(53.0, differs), relative(56.0, 1.0)], 50.0, differs_ms=0.5)
+        for differs in (0.0, 0.1)
+    )
+
+    assert near == pytest.approx(own, rel=0.02)
+
+
+def test_networks_of_other_sizes_alone_leave_the_error_infinite() -> None:
+    assert whole_at([Relative(DENSE, 1.0)], 50.0, differs_ms=0.5)[1] == math.inf

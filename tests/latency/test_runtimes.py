@@ -10,6 +10,7 @@ from torch import nn
 
 from latprune.errors import MissingExtra, NoCompiler
 from latprune.graph.layers import LayerShape
+from latprune.latency.devices.here import HERE
 from latprune.latency.runtimes import Runtime, get_runtime
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.target import Target
@@ -82,6 +83,14 @@ class RuntimeContract:
 
         assert [part.training for part in model] == [True, False, True]
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_a_prepared_network_still_runs_after_it_was_opened_anew(
+        self, runtime: Runtime, target: Target
+    ) -> None:
+        run = runtime.prepare(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8), target)
+
+        assert HERE.open_anew(run) is (self.name != "compile")
+        run()
 
     def test_torchs_threads_are_left_as_they_were(self, runtime: Runtime, target: Target) -> None:
         before = torch.get_num_threads()

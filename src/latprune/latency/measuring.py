@@ -7,7 +7,6 @@ corners of every layer's range; later the very layers of a plan.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -177,66 +176,45 @@ def compare(
         tolerance: Where nothing or nobody can be asked, timing ends when the ratio's standard
             error, relative, is this.
         limit_s: In any case no round begins after so long.
-        openings: How often both are made ready anew and timed for a share of `limit_s`, at the
-            most. Where a runtime happens to put a network in memory makes it a percent faster or
-            slower for as long as it stays there; it may be placed luckier where it ships. Only
-            networks that are given whole, on a device in this process, are opened again, and only
-            where that takes less than their share of `limit_s`: compiling and quantising do not.
+        openings: How often both are put elsewhere in memory and timed for a share of `limit_s`, at
+            the most: where they happen to lie makes them a percent faster or slower, and they may
+            lie luckier where they ship. Once where the runtime cannot do that quickly.
         device: Where to time them.
         cut: How a table names the small network; needed where files are carried.
 
     Returns:
         Times, ratio, and how well it is known.
     """
-    anew = openings > 1 and device is HERE
-    if anew and isinstance(dense, nn.Module) and isinstance(small, nn.Module):
-        return _compared_anew(
-            dense, small, example, target, openings, limit_s, tolerance=tolerance, enough=enough
-        )
     first, second = (
         prepare(network, example, target, device=device)
         if isinstance(network, nn.Module)
         else network
         for network in (dense, small)
     )
-    return device.compare(
-        first, second, target, limit_s=limit_s, tolerance=tolerance, enough=enough, cut=cut
-    )
-
-
-def _compared_anew(
-    dense: nn.Module,
-    small: nn.Module,
-    example: Tensor | tuple[Tensor, ...],
-    target: Target,
-    openings: int,
-    limit_s: float,
-    *,
-    tolerance: float,
-    enough: Callable[[Comparison], bool] | None,
-) -> Comparison:
-    """Compare several times, from making ready on, until what all of them say is enough."""
+    if openings > 1 and not _anew(first, second, device):
+        openings = 1
     found: list[Comparison] = []
     while len(found) < openings:
-        begin = time.perf_counter()
-        first, second = (prepare(network, example, target) for network in (dense, small))
-        if time.perf_counter() - begin > limit_s / openings:
-            return compare(
-                first, second, example, target, enough=enough, tolerance=tolerance, limit_s=limit_s
-            )
-        one = compare(
+        if found:
+            _anew(first, second, device)
+        one = device.compare(
             first,
             second,
-            example,
             target,
-            tolerance=tolerance * math.sqrt(openings),
             limit_s=limit_s / openings,
+            tolerance=tolerance * math.sqrt(openings),
+            enough=enough if openings == 1 else None,
+            cut=cut,
         )
         found.append(one)
         together = pooled(found)
         if len(found) >= _FEW_OPENINGS and enough is not None and enough(together):
             break
     return together
+
+
+def _anew(first: Ready, second: Ready, device: Device) -> bool:
+    return all(device.open_anew(network) for network in (first, second))
 
 
 def _check(example: Tensor | tuple[Tensor, ...], target: Target, device: Device) -> None:

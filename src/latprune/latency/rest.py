@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ALIKE = 0.03
 """How much the layers of two networks may differ, relatively, to have the same rest."""
 
+NEAR = 0.5
+"""The share of a network's layers, by their time, that a near relative may not have."""
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -70,3 +73,45 @@ def rest_within(known: Sequence[Whole], whole_ms: float) -> float:
     for _ in range(20):  # the rest changes slowly with the layers: each round is far closer
         rest_ms = rest_at(known, whole_ms - rest_ms)[0]
     return rest_ms
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A network that was timed whole, beside one that is asked about.
+
+    Attributes:
+        whole: Its times.
+        differs: The share of the other one's layers, by their time, that it does not have.
+    """
+
+    whole: Whole
+    differs: float
+
+
+def whole_at(
+    known: Sequence[Relative], layers_ms: float, *, differs_ms: float
+) -> tuple[float, float]:
+    """Give what a whole network takes by its own timings, its near relatives' and all others'.
+
+    Args:
+        known: At least one network.
+        layers_ms: What its layers take one by one.
+        differs_ms: How far the rest of a network may lie from that of others about as large that
+            have no layer in common with it.
+
+    Returns:
+        Milliseconds and their standard error, infinite if none of the others is about as large.
+    """
+    near = [one for one in known if one.differs <= NEAR]
+    far = [one for one in known if one.differs > NEAR]
+    guesses = []
+    for relatives in filter(None, (near, far)):
+        rest_ms, error_ms = rest_at([one.whole for one in relatives], layers_ms)
+        # All of them may be off by the same: that does not average out.
+        differs = float(np.mean([one.differs for one in relatives]))
+        guesses.append((rest_ms, math.hypot(error_ms, differs * differs_ms)))
+    if all(math.isinf(error_ms) for _, error_ms in guesses):
+        return layers_ms + guesses[-1][0], math.inf
+    weights = [error_ms**-2 for _, error_ms in guesses]
+    rest_ms = float(np.average([rest_ms for rest_ms, _ in guesses], weights=weights))
+    return layers_ms + rest_ms, float(sum(weights) ** -0.5)

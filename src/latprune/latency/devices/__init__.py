@@ -64,6 +64,9 @@ class Device(Protocol):
     ) -> Ready:
         """Make a network ready to be timed on the device, as often as it takes."""
 
+    def open_anew(self, network: Ready) -> bool:
+        """Put what `prepare` gave elsewhere in memory; False where it stays as it is."""
+
     def time(
         self,
         shapes: Sequence[LayerShape],

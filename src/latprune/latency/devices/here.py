@@ -9,6 +9,7 @@ from latprune.latency.runtimes import get_runtime
 from latprune.latency.sentinel import SENTINEL, paced
 from latprune.latency.table import LatencyTable, table_path
 from latprune.latency.target import Target
+from latprune.latency.timing import Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from latprune.graph.layers import LayerShape
     from latprune.latency.devices import CutName, Ready
     from latprune.latency.timing import Comparison, Measurement, Run
+
+QUICKLY_S = 2.0
+"""A network that takes longer to open is timed where it lies: optimising and compiling it anew
+would take longer than what is learned from it is worth."""
 
 
 class Here:
@@ -44,6 +49,13 @@ class Here:
     ) -> Run:
         """Let the runtime make a network ready."""
         return get_runtime(target.runtime).prepare(model, example, target)
+
+    def open_anew(self, network: Ready) -> bool:
+        """Put a network elsewhere in memory, where its runtime does that quickly."""
+        if not isinstance(network, Opened) or network.opening_s > QUICKLY_S:
+            return False
+        network.open_anew()
+        return True
 
     def time(
         self,

@@ -170,6 +170,11 @@ class Ssh:
         self._sent |= missing.keys()
         return network._replace(files={})
 
+    def open_anew(self, network: Ready) -> bool:
+        """Leave it: every timing over there opens its networks anew."""
+        del network
+        return False
+
     def time(
         self,
         shapes: Sequence[LayerShape],

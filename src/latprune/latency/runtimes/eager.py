@@ -16,6 +16,7 @@ from latprune.latency.layer_modules import (
 )
 from latprune.latency.layer_timing import time_shapes
 from latprune.latency.onnx_layers import is_warm
+from latprune.latency.timing import Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class Eager:
     ) -> Run:
         """Copy a network into evaluation mode; see `Runtime`."""
         inputs = example if isinstance(example, tuple) else (example,)
-        return call_of(*cast(model, inputs, target), target.threads)
+        return Opened(lambda: call_of(*cast(model, inputs, target), target.threads))
 
 
 RUNTIME = Eager()

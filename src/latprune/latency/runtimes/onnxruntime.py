@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from latprune.latency.layer_timing import time_models_of
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
 from latprune.latency.quantising import export_int8
+from latprune.latency.timing import Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,16 +54,21 @@ class OnnxRuntime:
         Raises:
             CannotQuantise: If the quantiser fails on the network.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            self.write_network(model, example, target, path)
+        folder = tempfile.mkdtemp()
+        path = Path(folder) / "network.onnx"
+
+        def open_() -> Run:
             session = open_session(path, threads=target.threads)
-        feeds = feeds_of(session, example)
+            return partial(session.run, None, feeds_of(session, example))
 
-        def run() -> None:
-            session.run(None, feeds)
-
-        return run
+        try:
+            self.write_network(model, example, target, path)
+            opened = Opened(open_)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
+        return opened
 
     def write_network(
         self,

@@ -16,6 +16,7 @@ from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_layers import CONTEXT, WARM, layer_model, warm_by
 from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import Profile, random_input
+from latprune.latency.timing import Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,14 +66,15 @@ class OpenVino:
         read = self.read_network(model, example)
         if target.precision == "int8":
             read = in_int8(read, runs_of(read, [example]), correct=False)
-        request = self.open_request(read, target)
         inputs = example if isinstance(example, tuple) else (example,)
-        _feed(request, [tensor.detach().cpu().numpy() for tensor in inputs])
+        arrays = [tensor.detach().cpu().numpy() for tensor in inputs]
 
-        def run() -> None:
-            request.infer()
+        def open_() -> Run:
+            request = self.open_request(read, target)
+            _feed(request, arrays)
+            return partial(request.infer)
 
-        return run
+        return Opened(open_)
 
     def read_network(self, model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Any:
         """Give a network as an `openvino.Model` in fp32."""

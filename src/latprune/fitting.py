@@ -113,6 +113,7 @@ def fit(
     folder: Path | None = None,
     progress: Progress | None = None,
     device: Device = HERE,
+    ready: Mapping[Target, Ready] | None = None,
 ) -> Fitted:
     """Cut a network so that its measured time is within a budget, and close to it.
 
@@ -129,6 +130,8 @@ def fit(
         folder: Of the tables, as for `measure`.
         progress: Is told of every plan and every network.
         device: Where networks and layers are timed.
+        ready: What `prepare` made of the dense network, by target, where somebody has it already:
+            exporting or compiling it takes as long as a candidate.
 
     Returns:
         Of the networks within the budget the one that spends it best; if none is, the one
@@ -141,7 +144,7 @@ def fit(
     """
     loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet(), device)
     demands = [Demand(table, budget), *also]
-    best = loop.run(demands)
+    best = loop.run(demands, ready or {})
     slower = best.comparison.ratio > 1 and not best.is_dense
     return loop.dense(best, demands) if slower else best
 
@@ -176,10 +179,8 @@ def refine(
 class _Place:
     """A target: its budget, what is known of networks there, and the dense one, ready to run."""
 
-    def __init__(
-        self, graph: PruningGraph, demand: Demand, dense: Ready, *, opening_s: float
-    ) -> None:
-        self.graph, self.dense, self.opening_s = graph, dense, opening_s
+    def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
+        self.graph, self.dense = graph, dense
         self.table, self.budget = demand.table, demand.budget
 
     @property
@@ -218,8 +219,10 @@ class _Place:
 class _Candidate:
     """A network that may be the one, ready to be timed as often as it takes."""
 
-    def __init__(self, model: nn.Module, plan: Plan, runs: list[Ready]) -> None:
-        self.model, self.plan, self.runs = model, plan, runs
+    def __init__(
+        self, model: nn.Module, plan: Plan, runs: list[Ready], *, opening_s: float
+    ) -> None:
+        self.model, self.plan, self.runs, self.opening_s = model, plan, runs, opening_s
         self._times: list[list[Comparison]] = []
 
     def add(self, times: list[Comparison]) -> None:
@@ -256,9 +259,9 @@ class _Loop:
     progress: Progress
     device: Device
 
-    def run(self, demands: Sequence[Demand]) -> Fitted:
+    def run(self, demands: Sequence[Demand], ready: Mapping[Target, Ready]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
-        places = [self._place(demand) for demand in demands]
+        places = [self._place(demand, ready.get(demand.table.target)) for demand in demands]
         tried: list[_Candidate] = []
         near = sure = False
         quick = all(place.is_quick for place in places)
@@ -366,14 +369,16 @@ class _Loop:
         if not known:
             small = cut(self.model, self.graph, planned)
             targets = [planned.target, *(promise.target for promise in planned.also)]
+            begin = time.perf_counter()
             runs = [self._ready(small, target) for target in targets]
-            known = [_Candidate(small, planned, runs)]
+            opening_s = (time.perf_counter() - begin) / len(runs)
+            known = [_Candidate(small, planned, runs, opening_s=opening_s)]
         return others + known
 
-    def _place(self, demand: Demand) -> _Place:
-        begin = time.perf_counter()
-        dense = self._ready(self.model, demand.table.target)
-        return _Place(self.graph, demand, dense, opening_s=time.perf_counter() - begin)
+    def _place(self, demand: Demand, dense: Ready | None) -> _Place:
+        if dense is None:
+            dense = self._ready(self.model, demand.table.target)
+        return _Place(self.graph, demand, dense)
 
     def _ready(self, model: nn.Module, target: Target) -> Ready:
         return prepare(model, self.example, target, device=self.device)
@@ -382,7 +387,7 @@ class _Loop:
         """Time a candidate beside the dense network on every target, and remember it there."""
         times = []
         for number, place in enumerate(places):
-            if candidate.timings and place.is_quick and place.opening_s <= TIMING_S:
+            if candidate.timings and place.is_quick and candidate.opening_s <= TIMING_S:
                 # Where a session lies in memory makes it a percent faster or slower while it lives.
                 place.dense = self._ready(self.model, place.table.target)
                 candidate.runs[number] = self._ready(candidate.model, place.table.target)

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import latprune as lp
+from latprune.latency.measuring import prepare
 
 SEED = 0
 LOWEST, HIGHEST, WIDEST_GAP = 0.97, 1.00, 1e-3
@@ -95,8 +96,11 @@ def fit(
 ) -> lp.Fitted:
     """Everything between a network with scores and a verified small one."""
     graph = lp.trace(model, example)
-    table = lp.measure(model, graph, example, target, folder=folder)
-    return lp.fit(model, graph, example, table, saliency, budget, folder=folder)
+    ready = prepare(model, example, target)
+    table = lp.measure(model, graph, example, target, folder=folder, ready=ready)
+    return lp.fit(
+        model, graph, example, table, saliency, budget, folder=folder, ready={target: ready}
+    )
 
 
 def _well_known(compared: Any) -> bool:

@@ -77,7 +77,7 @@ class Synthetic:
         **_: object,
     ) -> Comparison:
         assert target.runtime == self.name
-        before, after = (self.network_ms(model, example) for model in (dense, small))
+        before, after = (self.network_ms(_unready(model), example) for model in (dense, small))
         iqr = self.spread * after
         return Comparison(
             Measurement(before, iqr, 10),
@@ -104,3 +104,8 @@ class Synthetic:
         patch.setattr(latprune.fitting, "prepare", lambda model, example, target, **_: model)
         patch.setattr(latprune.fitting, "compare", self.compare)
         patch.setattr(latprune.report.comparison, "compare", self.compare)
+
+
+def _unready(network: nn.Module | Run) -> nn.Module:
+    """The module itself, whether it was made ready or not."""
+    return cast("nn.Module", network.args[0] if isinstance(network, partial) else network)

@@ -122,6 +122,27 @@ def test_a_network_is_timed_until_that_is_sure(
     )
 
 
+def test_a_dense_network_that_is_ready_is_not_made_ready_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic().install(monkeypatch)
+    model, target = Network().eval(), lp.Target.here("synthetic")
+    graph, made = lp.trace(model, EXAMPLE), list[nn.Module]()
+
+    def prepare(network: nn.Module, *_: object, **__: object) -> nn.Module:
+        made.append(network)
+        return network
+
+    monkeypatch.setattr(latprune.fitting, "prepare", prepare)
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+    asked = (lp.magnitude(model, graph), lp.Budget(fraction=0.5))
+
+    for ready, count in ((None, 1), ({target: model}, 0)):
+        made.clear()
+        lp.fit(model, graph, EXAMPLE, table, *asked, folder=tmp_path, ready=ready)
+        assert made.count(model) == count
+
+
 def test_milliseconds_are_met_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Synthetic(whole=0.8, rest_ms=0.1)
     dense_ms = runtime.network_ms(Network(), EXAMPLE)

@@ -27,6 +27,7 @@ from latprune.errors import (
     NotFinite,
     NotMeasured,
     StaleTable,
+    TableInUse,
     UntraceableModel,
 )
 from latprune.export import export_onnx, export_openvino, export_pt2
@@ -84,6 +85,7 @@ __all__ = [
     "Saliency",
     "Ssh",
     "StaleTable",
+    "TableInUse",
     "Target",
     "Unpacked",
     "UntraceableModel",

@@ -12,6 +12,7 @@
     ├── NotMeasured           a latency was asked for that no table holds
     ├── DamagedTable          a latency table's file cannot be read
     ├── StaleTable            a latency table belongs to another target
+    ├── TableInUse            a latency table is to be replaced while it is measured into
     ├── DeviceError           another device cannot be reached, or cannot time what it should
     ├── DamagedResults        what another device measured cannot be read
     ├── JobsPacked            what is missing was packed, to be timed on another device
@@ -167,6 +168,21 @@ class StaleTable(LatpruneError):
     def __init__(self, message: str, *, fields: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.fields = tuple(fields)
+
+
+class TableInUse(LatpruneError):
+    """A latency table is to be replaced, and somebody measures into it.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} cannot be replaced while it is measured into: its times may come to another "
+            "pace. Wait until that is over, or write another file (--out)."
+        )
+        self.path = path
 
 
 class DeviceError(LatpruneError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import open_session
 from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import export_int8
-from latprune.latency.runtimes.onnxruntime import feeds_of
 from latprune.latency.runtimes.openvino import RUNTIME
 from latprune.latency.shipping import Shipped
 from latprune.latency.target import Target
@@ -62,37 +61,7 @@ def export_onnx(
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If onnx, onnxscript or onnxruntime is not installed.
     """
-    path = Path(path)
-    if precision == "int8":
-        allowed = TOLERANCE_INT8 if tolerance is None else tolerance
-        _export_int8(model, example, path, list(calibration or ()), tolerance=allowed)
-        return
-    if precision != "fp32":
-        raise ValueError(f"ONNX files are written in fp32 or int8, not {precision!r}")
-    export_network(model, example, path)
-    session = open_session(path)
-    found = session.run(None, feeds_of(session, example))
-    _check(
-        path,
-        _outputs(model, example),
-        found,
-        tolerance=TOLERANCE if tolerance is None else tolerance,
-    )
-
-
-def _export_int8(
-    model: nn.Module,
-    example: Inputs,
-    path: Path,
-    batches: Sequence[Inputs],
-    *,
-    tolerance: float,
-) -> None:
-    export_int8(model, example, path, batches)
-    shipped = Shipped(open_session(path), like=model, example=example)
-    found = [tensor.numpy() for tensor in _tensors(shipped(*_tuple(batches[0])))]
-    expected = _outputs(model, batches[0])
-    _check(path, expected, found, tolerance=tolerance, by=_usual_difference)
+    _export(_ONNX, model, example, Path(path), precision, calibration, tolerance)
 
 
 def export_openvino(
@@ -120,35 +89,89 @@ def export_openvino(
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If openvino, nncf or onnx is not installed.
     """
+    _export(_OPENVINO, model, example, Path(path), precision, calibration, tolerance)
+
+
+class _Form(NamedTuple):
+    """A kind of file that a runtime reads.
+
+    Attributes:
+        name: Of the kind.
+        reader: The runtime.
+        write: Writes a network as it reads `example`, calibrated with batches to int8, or in fp32.
+        read: Opens what was written, as a session of ONNX Runtime.
+        beside: What the names of further files end in.
+    """
+
+    name: str
+    reader: str
+    write: Callable[[nn.Module, Inputs, Path, Sequence[Inputs] | None], None]
+    read: Callable[[Path], Any]
+    beside: tuple[str, ...] = ()
+
+
+def _export(
+    form: _Form,
+    model: nn.Module,
+    example: Inputs,
+    path: Path,
+    precision: str,
+    calibration: Iterable[Inputs] | None,
+    tolerance: float | None,
+) -> None:
+    """Write a network, read it back, and remove it if it computes something else."""
     if precision not in ("fp32", "int8"):
-        raise ValueError(f"OpenVINO files are written in fp32 or int8, not {precision!r}")
-    path = Path(path)
-    openvino = import_extra("openvino", "openvino")
-    network = RUNTIME.read_network(model, example)
-    batches = [example]
+        raise ValueError(f"{form.name} files are written in fp32 or int8, not {precision!r}")
+    batches: list[Inputs] | None = None
+    usual, by = TOLERANCE, _largest_difference
     if precision == "int8":
-        batches = list(calibration or ())
+        batches, usual, by = list(calibration or ()), TOLERANCE_INT8, _usual_difference
         if not batches:
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
-        network = in_int8(network, runs_of(network, batches), correct=True)
-    openvino.save_model(network, str(path), compress_to_fp16=False)
-    target = Target("this CPU", RUNTIME.name, RUNTIME.version(), threads=1)
-    read = Called(RUNTIME.open_request(RUNTIME.read_file(path), target))
-    shipped = Shipped(read, like=model, example=example)
-    found = [tensor.numpy() for tensor in _tensors(shipped(*_tuple(batches[0])))]
-    usual, by = (TOLERANCE, None) if precision == "fp32" else (TOLERANCE_INT8, _usual_difference)
+    form.write(model, example, path, batches)
+    inputs = batches[0] if batches else example
+    shipped = Shipped(form.read(path), like=model, example=example)
     try:
         _check(
             path,
-            _outputs(model, batches[0]),
-            found,
+            _outputs(model, inputs),
+            shipped.arrays(*_tuple(inputs)),
             tolerance=usual if tolerance is None else tolerance,
-            reader="OpenVINO",
+            reader=form.reader,
             by=by,
         )
     except ExportDisagrees:
-        path.with_suffix(".bin").unlink(missing_ok=True)
+        for suffix in form.beside:
+            path.with_suffix(suffix).unlink(missing_ok=True)
         raise
+
+
+def _write_onnx(
+    model: nn.Module, example: Inputs, path: Path, batches: Sequence[Inputs] | None
+) -> None:
+    if batches is None:
+        export_network(model, example, path)
+    else:
+        export_int8(model, example, path, batches)
+
+
+def _write_openvino(
+    model: nn.Module, example: Inputs, path: Path, batches: Sequence[Inputs] | None
+) -> None:
+    openvino = import_extra("openvino", "openvino")
+    network = RUNTIME.read_network(model, example)
+    if batches is not None:
+        network = in_int8(network, runs_of(network, batches), correct=True)
+    openvino.save_model(network, str(path), compress_to_fp16=False)
+
+
+def _read_openvino(path: Path) -> Called:
+    target = Target("this CPU", RUNTIME.name, RUNTIME.version(), threads=1)
+    return Called(RUNTIME.open_request(RUNTIME.read_file(path), target))
+
+
+_ONNX = _Form("ONNX", "ONNX Runtime", _write_onnx, open_session)
+_OPENVINO = _Form("OpenVINO", "OpenVINO", _write_openvino, _read_openvino, beside=(".bin",))
 
 
 def export_pt2(
@@ -174,7 +197,14 @@ def export_pt2(
         read = torch.export.load(str(path)).module()
         found = [tensor.cpu().numpy() for tensor in _tensors(read(*inputs))]
     expected = _outputs(model, example)
-    _check(path, expected, found, tolerance=tolerance, reader="torch.export")
+    _check(
+        path,
+        expected,
+        found,
+        tolerance=tolerance,
+        reader="torch.export",
+        by=_largest_difference,
+    )
 
 
 def _outputs(model: nn.Module, example: Inputs) -> list[np.ndarray]:
@@ -200,8 +230,8 @@ def _check(
     found: Sequence[np.ndarray],
     *,
     tolerance: float,
-    reader: str = "ONNX Runtime",
-    by: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    reader: str,
+    by: Callable[[np.ndarray, np.ndarray], float],
 ) -> None:
     if len(expected) != len(found):
         path.unlink(missing_ok=True)
@@ -210,13 +240,13 @@ def _check(
             "which was removed",
             difference=float("inf"),
         )
-    difference = max(map(by or _largest_difference, expected, found), default=0.0)
+    difference = max(map(by, expected, found), default=0.0)
     if not difference <= tolerance:
         path.unlink(missing_ok=True)
+        share = "the largest" if by is _largest_difference else "their size"
         raise ExportDisagrees(
             f"the outputs that {reader} computes from {path} differ from the network's by "
-            f"{difference:.1e} of {'their size' if by else 'the largest'}; {tolerance:.1e} is "
-            f"allowed. The file was removed.",
+            f"{difference:.1e} of {share}; {tolerance:.1e} is allowed. The file was removed.",
             difference=difference,
         )
 

@@ -114,6 +114,7 @@ def fit(
     folder: Path | None = None,
     progress: Progress | None = None,
     device: Device = HERE,
+    ready: Mapping[Target, Ready] | None = None,
 ) -> Fitted:
     """Cut a network so that its measured time is within a budget, and close to it.
 
@@ -130,6 +131,8 @@ def fit(
         folder: Of the tables, as for `measure`.
         progress: Is told of every plan and every network.
         device: Where networks and layers are timed.
+        ready: What `prepare` made of the dense network, by target, where somebody has it already:
+            exporting or compiling it takes as long as a candidate.
 
     Returns:
         Of the networks within the budget the one that spends it best; if none is, the one
@@ -142,7 +145,7 @@ def fit(
     """
     loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet(), device)
     demands = [Demand(table, budget), *also]
-    best = loop.run(demands)
+    best = loop.run(demands, ready or {})
     slower = best.comparison.ratio > 1 and not best.is_dense
     return loop.dense(best, demands) if slower else best
 
@@ -268,9 +271,9 @@ class _Loop:
     progress: Progress
     device: Device
 
-    def run(self, demands: Sequence[Demand]) -> Fitted:
+    def run(self, demands: Sequence[Demand], ready: Mapping[Target, Ready]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
-        places = [self._place(demand) for demand in demands]
+        places = [self._place(demand, ready.get(demand.table.target)) for demand in demands]
         tried: list[_Candidate] = []
         near = sure = False
         quick = all(place.is_quick for place in places)
@@ -382,8 +385,10 @@ class _Loop:
             known = [_Candidate(small, planned, runs)]
         return others + known
 
-    def _place(self, demand: Demand) -> _Place:
-        return _Place(self.graph, demand, self._ready(self.model, demand.table.target))
+    def _place(self, demand: Demand, dense: Ready | None) -> _Place:
+        if dense is None:
+            dense = self._ready(self.model, demand.table.target)
+        return _Place(self.graph, demand, dense)
 
     def _ready(self, model: nn.Module, target: Target) -> Ready:
         return prepare(model, self.example, target, device=self.device)

@@ -14,7 +14,7 @@ from latprune.fitting import AIM, fit, refine
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
-from latprune.latency.measuring import measure
+from latprune.latency.measuring import measure, prepare
 from latprune.planning import Budget, Demand, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.comparison import Report, check
@@ -176,11 +176,21 @@ def prune(
         small = load(cut_file, dense)
     else:
         progress.stage("measure")
+        ready = {
+            place: prepare(dense, example, place, device=device) for place in (target, *further)
+        }
         table, *others = (
             measure(
-                dense, graph, example, place, folder=folder, progress=progress.step, device=device
+                dense,
+                graph,
+                example,
+                place,
+                folder=folder,
+                progress=progress.step,
+                device=device,
+                ready=whole,
             )
-            for place in (target, *further)
+            for place, whole in ready.items()
         )
         demands = list(map(Demand, others, further.values()))
         progress.stage("score")
@@ -213,6 +223,7 @@ def prune(
             folder=folder,
             progress=progress,
             device=device,
+            ready=ready,
         )
         plan, small = fitted.plan, fitted.model
         if loader is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from latprune.errors import NotMeasured, TableInUse
 from latprune.latency import networks
 from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
+from latprune.latency.journal import alone
 from latprune.latency.measuring import compare, measure, outlook
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, options
@@ -115,6 +118,52 @@ def test_what_measuring_will_take_is_said_beforehand(bench: Bench) -> None:
     assert halfway.measurements == len(table.keys() - half.keys() - {SENTINEL}) + 1
     assert before.seconds > halfway.seconds > after.seconds == 0.0
     assert after.measurements == 0
+
+
+def test_a_network_that_is_ready_is_timed_as_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Counter[str]()
+    monkeypatch.setattr(bench.processor, "prepare", lambda *_: made.update(["again"]))
+    ready = bench.processor.clock.takes(0.04)
+
+    table = measure(MODEL, GRAPH, EXAMPLE, TARGET, folder=bench.folder, ready=ready)
+
+    assert not made
+    assert table.network(GRAPH).median_ms == pytest.approx(40, rel=0.05)
+
+
+def test_a_runtime_that_quantises_every_layer_is_said_to_take_longer() -> None:
+    said = {
+        (runtime, precision): outlook(
+            GRAPH, LatencyTable(replace(TARGET, runtime=runtime, precision=precision))
+        ).seconds
+        for runtime in ("onnxruntime", "openvino")
+        for precision in ("fp32", "int8")
+    }
+
+    assert said["openvino", "int8"] > 5 * said["openvino", "fp32"]
+    assert said["onnxruntime", "int8"] > said["onnxruntime", "fp32"]
+
+
+def test_a_table_cannot_be_replaced_while_it_is_measured(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = bench.measure(widths={"stem": 8, "expand": 8, "project": 8})
+    path = table.path
+    assert path is not None
+    refused = []
+
+    def add(self: LatencyTable, *_: object) -> None:
+        with pytest.raises(TableInUse), alone(path, patience_s=0.0):
+            pass
+        refused.append(self)
+
+    monkeypatch.setattr(LatencyTable, "add", add)
+    with suppress(NotMeasured):  # of what was not added
+        bench.measure()
+
+    assert refused
 
 
 def test_with_a_plans_widths_exactly_its_layers_are_measured(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from latprune.errors import CannotQuantise
 from latprune.graph.tracing import trace
 from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import kernels_inside
-from latprune.latency.runtimes.openvino import RUNTIME, _ProfiledRequest
+from latprune.latency.runtimes.openvino import RUNTIME, OpenVino, _ProfiledRequest
 from latprune.latency.shipping import as_shipped
 from latprune.latency.target import Target
 
@@ -106,6 +107,30 @@ def test_what_ships_is_called_like_the_network_with_any_number_of_samples(
 
 def test_without_a_batch_nothing_is_known_of_what_ships(model: nn.Module, example: Tensor) -> None:
     assert as_shipped(model, example, INT8, []) is None
+
+
+BF16 = replace(INT8, precision="bf16")
+
+
+def test_in_bf16_what_ships_needs_no_calibration(model: nn.Module, example: Tensor) -> None:
+    if "bf16" not in RUNTIME.precisions:
+        pytest.skip("this processor has no instructions for bf16")
+    shipped = as_shipped(model, example, BF16, [])
+    assert shipped is not None
+
+    with torch.no_grad():
+        expected, found = model(example), shipped(example)
+
+    for name, value in expected.items():
+        assert 0 < (found[name] - value).norm() < 0.05 * value.norm()
+
+
+def test_where_the_processor_has_no_bf16_nothing_is_said_of_it(
+    model: nn.Module, example: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenVino, "precisions", ("fp32", "int8"))
+
+    assert as_shipped(model, example, BF16, []) is None
 
 
 def test_the_quantiser_says_nothing(

@@ -175,6 +175,23 @@ def test_alike_are_layers_that_run_the_same_kernel() -> None:
     assert table.alike(conv(64, 64)) == [conv(3, 8), conv(8, 8, size=4)]
 
 
+def test_what_follows_from_a_kernels_layers_is_made_anew_when_one_is_added() -> None:
+    table, one, wider = LatencyTable(TARGET), conv(8, 8), conv(8, 16)
+    table.add(one, Measurement(1.0, 0.0, 1))
+
+    def sum_ms() -> float:
+        return table.derived(one, "sum", lambda: sum(table[s].median_ms for s in table.alike(one)))
+
+    before = sum_ms()
+    table.add(conv(8, 8, kernel=5), Measurement(2.0, 0.0, 1))
+    unchanged = sum_ms()
+    table.add(wider, Measurement(4.0, 0.0, 1))
+    wider_too = sum_ms()
+    table.add(wider, Measurement(3.0, 0.0, 1))
+
+    assert (before, unchanged, wider_too, sum_ms()) == (1.0, 1.0, 5.0, 4.0)
+
+
 def test_reading_takes_the_target_from_the_file_and_writes_nothing(path: Path) -> None:
     LatencyTable.open(path, TARGET).add_cut(network(), NARROW, HALVED)
     path.write_bytes(path.read_bytes() + b'{"shape": ')

@@ -133,9 +133,8 @@ class _Points:
         nearness = 1 / (_distances(asked, self._widths) + _AS_GOOD_AS_NONE)
         carried = nearness @ self._residuals / nearness.sum(axis=-1)
         costs: np.ndarray = self._predict(asked) * np.exp(carried)
-        measured = dict(zip(map(tuple, self._widths.tolist()), self._times_ms, strict=True))
-        for index, pair in enumerate(map(tuple, asked.tolist())):
-            costs[index] = measured.get(pair, costs[index])
+        for widths, time_ms in zip(self._widths, self._times_ms, strict=True):  # a few, of many
+            costs[(asked == widths).all(axis=1)] = time_ms
         return costs
 
     def _check_inside(self, asked: np.ndarray) -> None:

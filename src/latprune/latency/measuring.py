@@ -17,6 +17,7 @@ from torch import nn
 from latprune.errors import JobsPacked, NotMeasured
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
+from latprune.latency.journal import in_use
 from latprune.latency.networks import TOLERANCE, WHOLE_S
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, moving_axes, options
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     Tell = Callable[[int, int, str], None]
 
 _LAYER_S = {"onnxruntime": 0.05, "openvino": 0.08, "eager": 0.05, "compile": 0.6}
+_LAYER_INT8_S = {"onnxruntime": 0.1, "openvino": 0.5}  # each is quantised first
 _FEW_OPENINGS = 3  # fewer do not tell how much the next one may differ
 _USUAL_SEEDS = (0, 2, 3)  # of a layer with so many widths that can change
 
@@ -51,6 +53,7 @@ def measure(
     folder: Path | None = None,
     progress: Tell | None = None,
     device: Device = HERE,
+    ready: Ready | None = None,
 ) -> LatencyTable:
     """Measure a network's layers into the target's table, leaving out what it already holds.
 
@@ -67,6 +70,7 @@ def measure(
         folder: Of the tables; None: the default one.
         progress: Told (done, total, what) after every measurement; the total may still grow.
         device: Where to measure.
+        ready: What `prepare` made of the model, where somebody has it already.
 
     Returns:
         The table.
@@ -80,18 +84,21 @@ def measure(
         JobsPacked: If somebody has to carry what is missing to the device.
     """
     _check(example, target, device)
-    table = device.table(target, folder=folder)
-    bench = _Bench(graph, device, table, progress)
-    if widths is not None:
-        plans = [widths] if isinstance(widths, Mapping) else widths
-        bench.measure(layer.shape_at(plan) for plan in plans for layer in graph.layers)
+    with in_use(device.table(target, folder=folder).path):
+        table = device.table(target, folder=folder)
+        bench = _Bench(graph, device, table, progress)
+        if widths is not None:
+            plans = [widths] if isinstance(widths, Mapping) else widths
+            bench.measure(layer.shape_at(plan) for plan in plans for layer in graph.layers)
+            return table
+        networks = []
+        if _is_unknown(graph, table):
+            whole = device.prepare(model, example, target) if ready is None else ready
+            networks = [(graph.key, whole)]
+        dense = (layer.shape for layer in graph.layers)
+        bench.measure((*lines_needed(graph), *dense), networks, round=1)
+        bench.measure(_seeds(graph, table), round=2)
         return table
-    dense = (layer.shape for layer in graph.layers)
-    unknown = _is_unknown(graph, table)
-    networks = [(graph.key, device.prepare(model, example, target))] if unknown else []
-    bench.measure((*lines_needed(graph), *dense), networks, round=1)
-    bench.measure(_seeds(graph, table), round=2)
-    return table
 
 
 class Outlook(NamedTuple):
@@ -129,8 +136,14 @@ def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
         seeds = sum(_USUAL_SEEDS[len(moving_axes(layer))] for layer in dense.values())
         layers = len(wanted - table.keys()) + seeds
     networks = int(_is_unknown(graph, table))
-    seconds = layers * _LAYER_S.get(table.target.runtime, 0.05) + networks * WHOLE_S
+    seconds = layers * _layer_s(table.target) + networks * WHOLE_S
     return Outlook(layers + networks, seconds)
+
+
+def _layer_s(target: Target) -> float:
+    """What timing a layer takes, making it ready included, in seconds."""
+    known = _LAYER_INT8_S if target.precision == "int8" else _LAYER_S
+    return known.get(target.runtime, _LAYER_S["onnxruntime"])
 
 
 def prepare(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from latprune.errors import StaleTable
+from latprune.latency.journal import alone
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
 
@@ -98,7 +99,8 @@ def merge_files(paths: Sequence[Path], out: Path) -> Merged:
     """Join the tables in files into one file, which is there in full or not at all.
 
     Whoever is killed in the middle of it leaves every file as it was. If `out` is one of the files
-    and something is measured into it meanwhile, that is joined, too.
+    and something is added to it meanwhile, that is joined, too; while `measure` is at work on it,
+    it is not replaced: what comes would be at the pace of before.
 
     Args:
         paths: Tables of one target.
@@ -107,6 +109,7 @@ def merge_files(paths: Sequence[Path], out: Path) -> Merged:
     Raises:
         DamagedTable: If a file cannot be read.
         StaleTable: If the tables are not of one target; it names the fields that differ.
+        TableInUse: If `measure` is at work on `out`.
     """
     place = out.resolve()
     while True:
@@ -114,9 +117,10 @@ def merge_files(paths: Sequence[Path], out: Path) -> Merged:
         merged = merge(*map(LatencyTable.read, paths))
         with _beside(place) as temporary:
             merged.table.write(temporary)
-            if _stamp(place) == before:
-                temporary.replace(place)
-                return merged
+            with alone(place):
+                if _stamp(place) == before:
+                    temporary.replace(place)
+                    return merged
 
 
 def check_same_target(first: Target, second: Target) -> None:

@@ -34,7 +34,7 @@ _LEAST_RUNS, _MOST_RUNS = 10, 24
 _MOST_ROUNDS = 12
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
-_MOST_REPEATS = 4
+_LEAST_REPEATS, _MOST_REPEATS = 2, 4  # one alone would cost as much again for its warm caches
 _WARMUP_S = 0.1  # a processor that rested needs a while to reach its pace
 _FINEST_MS = 5e-4  # profiles count whole microseconds
 
@@ -127,8 +127,8 @@ def _time_together(
     *,
     warmup_s: float,
 ) -> Iterator[tuple[Key, Measurement]]:
-    layers = [_Layer(open_model(model), clock) for _, model in models]
     begin = time.perf_counter()
+    layers = [_Layer(open_model(model), clock) for _, model in models]
     while time.perf_counter() - begin < warmup_s:
         layers[0].warm_up()
     order = list(layers)
@@ -155,7 +155,7 @@ class _Layer:
         begin = time.perf_counter()
         self.warm_up()
         repeats = math.ceil(_VISIT_S / (time.perf_counter() - begin))
-        self._repeats = min(repeats, _MOST_REPEATS)
+        self._repeats = min(max(repeats, _LEAST_REPEATS), _MOST_REPEATS)
 
     def warm_up(self) -> None:
         """Run once without it counting."""

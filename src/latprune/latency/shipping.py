@@ -40,8 +40,8 @@ def as_shipped(
         batches: To calibrate int8 with: inputs like `example`, of any number of samples, no labels.
 
     Returns:
-        The network; None for a target whose precision the network has already, for one that cannot
-        be called from here, and for int8 without a batch.
+        The network; None for a target whose precision the network has already, for one that this
+        processor cannot compute in, and for int8 without a batch.
 
     Raises:
         ValueError: If a batch does not have as many tensors as the network reads.
@@ -53,10 +53,10 @@ def as_shipped(
     if target.runtime in ("eager", "compile"):
         return Rounded(model, target)
     batches = list(batches)
-    if target.precision != "int8" or not batches:
-        return None
     if target.runtime == "openvino":
         return _shipped_to_openvino(model, example, target, batches)
+    if target.precision != "int8" or not batches:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_int8(model, example, path, batches)
@@ -66,12 +66,16 @@ def as_shipped(
 
 def _shipped_to_openvino(
     model: nn.Module, example: Inputs, target: Target, batches: Sequence[Inputs]
-) -> Shipped:
+) -> Shipped | None:
     from latprune.latency.runtimes.openvino import RUNTIME
 
-    read = RUNTIME.read_network(model, example)
-    quantised = in_int8(read, runs_of(read, batches), correct=True)
-    return Shipped(Called(RUNTIME.open_request(quantised, target)), like=model, example=example)
+    # A processor without instructions for a precision computes in another one, and says nothing.
+    if target.precision not in RUNTIME.precisions or (target.precision == "int8" and not batches):
+        return None
+    network = RUNTIME.read_network(model, example)
+    if target.precision == "int8":
+        network = in_int8(network, runs_of(network, batches), correct=True)
+    return Shipped(Called(RUNTIME.open_request(network, target)), like=model, example=example)
 
 
 class Rounded(nn.Module):
@@ -133,14 +137,23 @@ class Shipped(nn.Module):
         Returns:
             What the module returns, for n samples, on the CPU.
         """
+        outputs = map(torch.from_numpy, self.arrays(*inputs))
+        return tree_unflatten(list(outputs), self._structure)
+
+    def arrays(self, *inputs: Tensor) -> list[np.ndarray]:
+        """Run the session and give its outputs one after another.
+
+        Args:
+            inputs: As for `forward`.
+        """
         arrays = arrays_of(inputs, reads=len(self._names))
         runs = [
             self._session.run(None, dict(zip(self._names, part, strict=True)))
             for part in in_parts(arrays, self._sizes)
         ]
-        outputs = runs[0]
+        outputs: list[np.ndarray] = runs[0]
         if len(runs) > 1:
             outputs = [np.concatenate(parts)[: len(arrays[0])] for parts in zip(*runs, strict=True)]
         elif [array.shape for array in arrays] != self._sizes:
             outputs = [output[: len(arrays[0])] for output in outputs]
-        return tree_unflatten([torch.from_numpy(output) for output in outputs], self._structure)
+        return outputs

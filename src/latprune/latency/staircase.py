@@ -9,6 +9,7 @@ tell what repeats from what comes once, such as the start of the kernel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Literal
 
@@ -137,6 +138,11 @@ def stairs(table: LatencyTable, layer: Layer, axis: Axis) -> Stairs:
     Raises:
         NotMeasured: If there is no such line.
     """
+    key = ("stairs", axis, *_kernel(layer))
+    return table.derived(layer.shape, key, partial(_stairs, table, layer, axis))
+
+
+def _stairs(table: LatencyTable, layer: Layer, axis: Axis) -> Stairs:
     lines = [
         np.array([table[shape].median_ms for shape in line])
         for line in lines_in(table, layer, axis)

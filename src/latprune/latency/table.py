@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
 from latprune.graph.layers import LayerShape
@@ -20,7 +20,11 @@ from latprune.latency.target import Target
 from latprune.latency.timing import Comparison, Measurement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from latprune.graph.groups import PruningGraph
+
+T = TypeVar("T")
 
 _FORMAT = "latprune-table"
 _VERSION = 1
@@ -53,6 +57,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         self._networks: dict[str, Measurement] = {}
         self._cuts: dict[str, list[Cut]] = {}
         self._alike: dict[tuple[object, ...], list[LayerShape]] = {}
+        self._derived: dict[tuple[object, ...], dict[object, Any]] = {}
 
     @classmethod
     def open(cls, path: Path, target: Target) -> LatencyTable:
@@ -233,7 +238,22 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """Give the measured layers that run the same kernel: widths and sizes may differ."""
         return self._alike.get(_kernel(shape), ())
 
+    def derived(self, shape: LayerShape, key: object, make: Callable[[], T]) -> T:
+        """Give what follows from the layers `alike` a shape; made anew once one is added.
+
+        Args:
+            shape: Runs the kernel in question.
+            key: Tells apart what is derived from the same layers.
+            make: Derives it from nothing but them.
+        """
+        known = self._derived.setdefault(_kernel(shape), {})
+        if key not in known:
+            known[key] = make()
+        found: T = known[key]
+        return found
+
     def _keep(self, shape: LayerShape, measurement: Measurement) -> None:
+        self._derived.pop(_kernel(shape), None)
         if shape not in self._layers:
             self._alike.setdefault(_kernel(shape), []).append(shape)
         self._layers[shape] = measurement

@@ -37,6 +37,7 @@ STAGES = [
     "report",
     "tasks",
     "pipeline",
+    "gradually",
     "demo",
     "cli",
 ]

@@ -5,7 +5,8 @@ The straight line, each step a function::
     model ─trace→ graph ─┬─measure→ table ────┐
                          └─taylor→ saliency ──┴─fit→ plan, small model ─tune→ ─check→ report
 
-`prune` is that line in one call; `prune_in_steps` repeats score, plan and cut while you train.
+`prune` is that line in one call; `prune_in_steps` repeats score, plan and cut while you train, and
+`prune_gradually` is that with the training.
 """
 
 from latprune.errors import (
@@ -33,6 +34,7 @@ from latprune.errors import (
 from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.fitting import Fitted, fit
 from latprune.gradual import GradualPruning, prune_in_steps
+from latprune.gradually import prune_gradually
 from latprune.graph.groups import ChannelGroup, PruningGraph
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
@@ -108,6 +110,7 @@ __all__ = [
     "plan",
     "probe",
     "prune",
+    "prune_gradually",
     "prune_in_steps",
     "recalibrate",
     "rerank",

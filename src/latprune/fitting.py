@@ -111,6 +111,7 @@ def fit(
     *,
     solver: Solver = joint,
     also: Sequence[Demand] = (),
+    within: Mapping[str, Sequence[int]] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     device: Device = HERE,
@@ -128,6 +129,7 @@ def fit(
         solver: Chooses the widths.
         also: Further targets of the device, each with its table and budget: the network is
             timed on all of them, and is within all budgets. Their `rest_ms` is not looked at.
+        within: Per group the channels to choose among, as for `plan`; None for all.
         folder: Of the tables, as for `measure`.
         progress: Is told of every plan and every network.
         device: Where networks and layers are timed.
@@ -143,7 +145,8 @@ def fit(
         DeviceError: If the device fails; what it measured before is kept.
         JobsPacked: If somebody has to carry what is missing to the device.
     """
-    loop = _Loop(model, graph, example, saliency, solver, folder, progress or Quiet(), device)
+    told = progress or Quiet()
+    loop = _Loop(model, graph, example, saliency, solver, folder, told, device, within)
     demands = [Demand(table, budget), *also]
     best = loop.run(demands, ready or {})
     slower = best.comparison.ratio > 1 and not best.is_dense
@@ -270,6 +273,7 @@ class _Loop:
     folder: Path | None
     progress: Progress
     device: Device
+    within: Mapping[str, Sequence[int]] | None = None
 
     def run(self, demands: Sequence[Demand], ready: Mapping[Target, Ready]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
@@ -339,6 +343,7 @@ class _Loop:
                 rest_ms=first.rest_ms,
                 aim=aim,
                 also=also,
+                within=self.within,
             )
             measured = [self._with_layers(demand, planned) for demand in demands]
             new = [

@@ -161,7 +161,7 @@ def prune(
     """
     progress = progress or Quiet()
     budget = as_budget(budget)
-    target = target or device.target(batch=_batch(example))
+    target = target or device.target(batch=batch_of(example))
     further = {place: as_budget(asked) for place, asked in (also or {}).items()}
     dense = copy.deepcopy(model).eval()
     seed = 0 if recipe is None else recipe.seed
@@ -248,8 +248,32 @@ def prune(
             progress=tuning_steps(progress),
         ).history
     progress.stage("check")
-    calibration = _calibration(loader, calibration_batches, seed, (target, *further))
-    report, *reports = (
+    report, *reports = checked(
+        dense,
+        small,
+        plan,
+        example,
+        graph=graph,
+        evaluate=evaluate,
+        calibration=calibration_of(loader, calibration_batches, seed, (target, *further)),
+        device=device,
+    )
+    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
+
+
+def checked(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    graph: PruningGraph,
+    evaluate: Evaluate | None,
+    calibration: Sequence[Tensor],
+    device: Device,
+) -> tuple[Report, ...]:
+    """Time both networks on all targets of a plan, and judge them on the first and in int8."""
+    return tuple(
         check(
             dense,
             small,
@@ -262,10 +286,10 @@ def prune(
         )
         for promised in (plan, *map(plan.on, plan.also))
     )
-    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
 
 
-def _batch(example: Tensor | tuple[Tensor, ...]) -> int:
+def batch_of(example: Tensor | tuple[Tensor, ...]) -> int:
+    """Count the samples of an input."""
     return (example[0] if isinstance(example, tuple) else example).shape[0]
 
 
@@ -280,10 +304,10 @@ def _last(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, A
     return batches.epoch(0, start=max(batches.steps - count, 0))
 
 
-def _calibration(
+def calibration_of(
     loader: Batches | None, count: int, seed: int, targets: Iterable[Target]
 ) -> list[Tensor]:
-    """The inputs that int8 is calibrated with, if a target asks for it and there are any."""
+    """Give the inputs that int8 is calibrated with, if a target asks for it and there are any."""
     if loader is None or not any(map(_is_int8, targets)):
         return []
     return [inputs for inputs, _ in _first(loader, count, seed=seed)]

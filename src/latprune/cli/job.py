@@ -139,7 +139,13 @@ class Data:
 
 
 def open_data(
-    path: Path, network: Network, *, batch: int, workers: int, splits: Splits = NO_SPLITS
+    path: Path,
+    network: Network,
+    *,
+    batch: int,
+    workers: int,
+    splits: Splits = NO_SPLITS,
+    auto_augment: str | None = None,
 ) -> Data:
     """Open `train`, and `test` or else `val`, of a folder or zip for a network.
 
@@ -149,6 +155,7 @@ def open_data(
         batch: Pictures in a batch.
         workers: Processes that load pictures; 0 loads in this one.
         splits: What a detector learns from and is judged on, as for `open_voc`.
+        auto_augment: timm's policy for a classifier's pictures.
 
     Raises:
         DataError: If a split is missing or empty.
@@ -162,7 +169,8 @@ def open_data(
     judged = next((split for split in JUDGED if split in images.pictures), None)
     if judged is None:
         raise DataError(f"{path} has neither test/ nor val/ to judge networks on")
-    training, evaluation = network.preprocessing.training(), network.preprocessing.evaluation()
+    training = network.preprocessing.training(auto_augment=auto_augment)
+    evaluation = network.preprocessing.evaluation()
     train = images.split("train", transform=training, labels=labels)
     test = images.split(judged, transform=evaluation, labels=labels)
     options: dict[str, Any] = {"batch_size": batch, "num_workers": workers}
@@ -189,7 +197,7 @@ def _open_voc(path: Path, detector: Detector, *, batch: int, workers: int, split
             f"has {len(data.classes)} ({listed(data.classes)}): build it with --classes "
             f"{len(data.classes) + 1}"
         )
-    numbers = {"mean": detector.mean, "std": detector.std}
+    numbers: dict[str, Any] = {"mean": detector.mean, "std": detector.std}
     training = detection.training_transform(detector.size, **numbers)
     evaluation = detection.evaluation_transform(detector.size, **numbers)
     train, judged = data.split(data.train, training), data.split(data.judged, evaluation)

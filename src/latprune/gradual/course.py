@@ -12,11 +12,14 @@ from latprune.planning import Budget, Demand, plan, solver_name
 from latprune.saliency.scores import Saliency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.planning import Plan
+
+    Closing = Callable[[Saliency, Mapping[str, Sequence[int]]], Plan]
+    """Of the saliency and, per group, the channels that are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Course:
         start: Optimizer steps before gradients count.
         soft: Whether channels may come back before the last step.
         aim: The share of the budgets to spend in the end.
+        closing: Plans the last step; None for the solver and the tables alone.
     """
 
     graph: PruningGraph
@@ -42,6 +46,7 @@ class Course:
     start: int
     soft: bool
     aim: float
+    closing: Closing | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.every < 1 or self.start < 0:
@@ -58,7 +63,7 @@ class Course:
             NotMeasured: If a table lacks something.
         """
         alike = {group.name: np.ones(group.channels) for group in self.graph.groups}
-        self.plan(self.steps, alike, self.graph_kept)
+        self._predicted(self.steps, self._saliency(alike, self.graph_kept), self.graph_kept)
 
     @property
     def graph_kept(self) -> dict[str, tuple[int, ...]]:
@@ -79,16 +84,22 @@ class Course:
             scores: Of the channels that are left, [channels left] per group.
             kept: Which ones these are.
         """
-        last = step == self.steps
+        saliency = self._saliency(scores, kept)
+        if step == self.steps and self.closing is not None:
+            return self.closing(saliency, kept)
+        return self._predicted(step, saliency, kept)
+
+    def _predicted(self, step: int, saliency: Saliency, kept: Mapping[str, Sequence[int]]) -> Plan:
+        """Plan by the tables."""
         first, *also = (self._demand(demand, step) for demand in self.demands)
         return plan(
             self.graph,
             first.table,
-            self._saliency(scores, kept),
+            saliency,
             first.budget,
             solver=self.solver,
             rest_ms=first.rest_ms,
-            aim=self.aim if last else 1.0,
+            aim=self.aim if step == self.steps else 1.0,
             also=also,
             within=kept,
         )

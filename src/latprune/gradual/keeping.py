@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,19 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.gradual.live import LiveNetwork
-
-
-class Stateful(Protocol):
-    """What stands somewhere and can be put back there."""
-
-    def identity(self) -> dict[str, Any]:
-        """Say what a run must have in common with one that it continues."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give JSON values, and under `tensors` tensors by name."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state_dict` gave."""
+    from latprune.tuning.companion import Stateful
 
 
 def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str, Any]) -> None:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import pickle
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from latprune.errors import LatpruneError
+from latprune.errors import LatpruneError, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+
+Made = TypeVar("Made")
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which measures and judges for all."""
+
+
+def meet() -> None:
+    """Join the other processes of `accelerate launch` or `torchrun`, if there are any.
+
+    Raises:
+        MissingExtra: If there are, and accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import_extra("accelerate", "train").PartialState(timeout=PATIENCE)
 
 
 def world() -> int:
@@ -49,21 +67,33 @@ def agreed(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     Raises:
         LatpruneError: In every process, if it fails in the first.
     """
+    decided: dict[str, Any] = json.loads(shared(lambda: json.dumps(decide())))
+    return decided
+
+
+def shared(make: Callable[[], Made]) -> Made:
+    """Let the first process make something for all, that can be pickled.
+
+    Raises:
+        LatpruneError: In every process, if it fails in the first.
+    """
+    if world() == 1:
+        return make()
     said: list[Any] = [None, None]
     failure: LatpruneError | None = None
     if rank() == 0:
         try:
-            said = [json.dumps(decide()), None]
+            # The bytes of what goes to the others are made here: an error of pickling is one.
+            said = [pickle.dumps(make()), None]
         except LatpruneError as error:
             failure, said = error, [None, f"in process 0: {error}"]
-    if world() > 1:
-        dist.broadcast_object_list(said)
+    dist.broadcast_object_list(said)
     if failure is not None:
         raise failure
     if said[1] is not None:
         raise LatpruneError(said[1])
-    decided: dict[str, Any] = json.loads(said[0])
-    return decided
+    made: Made = pickle.loads(said[0])
+    return made
 
 
 def gathered(value: Any) -> list[Any]:

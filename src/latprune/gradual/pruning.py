@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.gradual.course import Closing
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
@@ -44,6 +45,7 @@ def prune_in_steps(
     copies: Sequence[nn.Module] = (),
     also: Sequence[Demand] = (),
     aim: float = 1.0,
+    closing: Closing | None = None,
     max_skips: int = 3,
 ) -> GradualPruning:
     """Prune a network to a latency budget while it is trained, a little at a time.
@@ -84,6 +86,8 @@ def prune_in_steps(
         copies: Networks of the same shapes to cut along, such as a moving average.
         also: Further targets, each with its own budget.
         aim: The share of the budget to spend in the end.
+        closing: Plans the last cut, of (saliency, channels left), in the first process: such as
+            `fit(..., within=left).plan`, which closes the loop on the clock. None: by prediction.
         max_skips: How many steps from one cut to the next may have gradients that are not finite.
 
     Returns:
@@ -100,7 +104,7 @@ def prune_in_steps(
         `soft`, Humble et al., "Soft Masking for Cost-Constrained Channel Pruning", ECCV 2022.
     """
     demands = (Demand(table, as_budget(budget)), *also)
-    course = Course(graph, demands, solver, steps, every, start, soft, aim)
+    course = Course(graph, demands, solver, steps, every, start, soft, aim, closing)
     course.check()
     return GradualPruning(model, course, optimizer, copies=copies, max_skips=max_skips)
 

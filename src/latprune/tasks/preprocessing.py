@@ -40,13 +40,23 @@ class Preprocessing:
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} need a value for each channel")
 
-    def training(self, *, scale: tuple[float, float] = (0.08, 1.0)) -> Callable[[Any], Tensor]:
+    def training(
+        self, *, scale: tuple[float, float] = (0.08, 1.0), auto_augment: str | None = None
+    ) -> Callable[[Any], Tensor]:
         """Give the transform for training: a random crop, resized, mirrored every other time.
 
         Args:
             scale: The least and the most of the picture's area that a crop keeps.
+            auto_augment: timm's policy for more than that, such as `rand-m9-mstd0.5`.
+
+        Raises:
+            ValueError: If timm does not know the policy.
         """
-        return self._transform(is_training=True, scale=scale, color_jitter=None)
+        if auto_augment is not None:
+            check_policy(auto_augment)
+        return self._transform(
+            is_training=True, scale=scale, color_jitter=None, auto_augment=auto_augment
+        )
 
     def evaluation(self) -> Callable[[Any], Tensor]:
         """Give the transform for judging: resize, then cut out the centre."""
@@ -61,6 +71,25 @@ class Preprocessing:
             **options,
         )
         return transform
+
+
+def check_policy(name: str) -> None:
+    """Make sure that timm has an augmentation policy.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    augment = import_extra("timm.data.auto_augment", "train")
+    kind = name.partition("-")[0]
+    makers = {"rand": augment.rand_augment_transform, "augmix": augment.augment_and_mix_transform}
+    make = makers.get(kind, augment.auto_augment_transform)
+    try:
+        make(name, {})
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"timm has no augmentation {name!r} ({error}): write rand-m9-mstd0.5, augmix-m3 or "
+            f"original"
+        ) from None
 
 
 def preprocessing_for(spec: str, model: nn.Module) -> Preprocessing:

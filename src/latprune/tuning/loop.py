@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.tuning.companion import Along
     from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.recipe import Recipe
 
@@ -82,6 +84,7 @@ def tune(
     loss: Loss | None = None,
     distil: Distil | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    along: Along | None = None,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     progress: Callable[[TuneProgress], None] | None = None,
@@ -105,7 +108,10 @@ def tune(
             says, of logits [n, classes], or in training mode of a tuple with the main head first.
         distil: Of (outputs, the teacher's outputs, temperature=), a scalar; None for
             `distillation`, which compares logits.
-        evaluate: Called with the model after every epoch, in every process.
+        evaluate: Called after every epoch, in every process, with the model, or its average if the
+            recipe keeps one.
+        along: Makes what goes along with the training, such as gradual pruning
+            (`prune_gradually`).
         checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there;
             the last one is kept there, also when Ctrl-C interrupts. None keeps none.
         checkpoint_every_s: Seconds between checkpoints; the end of an epoch makes one in any case.
@@ -131,6 +137,7 @@ def tune(
         processes=accelerator.num_processes,
     )
     run = _identity(model, recipe, batches, teacher=teacher, accelerator=accelerator)
+    run |= {} if along is None else {"something going along": True}
     folder = None if checkpoint is None else Path(checkpoint)
     with ExitStack() as stack:
         stack.enter_context(placed(model, accelerator.device))
@@ -156,6 +163,7 @@ def tune(
             lesson(precision=precision),
             steps=batches.steps,
             process=accelerator.process_index,
+            along=along,
         )
         if stored is not None:
             training.restore(stored)
@@ -176,6 +184,8 @@ def tune(
             progress=progress if accelerator.is_main_process else None,
             clock=clock,
         ).finish()
+        if training.judged is not model:
+            model.load_state_dict(training.judged.state_dict())
     return Tuned(model.eval(), tuple(training.state.history), precision)
 
 
@@ -224,7 +234,7 @@ class _Run:
                 while training.state.epoch < training.lesson.recipe.epochs:
                     self._take_steps(interrupts)
                     self._share_buffers()
-                    metrics = {} if self.evaluate is None else self.evaluate(training.model)
+                    metrics = {} if self.evaluate is None else self.evaluate(training.judged)
                     with interrupts.held():
                         training.finish_epoch(loss=self._mean_loss(), metrics=metrics)
                     self.keeper.keep()
@@ -245,6 +255,8 @@ class _Run:
             if self.progress is not None:
                 elapsed_s = self.clock() - begun
                 self.progress(self._so_far(loss, elapsed_s, images_done, state.step - first))
+            if training.has_changed:
+                self.keeper.keep()
             self.keeper.keep_if_due()
         if not state.step:
             raise DataError(
@@ -254,7 +266,8 @@ class _Run:
     def _share_buffers(self) -> None:
         """Give every process the main one's running statistics: all judge the same network."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.training.model.buffers():
+            networks = {id(n): n for n in (self.training.model, self.training.judged)}
+            for buffer in chain.from_iterable(n.buffers() for n in networks.values()):
                 buffer.copy_(import_extra("accelerate", "train").utils.broadcast(buffer))
 
     def _so_far(self, loss: float, elapsed_s: float, images: int, steps: int) -> TuneProgress:

@@ -27,6 +27,8 @@ class Recipe:
             a teacher.
         temperature: At which the teacher's and the network's probabilities are compared.
         clip_norm: Longest gradient, as a Euclidean norm over all parameters; None for any.
+        ema: Decay in (0, 1) of a moving average of weights and statistics, reached by and by
+            (timm's `ModelEmaV3`). The average is then what is judged and kept. None: no average.
         precision: `no` (fp32), `bf16` or `fp16` autocast, or `auto`: what `accelerate launch` was
             told; else bf16 on GPUs that have it; on CPUs that have it, the faster of fp32 and
             bf16 by a trial; else fp32.
@@ -43,6 +45,7 @@ class Recipe:
     distillation: float = 0.5
     temperature: float = 2.0
     clip_norm: float | None = None
+    ema: float | None = None
     precision: PrecisionChoice = "auto"
     seed: int = 0
 
@@ -57,6 +60,8 @@ class Recipe:
             raise ValueError(f"distillation lies in [0, 1] and temperature above 0: {self}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm is above 0 or None, not {self.clip_norm}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema lies in (0, 1) or is None, not {self.ema}")
         if self.optimizer not in get_args(OptimizerName):
             raise ValueError(f"optimizer is one of {get_args(OptimizerName)}: {self.optimizer!r}")
         if self.precision not in get_args(PrecisionChoice):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latprune.errors import NotFinite
+from latprune.errors import NotFinite, import_extra
 from latprune.modes import moved
 from latprune.tuning.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from latprune.tuning.replay import STEP, seed_everything
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.tuning.companion import Along, Companion
     from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.precision import Precision
     from latprune.tuning.recipe import Recipe
@@ -114,6 +115,8 @@ class Training:
     Attributes:
         model: The network that was given.
         network: What a step calls: the model, or its data-parallel wrapper.
+        has_changed: Whether what goes along did something after the last step.
+        judged: What is judged and kept in the end: the model, or its moving average.
         state: Where the run stands.
         steps: Of an epoch.
     """
@@ -126,11 +129,19 @@ class Training:
         *,
         steps: int,
         process: int,
+        along: Along | None = None,
     ) -> None:
         self.model, self.network, self.lesson = model, network, lesson
         self.steps, self._process = steps, process
         self.state = State()
         self._optimizer = build_optimizer(model, lesson.recipe)
+        self._average = _average(model, lesson.recipe.ema)
+        self.judged: nn.Module = model if self._average is None else self._average.module
+        copies = [] if self._average is None else [self.judged]
+        self.has_changed = False
+        self._along: Companion | None = None
+        if along is not None:
+            self._along = along(network, self._optimizer, copies)
         scaled = lesson.precision.name == "fp16"
         self._scaler = torch.amp.GradScaler(lesson.device.type, enabled=scaled)
 
@@ -153,7 +164,10 @@ class Training:
         if not math.isfinite(value):
             raise NotFinite(self._about(value))
         self._descend(loss)
+        self.has_changed = self._along is not None and self._along.step() is not None
         state.step += 1
+        if self._average is not None:
+            self._average.update(self.model, step=state.epoch * self.steps + state.step)
         state.loss_sum += value
         return value
 
@@ -165,20 +179,34 @@ class Training:
 
     def checkpoint(self, run: Mapping[str, Any]) -> Checkpoint:
         """Give all that is needed to go on from here."""
-        weights = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        slots = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._optimizer).items()}
         precision, scaler = self.lesson.precision.to_json(), self._scaler.state_dict()
         state = self.state.to_json() | {"precision": precision, "scaler": scaler}
-        return Checkpoint(run, state, weights | slots)
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self._optimizer),
+        }
+        if self._average is not None:
+            parts["average"] = self.judged.state_dict()
+        if self._along is not None:
+            state["along"] = self._along.state_dict()
+            parts["along"] = state["along"].pop("tensors")
+        named = {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
+        return Checkpoint(run, state, named)
 
     def restore(self, stored: Checkpoint) -> None:
         """Go back to where a checkpoint was made."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in stored.tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            parts.setdefault(part, {})[rest] = tensor
+        if self._along is not None:
+            # The tensors below have the shapes that this gives the network.
+            tensors = parts.get("along", {})
+            self._along.load_state_dict({**stored.state["along"], "tensors": tensors})
         self.model.load_state_dict(parts["model"])
-        restore_optimizer(self._optimizer, parts["optimizer"])
+        if self._average is not None:
+            self.judged.load_state_dict(parts["average"])
+        restore_optimizer(self._optimizer, parts.get("optimizer", {}))
         self._scaler.load_state_dict(dict(stored.state["scaler"]))
         self.state = State.from_json(stored.state)
 
@@ -204,3 +232,10 @@ class Training:
             f"look for NaN in the images and the weights. The last checkpoint, if one is kept, is "
             f"from before."
         )
+
+
+def _average(model: nn.Module, decay: float | None) -> Any:
+    """Give timm's moving average of a model, if there is to be one."""
+    if decay is None:
+        return None
+    return import_extra("timm.utils", "train").ModelEmaV3(model, decay=decay, use_warmup=True)

@@ -1,0 +1,54 @@
+"""`--config FILE`: a command's options from a TOML file; the command line has the last word."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of a file the defaults of the command.
+
+    Raises:
+        BadParameter: If it cannot be read, or names an option that the command does not have.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from None
+    context.default_map = {**_by_parameter(context, path, values), **(context.default_map or {})}
+    return path
+
+
+def _by_parameter(context: typer.Context, path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        option.removeprefix("--"): parameter.name
+        for parameter in context.command.params
+        for option in parameter.opts
+        if parameter.name not in (None, "config")
+    }
+    unknown = sorted(values.keys() - names.keys())
+    if unknown:
+        raise typer.BadParameter(
+            f"{path} has {', '.join(unknown)}, and {context.command.name} takes "
+            f"{', '.join(sorted(names))}"
+        )
+    return {str(names[name]): value for name, value in values.items()}
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=read_config,
+        help="Options of this command by their names, without the dashes. What is also given here "
+        "is taken from here.",
+    ),
+]

@@ -1,0 +1,227 @@
+"""The line in one call, as HALP walks it: trace, measure, then train and narrow in turns, check."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING
+
+from latprune.errors import import_extra
+from latprune.fitting import fit
+from latprune.gradual import prune_in_steps
+from latprune.gradual.processes import meet, rank, shared, world
+from latprune.graph.tracing import trace
+from latprune.knapsack import joint
+from latprune.latency.devices.here import HERE
+from latprune.latency.measuring import measure
+from latprune.modes import placed
+from latprune.pipeline import Pruned, batch_of, calibration_of, checked
+from latprune.planning import Demand, as_budget
+from latprune.progress import Quiet
+from latprune.tuning import cross_entropy, tune
+from latprune.tuning.replay import replayed
+from latprune.tuning.telling import tuning_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from latprune.gradual import GradualPruning
+    from latprune.knapsack import Solver
+    from latprune.latency.devices import Device
+    from latprune.latency.target import Target
+    from latprune.pipeline import Evaluate
+    from latprune.planning import Budget, Plan
+    from latprune.progress import Progress
+    from latprune.report import Report
+    from latprune.saliency import Saliency
+    from latprune.tuning import Recipe
+    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.replay import Batches
+
+
+def prune_gradually(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    budget: Budget | str | float,
+    *,
+    loader: Batches,
+    recipe: Recipe,
+    steps: int = 30,
+    every: int = 40,
+    start: int = 0,
+    soft: bool = False,
+    loss: Loss = cross_entropy,
+    distil: Distil | None = None,
+    target: Target | None = None,
+    also: Mapping[Target, Budget | str | float] | None = None,
+    keep: Sequence[str] = (),
+    solver: Solver = joint,
+    calibration_batches: int = 8,
+    evaluate: Evaluate | None = None,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    device: Device = HERE,
+) -> Pruned:
+    """Prune a network while it is trained, a little at a time, to a measured latency.
+
+    `prune_in_steps` inside `tune`: channels are scored by the gradients of training. All cuts but
+    the last are for predicted latencies; the last one is found on the clock, as by `fit`, among the
+    channels that are left.
+
+    Runs in every process of `accelerate launch`: the first one measures, plans and checks for all,
+    and the networks of all are the same.
+
+    Args:
+        model: Any network; it is not changed.
+        example: Its input, [target.batch, ...], or a tuple of inputs.
+        budget: As for `prune`.
+        loader: Batches of (inputs, labels) to train on.
+        recipe: How to train. With a `distillation` above 0 the dense network teaches.
+        steps: How many cuts there are.
+        every: Steps of the optimizer between cuts.
+        start: Steps of the optimizer before the first gradients count.
+        soft: Mask instead of cutting until the last cut, as for `prune_in_steps`.
+        loss: As for `prune`; so are all arguments below.
+        distil: Of (outputs, the dense network's outputs, temperature=).
+        target: Where the network will run.
+        also: Further targets, each with a budget of its own.
+        keep: Modules whose output channels must stay.
+        solver: Chooses the widths of every cut.
+        calibration_batches: Set the scales of a target in int8.
+        evaluate: Judges a network, where it was trained: shares by the metric's name.
+        folder: Of latency tables.
+        checkpoint: A folder that keeps the run: the same call, interrupted, goes on from there.
+        progress: Is told of every stage.
+        device: Where everything is timed; not one that files are carried to.
+
+    Returns:
+        As `prune`, the same in every process.
+
+    Raises:
+        ValueError: If training ends before the last cut; says what would fit.
+        BudgetTooSmall: If no network fits, before anything is trained.
+        LatpruneError: As `prune`.
+
+    Source:
+        Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022.
+    """
+    meet()
+    check_room(loader, recipe, steps=steps, every=every, start=start)
+    told = progress if progress is not None and rank() == 0 else Quiet()
+    budget = as_budget(budget)
+    target = target or device.target(batch=batch_of(example))
+    budgets = {target: budget, **{p: as_budget(asked) for p, asked in (also or {}).items()}}
+    dense = copy.deepcopy(model).eval()
+    told.stage("trace")
+    graph = trace(dense, example, keep=keep)
+    told.stage("measure")
+    measured = partial(measure, dense, graph, example)
+    measured = partial(measured, folder=folder, progress=told.step, device=device)
+    first, *others = map(Demand, shared(lambda: list(map(measured, budgets))), budgets.values())
+    timed = copy.deepcopy(dense)  # the teacher is where training is, and this one stays
+
+    def closing(saliency: Saliency, left: Mapping[str, Sequence[int]]) -> Plan:
+        return fit(
+            timed,
+            graph,
+            example,
+            first.table,
+            saliency,
+            budget,
+            solver=solver,
+            also=others,
+            within=left,
+            folder=folder,
+            device=device,
+        ).plan
+
+    begin = partial(
+        prune_in_steps,
+        graph=graph,
+        table=first.table,
+        budget=budget,
+        steps=steps,
+        every=every,
+        start=start,
+        soft=soft,
+        solver=solver,
+        also=others,
+        closing=closing,
+    )
+    begun: list[GradualPruning] = []
+
+    def along(
+        network: nn.Module, optimizer: torch.optim.Optimizer, copies: Sequence[nn.Module]
+    ) -> GradualPruning:
+        begun.append(begin(network, optimizer=optimizer, copies=copies))
+        return begun[-1]
+
+    told.stage("train and prune")
+    own_loss = None if loss is cross_entropy else loss
+    teaches = recipe.distillation > 0 and (own_loss is None or distil is not None)
+    tuned = tune(
+        copy.deepcopy(model),
+        loader,
+        recipe=recipe,
+        teacher=dense if teaches else None,
+        loss=own_loss,
+        distil=distil,
+        along=along,
+        checkpoint=checkpoint,
+        progress=tuning_steps(told),
+    )
+    small, plan = tuned.model, begun[0].plan
+    assert plan is not None  # there was room for every cut
+    told.stage("check")
+
+    def reports() -> tuple[Report, ...]:
+        return checked(
+            dense,
+            small,
+            plan,
+            example,
+            graph=graph,
+            evaluate=None if evaluate is None else _where_training_is(evaluate),
+            calibration=calibration_of(loader, calibration_batches, recipe.seed, budgets),
+            device=device,
+        )
+
+    report, *more = shared(reports)
+    return Pruned(small, dense, graph, plan, report, tuned.history, also=tuple(more))
+
+
+def check_room(loader: Batches, recipe: Recipe, *, steps: int, every: int, start: int = 0) -> None:
+    """Make sure that training is long enough for all cuts.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    batches = replayed(loader, seed=recipe.seed, process=rank(), processes=world()).steps
+    taken, there = start + steps * every, recipe.epochs * batches
+    if taken > there:
+        fits = max((there - start) // (2 * steps), 0)
+        remedy = (
+            f"cut every {fits} steps, which leaves half of training for mending"
+            if fits
+            else "train for longer, or in fewer cuts"
+        )
+        raise ValueError(
+            f"{steps} cuts, one every {every} steps of the optimizer, take {taken} steps, and "
+            f"{recipe.epochs} epochs of {batches} batches are {there}: {remedy}"
+        )
+
+
+def _where_training_is(evaluate: Evaluate) -> Evaluate:
+    """Judge on the accelerator, if training had one."""
+    place = import_extra("accelerate", "train").PartialState().device
+
+    def judged(model: nn.Module) -> Mapping[str, float]:
+        with placed(model, place):
+            return evaluate(model)
+
+    return judged

@@ -1,0 +1,139 @@
+"""One call trains a network and prunes it meanwhile, to a measured budget, and can be stopped."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import latprune as lp
+from latprune.gradual import GradualPruning
+from tests.gradual.training import CLASSES, EXAMPLE, batch, network
+from tests.synthetic import Synthetic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latprune.tuning.replay import Batches
+
+# What layers do not say: closing the loop has something to find.
+CLOCK = Synthetic(rest_ms=0.08)
+RECIPE = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no")
+BUDGET = 0.6
+
+
+@pytest.fixture(autouse=True)
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATPRUNE_CACHE", str(tmp_path / "cache"))
+    CLOCK.install(monkeypatch)
+
+
+def loader() -> Batches:
+    images, labels = zip(*(batch(number) for number in range(6)), strict=True)
+    return DataLoader(TensorDataset(torch.cat(images), torch.cat(labels)), 6, shuffle=True)
+
+
+def pruned(**options: Any) -> lp.Pruned:
+    options = {"recipe": RECIPE, "steps": 4, "every": 3, **options}
+    target = lp.Target.here("synthetic")
+    return lp.prune_gradually(network(), EXAMPLE, BUDGET, loader=loader(), target=target, **options)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+def assert_same(one: lp.Pruned, other: lp.Pruned) -> None:
+    assert one.plan == other.plan
+    ours, theirs = weights(one.model), weights(other.model)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def taken(model: torch.nn.Module, dense: torch.nn.Module) -> float:
+    """The share of the dense network's time."""
+    return CLOCK.network_ms(model.eval(), EXAMPLE) / CLOCK.network_ms(dense.eval(), EXAMPLE)
+
+
+def test_the_last_cut_is_found_on_the_clock_where_the_tables_alone_miss(tmp_path: Path) -> None:
+    done = pruned()
+
+    graph, target = lp.trace(network().eval(), EXAMPLE), lp.Target.here("synthetic")
+    table = lp.measure(network().eval(), graph, EXAMPLE, target, folder=tmp_path / "anew")
+    plan = lp.plan(graph, table, lp.magnitude(network(), graph), lp.Budget(fraction=BUDGET))
+    by_prediction = lp.cut(network().eval(), graph, plan)
+    assert taken(by_prediction, network()) > BUDGET
+    assert taken(done.model, done.dense) <= BUDGET
+    assert done.met
+    assert len(done.history) == RECIPE.epochs
+    assert done.model(EXAMPLE).shape == (1, CLASSES)
+
+
+def test_the_dense_network_is_not_changed() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in weights(model).items()}
+    target = lp.Target.here("synthetic")
+    lp.prune_gradually(
+        model, EXAMPLE, BUDGET, loader=loader(), recipe=RECIPE, steps=2, every=2, target=target
+    )
+
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+@pytest.mark.parametrize(("stops_at", "ema"), [(2, None), (8, 0.9), (13, None)])
+def test_an_interrupted_run_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int, ema: float | None
+) -> None:
+    recipe = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no", ema=ema)
+    unbroken = pruned(recipe=recipe, folder=tmp_path / "tables")
+    steps, step = 0, GradualPruning.step
+
+    def interrupted(pruning: GradualPruning) -> lp.Plan | None:
+        nonlocal steps
+        steps += 1
+        if steps == stops_at:
+            signal.raise_signal(signal.SIGINT)
+        return step(pruning)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GradualPruning, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pruned(recipe=recipe, checkpoint=tmp_path / "run")
+    assert steps == stops_at
+
+    resumed = pruned(recipe=recipe, checkpoint=tmp_path / "run")
+    again = pruned(recipe=recipe, checkpoint=tmp_path / "run")
+
+    assert_same(resumed, unbroken)
+    assert_same(again, unbroken)
+
+
+def test_masked_channels_are_cut_in_the_end() -> None:
+    done = pruned(soft=True)
+
+    assert done.met
+    assert sum(p.numel() for p in done.model.parameters()) < sum(
+        p.numel() for p in done.dense.parameters()
+    )
+
+
+def test_the_moving_average_is_what_is_kept() -> None:
+    slow = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no", ema=0.999999)
+
+    average, last = pruned(recipe=slow), pruned()
+
+    assert average.plan.kept == last.plan.kept  # the gradients are those of the network itself
+    ours, theirs = weights(average.model), weights(last.model)
+    assert not torch.equal(ours["stem.0.weight"], theirs["stem.0.weight"])
+
+
+def test_a_training_too_short_for_its_cuts_is_refused_with_what_would_fit() -> None:
+    # 3 epochs of 6 batches
+    with pytest.raises(
+        ValueError, match=r"take 20 steps, and 3 epochs of 6 batches are 18: .* 1 st"
+    ):
+        pruned(steps=5, every=4)
+    with pytest.raises(ValueError, match="train for longer"):
+        pruned(steps=30, every=1)

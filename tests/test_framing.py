@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from latprune.errors import ProblemTooDense
 from latprune.framing import Framing, frame
-from latprune.graph.groups import PruningGraph
+from latprune.graph.groups import Branch, PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
 from tests.strategies import framed_networks, group_of
 
@@ -143,3 +145,51 @@ def test_a_sum_with_too_many_values_is_an_error_before_its_table_is_made() -> No
     with pytest.raises(ProblemTooDense) as error:
         frame(graph, options, bumpy_cost)
     assert error.value.needed_mib > error.value.allowed_mib
+
+
+@st.composite
+def networks_with_a_branch(
+    draw: st.DrawFn,
+) -> tuple[PruningGraph, Mapping[str, np.ndarray]]:
+    """Draw a network of which some groups, and the layers on them and more, can go together."""
+    graph, options = draw(framed_networks())
+    inside = draw(st.sets(st.sampled_from([group.name for group in graph.groups]), min_size=1))
+    on_it = [
+        layer.name
+        for layer in graph.layers
+        if inside & {group for group, _ in (*layer.reads.groups, *layer.writes.groups)}
+    ]
+    others = draw(st.sets(st.sampled_from([layer.name for layer in graph.layers] or [""])))
+    branch = Branch(
+        name="branch",
+        groups=tuple(sorted(inside)),
+        layers=tuple({*on_it, *others} - {""}),
+        modules=("branch",),
+        block="",
+        takes=(1,),
+        trunk="",
+        relu=False,
+        axis=-1,
+    )
+    with_none = {
+        name: np.array([0, *widths]) if name in inside else widths
+        for name, widths in options.items()
+    }
+    return replace(graph, branches=(branch,)), with_none
+
+
+@given(network=networks_with_a_branch())
+def test_a_branch_goes_with_all_of_its_groups_and_its_layers_then_cost_nothing(
+    network: tuple[PruningGraph, Mapping[str, np.ndarray]],
+) -> None:
+    graph, options = network
+    framing = frame(graph, options, bumpy_cost)
+
+    picks_of_groups = list(itertools.product(*(range(len(options[g])) for g in framing.groups)))
+    for picks in picks_of_groups[:: max(1, len(picks_of_groups) // 8)]:
+        widths = framing.widths(picks)
+        (branch,) = graph.branches
+        gone = branch.layers if branch.is_removed(widths) else ()
+        left = replace(graph, layers=tuple(la for la in graph.layers if la.name not in gone))
+        expected = [cost_of_layers(left, widths)] if graph.allows(widths) else []
+        assert allowed_costs(framing, picks) == expected

@@ -209,10 +209,10 @@ class _Place:
 
     def _differs(self, widths: Mapping[str, int], others: Mapping[str, int]) -> float:
         """The share of a network's layers, by their time, that another one does not have."""
+        theirs = self.graph.shapes_at(others)
         times_ms = [
-            (self.table[shape].median_ms, shape != layer.shape_at(others))
-            for layer in self.graph.layers
-            for shape in (layer.shape_at(widths),)
+            (self.table[shape].median_ms, shape != theirs.get(name))
+            for name, shape in self.graph.shapes_at(widths).items()
         ]
         return sum(ms for ms, differs in times_ms if differs) / sum(ms for ms, _ in times_ms)
 

@@ -16,9 +16,9 @@ from latprune.errors import ProblemTooDense
 from latprune.knapsack import Problem, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from latprune.graph.groups import PruningGraph
+    from latprune.graph.groups import Branch, PruningGraph
     from latprune.graph.layers import Layer, Width
 
     Cost = Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
@@ -92,11 +92,10 @@ def frame(
 
     Args:
         graph: The layers and the channel groups that their widths follow.
-        options: Per group the widths allowed, ascending.
+        options: Per group the widths allowed, ascending; 0 in all groups of a branch that can go.
         cost: Gives a layer's milliseconds [in widths, out widths] at int arrays of channels read
-            and written; inf where a layer cannot have both. Layers of the same shape cost the
-            same.
-
+            and written, all above 0; inf where a layer cannot have both. Layers of the same shape
+            cost the same.
         further: The same for targets 1, 2, ….
 
     Raises:
@@ -105,15 +104,17 @@ def frame(
     """
     axes = _Axes(graph, options)
     prices = [_priced_once(cost) for cost in (cost, *further)]
+    removable = [branch for branch in graph.branches if not options[branch.groups[0]][0]]
+    branch_of = {layer: axes.variable_of[b.groups[0]] for b in removable for layer in b.layers}
     layers = [
-        _layer(layer, axes, price)._replace(target=target)
+        _layer(layer, axes, price, goes_with=branch_of.get(layer.name))._replace(target=target)
         for target, price in enumerate(prices)
         for layer in graph.layers
     ]
     return Framing(
         groups=tuple(axes.variable_of),
         channels=tuple(axes.channels),
-        tables=(*layers, *axes.sums),
+        tables=(*layers, *axes.sums, *_together(removable, axes)),
     )
 
 
@@ -131,17 +132,50 @@ def _priced_once(cost: Cost) -> Cost:
     return price
 
 
-def _layer(layer: Layer, axes: _Axes, cost: Cost) -> Table:
-    """Price a layer at every option of the variables on its axes."""
+def _layer(layer: Layer, axes: _Axes, cost: Cost, *, goes_with: int | None) -> Table:
+    """Price a layer at every option of the variables on its axes.
+
+    Args:
+        layer: The layer.
+        axes: Give the variables.
+        cost: Prices it.
+        goes_with: The group, as a variable, whose 0 means that the layer is not run.
+    """
     read_by, reads = axes.on(layer.reads)
     written_by, writes = axes.on(layer.writes)
-    prices = cost(layer, reads, writes)
+    prices = np.full((len(reads), len(writes)), np.inf)
+    possible = np.ix_(reads >= axes.least(layer.reads), writes >= axes.least(layer.writes))
+    prices[possible] = cost(layer, reads[possible[0].ravel()], writes[possible[1].ravel()])
     if read_by is not None and read_by == written_by:
         # Only equal options meet; a depthwise layer has no price at others.
-        return Table((read_by,), prices.diagonal())
-    scope = tuple(v for v in (read_by, written_by) if v is not None)
-    written = None if written_by is None else -1
-    return Table(scope, prices.reshape([len(axes.channels[v]) for v in scope]), written)
+        table = Table((read_by,), prices.diagonal())
+    else:
+        scope = tuple(v for v in (read_by, written_by) if v is not None)
+        written = None if written_by is None else -1
+        table = Table(scope, prices.reshape([len(axes.channels[v]) for v in scope]), written)
+    return table if goes_with is None else _unless_removed(table, goes_with, axes)
+
+
+def _unless_removed(table: Table, group: int, axes: _Axes) -> Table:
+    """Let a layer cost nothing where a group has no channels."""
+    if group in table.scope:
+        scope, cost_ms = table.scope, table.cost_ms.copy()
+    else:
+        scope = (group, *table.scope)
+        shape = (len(axes.channels[group]), *table.cost_ms.shape)
+        cost_ms = np.broadcast_to(table.cost_ms, shape).copy()
+    np.moveaxis(cost_ms, scope.index(group), 0)[0] = 0.0
+    return Table(scope, cost_ms, table.writes)
+
+
+def _together(branches: Sequence[Branch], axes: _Axes) -> Iterator[Table]:
+    """Let all groups of a branch have no channels, or none of them."""
+    for branch in branches:
+        first, *others = (axes.variable_of[group] for group in branch.groups)
+        for other in others:
+            gone = (axes.channels[variable] == 0 for variable in (first, other))
+            alike = np.equal.outer(*gone)
+            yield Table((first, other), np.where(alike, 0.0, np.inf))
 
 
 class _Axes:
@@ -150,6 +184,10 @@ class _Axes:
     def __init__(self, graph: PruningGraph, options: Mapping[str, np.ndarray]) -> None:
         self.variable_of = {group.name: v for v, group in enumerate(graph.groups)}
         self.channels = [np.asarray(options[group], dtype=np.int64) for group in self.variable_of]
+        self._least = {
+            group: int(self.channels[v][self.channels[v] > 0][0])
+            for group, v in self.variable_of.items()
+        }
         self.sums: list[Table] = []
         self._made: dict[Terms, int] = {}
 
@@ -160,6 +198,10 @@ class _Axes:
             return None, np.array([width.fixed], dtype=np.int64)
         variable, channels = self._part(terms)
         return variable, width.fixed + channels
+
+    def least(self, width: Width) -> int:
+        """Give the fewest channels that an axis has while the layer is run."""
+        return width.at(self._least)
 
     def _terms(self, width: Width) -> Terms:
         """Count each group once, in the graph's order, so that equal sums start alike."""

@@ -102,6 +102,7 @@ def prune(
     target: Target | None = None,
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
+    branches: bool = False,
     criterion: CriterionName | Score | Sequence[CriterionName | Score] = "taylor",
     solver: Solver = joint,
     recipe: Recipe | None = None,
@@ -130,6 +131,7 @@ def prune(
         also: Further targets of the device, each with a budget of its own: more threads,
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
+        branches: Whether residual branches may go as a whole.
         criterion: What makes a channel worth keeping: a name, or a function of model and graph.
             Of several, the one whose network has the least loss on held-out batches (`rerank`).
         solver: What chooses the widths.
@@ -170,9 +172,14 @@ def prune(
 
     reranked: Mapping[str, float] = {}
     progress.stage("trace")
-    graph = trace(dense, example, keep=keep)
+    graph = trace(dense, example, keep=keep, branches=branches)
     if cut_file is not None and cut_file.is_file():
         plan = _resumed_plan(cut_file, {target: budget, **further})
+        if not graph.allows(plan.widths):
+            raise ModelMismatch(
+                f"{cut_file} was cut with other branches than now can go: ask for branches= as it "
+                f"was, give another checkpoint folder, or delete this one"
+            )
         small = load(cut_file, dense)
     else:
         progress.stage("measure")

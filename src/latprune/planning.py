@@ -263,7 +263,7 @@ def plan(
         aim: The share of the budgets to spend, > 0.
         also: Further targets, each with its own budget: the network is within all of them.
         within: Per group the channels to choose among, where others are gone already, ascending;
-            None: all.
+            None: all. Branches are removed as a whole only where it is None.
 
     Returns:
         A plan whose predicted latency is at most `aim` times the budget. It keeps everything if
@@ -371,6 +371,8 @@ class _Question:
         cost, *further = (functools.partial(layer_cost, demand.table) for demand in demands)
         tables = [demand.table for demand in demands]
         allowed = _options(graph, tables, most={g: len(kept) for g, kept in present.items()})
+        if within is None:
+            allowed = _with_none(graph, allowed)
         framing = frame(graph, allowed, cost, further=further)
         ranked = {
             group.name: saliency.ranked(group.name, among=present[group.name])
@@ -453,6 +455,16 @@ def _options(
     return {
         name: np.unique([width, *(w for allowed in found for w in allowed[name] if w < width)])
         for name, width in most.items()
+    }
+
+
+def _with_none(graph: PruningGraph, allowed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Let the groups of branches that can go have no channels, too."""
+    inside = {group for branch in graph.branches for group in branch.groups}
+    none = np.zeros(1, dtype=np.int64)
+    return {
+        name: np.concatenate([none, widths]) if name in inside else widths
+        for name, widths in allowed.items()
     }
 
 

@@ -16,20 +16,23 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
-from latprune.graph.groups import groups_from_json, groups_to_json
-from latprune.graph.slicing import slice_model, tensor_of
+from latprune.graph.groups import Branch, groups_from_json, groups_to_json
+from latprune.graph.removing import remove_branches
+from latprune.graph.slicing import tensor_of
 from latprune.planning import Plan
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
     from latprune.graph.groups import ChannelGroup, PruningGraph
 
 FORMAT = "latprune-network"
-VERSION = 1
+VERSION = 2
+READABLE = ("1", "2")
+"""Versions that `load` reads; from 2 on a file may name branches that were removed."""
 
 
 def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
@@ -41,14 +44,16 @@ def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
         plan: Which ones stay.
 
     Returns:
-        A copy of the model without the others. It needs nothing from latprune to run.
+        A copy of the model without the others. Where the plan keeps nothing of a branch, a
+        `Shortcut` or `Constant` of `latprune.graph.shortcuts` stands in its place; but for these it
+        needs nothing from latprune to run.
 
     Raises:
         ModelMismatch: If the model is not the graph's, or the plan not the graph's.
     """
     if set(plan.kept) != set(graph.widths):
         raise ModelMismatch("the plan was made for another network than the graph's")
-    return _cut(model, graph.groups, plan)
+    return _cut(model, graph.groups, graph.branches, plan)
 
 
 def save(
@@ -75,6 +80,7 @@ def save(
         "version": str(VERSION),
         "plan": json.dumps(plan.to_json()),
         "groups": json.dumps(groups_to_json(graph.groups)),
+        "branches": json.dumps([b.to_json() for b in graph.branches if b.is_removed(plan.widths)]),
         "notes": json.dumps(dict(notes or {})),
     }
     unfinished = path.with_name(path.name + ".part")
@@ -98,8 +104,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         DamagedFile: If the file cannot be read.
         ModelMismatch: If the file's network is not a cut of `model`.
     """
-    plan, groups, _ = _read_metadata(Path(path))
-    small = _cut(model, groups, plan)
+    plan, groups, branches, _ = _read_metadata(Path(path))
+    small = _cut(model, groups, branches, plan)
     try:
         small.load_state_dict(load_file(str(path)), strict=True)
     except RuntimeError as error:
@@ -122,11 +128,12 @@ def load_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         DamagedFile: If the file cannot be read.
     """
-    return _read_metadata(Path(path))[2]
+    return _read_metadata(Path(path))[-1]
 
 
-def _cut(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> nn.Module:
-    groups = tuple(groups)
+def _cut(
+    model: nn.Module, groups: Sequence[ChannelGroup], branches: Sequence[Branch], plan: Plan
+) -> nn.Module:
     for group in groups:
         for member in group.members:
             size = tensor_of(model, member.parameter).shape
@@ -137,11 +144,13 @@ def _cut(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> nn.Mod
                     "one that was cut before"
                 )
     small = copy.deepcopy(model)
-    slice_model(small, groups, plan.kept)
+    remove_branches(small, groups, branches, plan.kept)
     return small
 
 
-def _read_metadata(path: Path) -> tuple[Plan, tuple[ChannelGroup, ...], dict[str, Any]]:
+def _read_metadata(
+    path: Path,
+) -> tuple[Plan, tuple[ChannelGroup, ...], tuple[Branch, ...], dict[str, Any]]:
     if not path.is_file():
         raise DamagedFile(f"{path}: no such file")
     try:
@@ -151,15 +160,16 @@ def _read_metadata(path: Path) -> tuple[Plan, tuple[ChannelGroup, ...], dict[str
         raise DamagedFile(f"{path} is damaged or no safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise DamagedFile(f"{path} holds no plan: it was not written by latprune.save")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") not in READABLE:
         raise DamagedFile(
-            f"{path} has format version {metadata.get('version')}, this latprune reads {VERSION}: "
-            "use the latprune that wrote it"
+            f"{path} has format version {metadata.get('version')}, this latprune reads "
+            f"{' and '.join(READABLE)}: use the latprune that wrote it"
         )
     try:
         plan = Plan.from_json(json.loads(metadata["plan"]))
         groups = groups_from_json(json.loads(metadata["groups"]))
+        branches = tuple(map(Branch.from_json, json.loads(metadata.get("branches", "[]"))))
         notes: dict[str, Any] = json.loads(metadata["notes"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path}: its plan cannot be read: {error!r}") from None
-    return plan, groups, notes
+    return plan, groups, branches, notes

@@ -91,6 +91,7 @@ def test_another_course_may_not_use_the_folder(disk: Disk, tmp_path: Path) -> No
     [
         (("--every", "5"), "3 epochs of 4 batches"),
         (("--criterion", "fisher"), "--criterion"),
+        (("--branches",), "--branches"),
         (("--epochs", "0"), "--epochs above 0"),
         (("--label-smoothing", "1.5"), "--label-smoothing"),
         (("--optimizer", "magic"), "--optimizer"),

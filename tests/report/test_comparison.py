@@ -84,6 +84,7 @@ def test_widths_and_layers_stand_before_beside_after() -> None:
 
     assert judged.widths == {"conv0": (8, 8), "conv1": (16, 8)}
     before, after = judged.layers["fc"]
+    assert after is not None
     assert (before.in_channels, after.in_channels) == (16, 8)
     assert (before.out_channels, after.out_channels) == (10, 10)
 

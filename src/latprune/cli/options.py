@@ -112,6 +112,10 @@ Keep = Annotated[
     list[str] | None,
     typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
 ]
+Branches = Annotated[
+    bool,
+    typer.Option("--branches/--no-branches", help="Whether residual branches may go as a whole."),
+]
 TrainBatch = Annotated[
     int, typer.Option("--train-batch", min=2, help="Pictures in a batch of scoring and tuning.")
 ]

@@ -111,6 +111,7 @@ def look(
     criterion: str,
     loader: Iterable[tuple[Tensor, Any]] | None,
     keep: Sequence[str],
+    branches: bool = False,
     progress: Progress,
     loss: Loss = cross_entropy,
     device: Device = HERE,
@@ -118,7 +119,7 @@ def look(
     """Trace, measure and score."""
     model, example = network.model, network.example(target.batch)
     progress.stage("trace")
-    graph = trace(model, example, keep=keep)
+    graph = trace(model, example, keep=keep, branches=branches)
     progress.stage(f"measure ({outlook(graph, device.table(target))})")
     table = measure(model, graph, example, target, progress=progress.step, device=device)
     progress.stage("score")

@@ -77,7 +77,12 @@ def recipe_of(task: str, **numbers: Any) -> Recipe:
 
 
 def refuse_steps(
-    steps: int | None, *, trains: bool, criterion: str | None, carried: Path | None
+    steps: int | None,
+    *,
+    trains: bool,
+    criterion: str | None,
+    branches: bool,
+    carried: Path | None,
 ) -> None:
     """Refuse to prune in steps where that cannot be, and several processes where it need not.
 
@@ -97,6 +102,9 @@ def refuse_steps(
     if criterion not in (None, "taylor"):
         sentence = "with --steps, the gradients of training score, by taylor"
         raise typer.BadParameter(sentence, param_hint="--criterion")
+    if branches:
+        sentence = "while a network trains its branches are narrowed, but none of them goes"
+        raise typer.BadParameter(sentence, param_hint="--branches")
     if carried is not None:
         sentence = "the last cut is timed while training waits: reach the device by --on"
         raise typer.BadParameter(sentence, param_hint="--steps")

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def describe(graph: PruningGraph) -> str:
-    """Give a text of several lines: groups with their members, then what is frozen, with reasons.
+    """Give a text of several lines: groups with their members, branches, and what is frozen.
 
     A layer counts as prunable if the channels that it reads or writes belong to a group, at least
     some of them. Reasons that several places share are listed once.
     """
-    return "\n".join([*_summary(graph), *_groups(graph), *_frozen(graph)])
+    return "\n".join([*_summary(graph), *_groups(graph), *_branches(graph), *_frozen(graph)])
 
 
 def _summary(graph: PruningGraph) -> Iterator[str]:
@@ -58,6 +58,15 @@ def _groups(graph: PruningGraph) -> Iterator[str]:
 def _terms(group: ChannelGroup) -> str:
     multiple = f", in multiples of {group.multiple}" if group.multiple > 1 else ""
     return multiple + (f"; approximate: {group.approximate}" if group.approximate else "")
+
+
+def _branches(graph: PruningGraph) -> Iterator[str]:
+    if not graph.branches:
+        return
+    yield ""
+    yield "branches that can go as a whole:"
+    for branch in graph.branches:
+        yield f"  {branch.name}: with {', '.join(branch.groups)}"
 
 
 def _frozen(graph: PruningGraph) -> Iterator[str]:

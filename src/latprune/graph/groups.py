@@ -18,7 +18,7 @@ from latprune.graph.describing import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from latprune.graph.layers import Layer
+    from latprune.graph.layers import Layer, LayerShape
 
 Role = Literal["writes", "reads", "through", "scale", "shift", "statistic", "other"]
 
@@ -129,6 +129,55 @@ class Frozen:
 
 
 @dataclass(frozen=True, eq=False)
+class Branch:
+    """What only adds to a trunk, and can go as a whole: its groups then keep 0 channels.
+
+    What is left is the trunk and a constant, the biases and norm shifts behind the channels.
+
+    Attributes:
+        name: Of the module that holds it, or of the one that gave what it added.
+        groups: Of the graph's groups those that lie inside. All of them are at 0, or none is.
+        layers: The graph's layers that are not run without it.
+        modules: The modules that nothing needs without it, by name, in the order in which they
+            run.
+        block: The module to run to find out the constant; it takes one tensor.
+        takes: The shape of that tensor in the example.
+        trunk: Where the block as a whole is replaced by trunk + constant: the submodule that its
+            input passes through, or empty for none. None where the block stays, and the last of
+            `modules` is replaced by the constant.
+        relu: Whether such a block ends in a ReLU.
+        axis: On which axis of what it adds the channels lie, counted from the end: -1 for the last.
+        lies: Where channels of groups lie on that axis.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    layers: tuple[str, ...]
+    modules: tuple[str, ...]
+    block: str
+    takes: tuple[int, ...]
+    trunk: str | None
+    relu: bool
+    axis: int
+    lies: tuple[tuple[str, Member], ...] = ()
+
+    def is_removed(self, widths: Mapping[str, int]) -> bool:
+        """Whether it is gone at these widths."""
+        return all(widths.get(group) == 0 for group in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return {**vars(self), "lies": [[group, member.to_json()] for group, member in self.lies]}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Branch:
+        """Read what `to_json` gave, after a trip through JSON text."""
+        lists = ("groups", "layers", "modules", "takes")
+        lies = tuple((group, Member.from_json(member)) for group, member in fields["lies"])
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in lists}, "lies": lies})
+
+
+@dataclass(frozen=True, eq=False)
 class PruningGraph:
     """A network as channel groups and the layers whose cost depends on them.
 
@@ -138,12 +187,14 @@ class PruningGraph:
         frozen: What cannot, with reasons.
         unpriced: Operators that take time but that no table prices, by module and operator: what
             they take is part of what is measured as the network's rest.
+        branches: What can go as a whole; no group lies in two of them.
     """
 
     layers: tuple[Layer, ...]
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[Frozen, ...] = ()
     unpriced: tuple[str, ...] = ()
+    branches: tuple[Branch, ...] = ()
     _by_name: dict[str, ChannelGroup] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,6 +210,28 @@ class PruningGraph:
     def widths(self) -> dict[str, int]:
         """The dense network's widths."""
         return {group.name: group.channels for group in self.groups}
+
+    def shapes_at(self, widths: Mapping[str, int]) -> dict[str, LayerShape]:
+        """Give, by name, the layers that run at these widths of the groups.
+
+        Raises:
+            ValueError: If a group has no channels and does not lie in a branch that is removed.
+        """
+        gone = {
+            layer
+            for branch in self.branches
+            if branch.is_removed(widths)
+            for layer in branch.layers
+        }
+        left = (layer for layer in self.layers if layer.name not in gone)
+        return {layer.name: layer.shape_at(widths) for layer in left}
+
+    def allows(self, widths: Mapping[str, int]) -> bool:
+        """Whether these widths are this graph's, and only removed branches have none."""
+        removed = {g for b in self.branches if b.is_removed(widths) for g in b.groups}
+        return widths.keys() == self.widths.keys() and all(
+            width > 0 or group in removed for group, width in widths.items()
+        )
 
     def describe(self) -> str:
         """Say what can be cut, what cannot, and why, in lines of text."""

@@ -152,6 +152,16 @@ class ReadGraph:
                 groups_follow=seen.groups_follow,
             )
 
+    def members_on(
+        self, labels: IntArray, groups: Sequence[ChannelGroup], *, name: str, axis: int
+    ) -> Iterator[tuple[str, Member]]:
+        """Say where channels of these groups lie on a labelled axis of some result."""
+        classes = self._mode.classes.find(labels)
+        for group in groups:
+            own = self._members[group.name]
+            if np.isin(own, classes).all():
+                yield group.name, Member(name, axis, _positions(classes, own), "shift")
+
     def _width(
         self, labels: IntArray, owner: Mapping[int, str], channels: Mapping[str, int]
     ) -> Width:

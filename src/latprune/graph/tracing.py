@@ -16,6 +16,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from latprune.errors import UntraceableModel
+from latprune.graph.branching import Shown, find_branches
 from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
@@ -36,6 +37,7 @@ def trace(
     *,
     keep: Sequence[str] = (),
     exact: bool = False,
+    branches: bool = False,
 ) -> PruningGraph:
     """Find the channels of a model that can be cut, and the layers whose cost depends on them.
 
@@ -52,6 +54,8 @@ def trace(
         exact: Whether channels that LayerNorm, GroupNorm and the like take statistics over must
             stay. By default they can go: the network then computes what it would without them,
             but for those statistics (`ChannelGroup.approximate`).
+        branches: Whether residual branches may go as a whole, as far as that can be proven
+            (`PruningGraph.branches`).
 
     Returns:
         The graph. `frozen` says what cannot be cut, and why.
@@ -64,8 +68,10 @@ def trace(
     _check_keep(model, keep)
     working = copy.deepcopy(model).eval()
     mode = LabelMode(working, rules=RULES, default=unknown, batch=_batch(inputs))
+    shown = Shown(mode, working)
     try:
-        mode.run(*inputs)
+        with shown.watching():
+            mode.run(*inputs)
     except Exception as error:
         raise UntraceableModel(
             f"the model does not run on an example of shape "
@@ -82,6 +88,7 @@ def trace(
     sound = tuple(group for group in found.groups if group.name not in broken)
     priced, passed_over = _priced(list(found.layers(sound)))
     failed = (group for group in found.groups if group.name in broken)
+    removable = find_branches(working, inputs, sound, priced, found, shown) if branches else ()
     return PruningGraph(
         layers=tuple(priced),
         groups=sound,
@@ -91,6 +98,7 @@ def trace(
             *idle,
         ),
         unpriced=(*mode.seen.unpriced, *passed_over),
+        branches=removable,
     )
 
 

@@ -19,7 +19,7 @@ def uniform(problem: Problem) -> Choice:
     """Choose the largest width factor that fits the budget.
 
     At a factor every group takes its widest option of at most that share of its channels, or its
-    narrowest option; auxiliary variables follow at the least cost.
+    narrowest option above 0; auxiliary variables follow at the least cost.
 
     Args:
         problem: Values, costs, the budget, and the `widths` that the factor applies to.
@@ -58,8 +58,11 @@ def _at_factor(problem: Problem, factor: float) -> list[int | None]:
 
 
 def _widest(shares: np.ndarray, factor: float) -> int:
-    allowed = np.where(shares <= factor, shares, -np.inf)
-    return int(allowed.argmax() if (shares <= factor).any() else shares.argmin())
+    """Give the widest option within a factor, else the narrowest; none without channels."""
+    some = shares > 0
+    allowed = np.where(some & (shares <= factor), shares, -np.inf)
+    narrowest = np.where(some, shares, np.inf).argmin()
+    return int(allowed.argmax() if np.isfinite(allowed).any() else narrowest)
 
 
 def _follow(problem: Problem, picks: Sequence[int | None]) -> list[int]:

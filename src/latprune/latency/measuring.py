@@ -89,7 +89,7 @@ def measure(
         bench = _Bench(graph, device, table, progress)
         if widths is not None:
             plans = [widths] if isinstance(widths, Mapping) else widths
-            bench.measure(layer.shape_at(plan) for plan in plans for layer in graph.layers)
+            bench.measure(shape for plan in plans for shape in graph.shapes_at(plan).values())
             return table
         networks = []
         if _is_unknown(graph, table):

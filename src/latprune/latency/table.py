@@ -196,7 +196,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             NotMeasured: If the table lacks one of them.
         """
         try:
-            return sum(self[layer.shape_at(widths)].median_ms for layer in graph.layers)
+            return sum(self[shape].median_ms for shape in graph.shapes_at(widths).values())
         except KeyError as error:
             raise NotMeasured(
                 f"{error.args[0]} was not measured on {self.target.describe()}; measure() with "
@@ -208,12 +208,11 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
         Only those whose layers are all measured, too.
         """
-        groups = graph.widths.keys()
         return [
             cut
             for cut in self._cuts.get(graph.key, ())
-            if cut.widths.keys() == groups
-            and all(layer.shape_at(cut.widths) in self for layer in graph.layers)
+            if graph.allows(cut.widths)
+            and all(shape in self for shape in graph.shapes_at(cut.widths).values())
         ]
 
     def add_cut(

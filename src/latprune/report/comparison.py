@@ -173,10 +173,10 @@ class Report:
         return {name: (before, after[name]) for name, before in self.graph.widths.items()}
 
     @property
-    def layers(self) -> dict[str, tuple[LayerShape, LayerShape]]:
-        """Per layer its shape before and after."""
-        after = self.plan.widths
-        return {layer.name: (layer.shape, layer.shape_at(after)) for layer in self.graph.layers}
+    def layers(self) -> dict[str, tuple[LayerShape, LayerShape | None]]:
+        """Per layer its shape before and after; None where it went with a branch."""
+        after = self.graph.shapes_at(self.plan.widths)
+        return {layer.name: (layer.shape, after.get(layer.name)) for layer in self.graph.layers}
 
     def to_json(self) -> dict[str, Any]:
         """Give everything as JSON values; times in ms, shares in [0, 1]."""
@@ -201,11 +201,14 @@ class Report:
             "widths": {name: list(pair) for name, pair in self.widths.items()},
             "layers": {
                 name: {
-                    "in_channels": [before.in_channels, after.in_channels],
-                    "out_channels": [before.out_channels, after.out_channels],
+                    "in_channels": [before.in_channels, after.in_channels if after else 0],
+                    "out_channels": [before.out_channels, after.out_channels if after else 0],
                 }
                 for name, (before, after) in self.layers.items()
             },
+            "removed": [
+                branch.name for branch in self.graph.branches if branch.is_removed(self.plan.widths)
+            ],
             "frozen": [
                 {"where": frozen.where, "channels": frozen.channels, "reason": frozen.reason}
                 for frozen in self.graph.frozen

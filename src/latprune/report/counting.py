@@ -36,7 +36,7 @@ def network_macs(graph: PruningGraph, widths: Mapping[str, int]) -> int:
         The sum over convolutions and linear layers. What has no weights (attention's products,
         pooling, interpolation) is not counted.
     """
-    return sum(macs(layer.shape_at(widths)) for layer in graph.layers if layer.shape.has_weights)
+    return sum(map(macs, graph.shapes_at(widths).values()))
 
 
 def parameters(model: nn.Module) -> int:

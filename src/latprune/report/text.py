@@ -95,7 +95,7 @@ class WidthRow:
     Attributes:
         name: The group's, or what the groups' names have in common and how many there are.
         dense: Their width before.
-        pruned: Their width after, or the least and the most of them.
+        pruned: Their width after, or the least and the most of them, or that they are removed.
         kept: The share of their channels that stay.
     """
 
@@ -149,6 +149,8 @@ def _pattern(name: str) -> str:
 
 def _range(numbers: Collection[int]) -> str:
     low, high = min(numbers), max(numbers)
+    if not high:
+        return "removed"
     return str(low) if low == high else f"{low}–{high}"
 
 

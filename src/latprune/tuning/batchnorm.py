@@ -9,6 +9,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import DataError
+from latprune.graph.shortcuts import settle
 from latprune.modes import device_of, evaluating
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def recalibrate(
 
     Args:
         model: Changed in place. Only its batch norms are in training mode meanwhile (dropout is
-            not); every mode and momentum is put back. Without batch norms nothing happens.
+            not); every mode and momentum is put back. Removed branches from now on add what they
+            would with their own batch norms re-estimated. Without either nothing happens.
         loader: Batches of (images, labels), in random order: the first `images` must be a fair
             sample. Moved to the model's device.
         images: After which to stop, at the end of a batch.
@@ -39,6 +41,7 @@ def recalibrate(
     Raises:
         DataError: If the loader gives nothing.
     """
+    settle(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0

@@ -12,6 +12,7 @@ from latprune.cli.opening import opened
 from latprune.cli.options import (
     AsJson,
     Batch,
+    Branches,
     BudgetText,
     Classes,
     Criterion,
@@ -69,6 +70,7 @@ def plan_command(
     criterion: Criterion = None,
     solver: SolverName = "joint",
     keep: Keep = None,
+    branches: Branches = False,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
     on: On = None,
@@ -100,6 +102,7 @@ def plan_command(
             train_batch,
             workers,
             keep,
+            branches,
             progress,
             device,
         )
@@ -124,6 +127,7 @@ def frontier_command(
     threads: Threads = 1,
     criterion: Criterion = None,
     keep: Keep = None,
+    branches: Branches = False,
     train_batch: TrainBatch = 32,
     workers: Workers = 0,
     on: On = None,
@@ -158,6 +162,7 @@ def frontier_command(
             train_batch,
             workers,
             keep,
+            branches,
             progress,
             device,
         )
@@ -177,6 +182,7 @@ def _known(
     train_batch: int,
     workers: int,
     keep: list[str] | None,
+    branches: bool,
     progress: Progress,
     device: Device,
 ) -> Known:
@@ -195,6 +201,7 @@ def _known(
         loader=found.train if found else None,
         loss=found.loss if found else cross_entropy,
         keep=tuple(keep or ()),
+        branches=branches,
         progress=progress,
         device=device,
     )

@@ -13,6 +13,7 @@ from latprune.cli.opening import opened
 from latprune.cli.options import (
     AsJson,
     Batch,
+    Branches,
     BudgetText,
     Calibration,
     Classes,
@@ -91,6 +92,7 @@ def prune_command(
     criterion: Criterion = None,
     solver: SolverName = "joint",
     keep: Keep = None,
+    branches: Branches = False,
     steps: Steps = None,
     every: Every = 40,
     soft: Soft = False,
@@ -148,7 +150,13 @@ def prune_command(
             clip_norm=clip_norm,
             seed=seed,
         )
-    refuse_steps(steps, trains=recipe is not None, criterion=criterion, carried=table or pack)
+    refuse_steps(
+        steps,
+        trains=recipe is not None,
+        criterion=criterion,
+        branches=branches,
+        carried=table or pack,
+    )
     augmentation = augmentation_of(task, auto_augment)
     needs_table(table, pack)
     meet()
@@ -162,6 +170,7 @@ def prune_command(
             "criterion": ",".join(chosen),
             "solver": solver,
             "keep": keep or [],
+            "branches": branches,
             "steps": steps,
             "every": every if steps else None,
             "soft": soft,
@@ -210,6 +219,7 @@ def prune_command(
                 example,
                 allowed,
                 loader=found.train if found else None,
+                branches=branches,
                 criterion=chosen,
                 recipe=recipe,
                 **common,

@@ -33,7 +33,9 @@ def trace_command(
     with working() as progress:
         network = source.open()
         progress.stage("trace")
-        graph = trace(network.model, network.example(1), keep=tuple(keep or ()), exact=exact)
+        graph = trace(
+            network.model, network.example(1), keep=tuple(keep or ()), exact=exact, branches=True
+        )
     show(_facts(graph) if as_json else graph.describe())
 
 
@@ -48,6 +50,9 @@ def _facts(graph: PruningGraph) -> dict[str, Any]:
                 "members": [[member.parameter, member.axis] for member in group.members],
             }
             for group in graph.groups
+        ],
+        "branches": [
+            {"name": branch.name, "groups": list(branch.groups)} for branch in graph.branches
         ],
         "frozen": [vars(frozen) for frozen in graph.frozen],
         "unpriced": list(graph.unpriced),

@@ -1,0 +1,254 @@
+"""Find residual branches that can go as a whole, and prove it.
+
+A branch is what makes one of the two sides of a sum and nothing else. It can go if, without the
+channels that lie in it, it adds a constant: then the block that holds it is trunk + constant,
+perhaps behind a ReLU, or the module that gives the side can give the constant instead. Both are
+tried on random weights and inputs in float64; what fails is left alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils._pytree import tree_map
+
+from latprune.graph.flow import Flow
+from latprune.graph.groups import Branch
+from latprune.graph.removing import added, emptied, holds
+from latprune.graph.shadows import shrunk, varying
+from latprune.graph.slicing import TOUCHING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from torch import nn
+
+    from latprune.graph.classes import IntArray
+    from latprune.graph.flow import ModuleCall, Node
+    from latprune.graph.groups import ChannelGroup, Member
+    from latprune.graph.labels import LabelMode
+    from latprune.graph.layers import Layer
+    from latprune.graph.reading import ReadGraph
+
+_CHANNEL_AXES = {4: (-3, -1), 3: (-1, -2), 2: (-1,), 5: (-4, -1)}
+"""By the number of a result's axes those on which channels may lie, from the end."""
+
+_LEVELS = 3
+
+
+class Shown:
+    """The labels of what every module returned in a run under a `LabelMode`."""
+
+    def __init__(self, mode: LabelMode, model: nn.Module) -> None:
+        self._mode, self._model = mode, model
+        self._shadows: dict[str, tuple[IntArray, ...]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Remember what modules return; of several calls the last."""
+        names = {module: name for name, module in self._model.named_modules()}
+
+        def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                self._shadows[names[module]] = self._mode.shadows(output)
+
+        hooks = [module.register_forward_hook(remember) for module in names]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def on(self, module: str, axis: int) -> Iterator[IntArray]:
+        """Give the labels on an axis, counted from the end, of what a module returned.
+
+        Raises:
+            ValueError: If labels differ along this axis and others at once.
+        """
+        for shadow in self._shadows.get(module, ()):
+            classes = shrunk(self._mode.classes.find(shadow))
+            axes = varying(classes)
+            if axes == [shadow.ndim + axis]:
+                yield classes.ravel()
+            elif shadow.ndim + axis in axes:
+                raise ValueError(f"{module}: its channels lie on several axes")
+
+
+def find_branches(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    groups: Sequence[ChannelGroup],
+    layers: Sequence[Layer],
+    read: ReadGraph,
+    shown: Shown,
+) -> tuple[Branch, ...]:
+    """Give the branches that can be removed, in the order in which they run.
+
+    Args:
+        model: A copy of the dense model, with random weights, in evaluation mode.
+        inputs: An example input.
+        groups: What can be cut.
+        layers: What a table prices.
+        read: Where the groups' channels lie.
+        shown: What every module returned when the model was traced.
+    """
+    model.double()
+    inputs = tree_map(_double, inputs)
+    try:
+        flow = Flow.of(model, inputs)
+    except Exception:  # a network that does not run with gradients offers none
+        return ()
+    found: list[Branch] = []
+    taken: set[str | Node] = set()
+    # The smallest first: a branch inside another one is the finer choice.
+    for side in sorted(_sides(model, flow, groups), key=lambda side: len(side.groups)):
+        # Of the two sides of a sum one has to stay.
+        own = {side.total, *(group.name for group in side.groups)}
+        branch = _proven(model, flow, side) if taken.isdisjoint(own) else None
+        if branch is None:
+            continue
+        with suppress(ValueError):
+            lies = tuple(_lies(branch, groups, read, shown))
+            gone = tuple(layer.name for layer in layers if _goes(layer, branch))
+            found.append(replace(branch, layers=gone, lies=lies))
+            taken |= own
+    return tuple(sorted(found, key=lambda branch: flow.calls[branch.modules[0]].order))
+
+
+class _Side(NamedTuple):
+    """One side of a sum: the sum, the groups inside, and the operators that make nothing else."""
+
+    total: Node
+    groups: tuple[ChannelGroup, ...]
+    makers: set[Node]
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+
+def _sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> Iterator[_Side]:
+    """Give the sides of sums that hold groups."""
+    parameters = {name for name, _ in model.named_parameters()}
+    touched = {
+        group.name: {m.parameter for m in group.with_role(*TOUCHING, "other")} & parameters
+        for group in groups
+    }
+    for total, side, other in flow.sums():
+        if flow.is_parameter(other):
+            continue
+        makers = flow.only_for(side, total)
+        own = flow.parameters_in(makers)
+        inside = tuple(group for group in groups if own >= touched[group.name] > set())
+        if inside:
+            yield _Side(total, inside, makers)
+
+
+def _proven(model: nn.Module, flow: Flow, side: _Side) -> Branch | None:
+    """Give a branch that was removed on trial; None if no way to do it holds."""
+    blocks: dict[str, nn.Module] = {}
+    for branch in _ways(flow, model, _idle(flow, side.makers), side.groups):
+        if branch.block not in blocks:
+            blocks[branch.block] = emptied(model, branch, side.groups)
+        block = blocks[branch.block]
+        try:
+            constant = added(block, branch)
+            if constant is not None and holds(block, branch, constant):
+                return branch
+        except Exception:  # a block that does not run by itself, or without its modules
+            continue
+    return None
+
+
+def _idle(flow: Flow, makers: set[Node]) -> list[str]:
+    """Give the outermost modules whose results nothing else needs, in the order of execution."""
+    names = [name for name, call in flow.calls.items() if call.makers and call.makers <= makers]
+    outermost = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+    return sorted(outermost, key=lambda name: flow.calls[name].order)
+
+
+def _ways(
+    flow: Flow, model: nn.Module, idle: Sequence[str], inside: Sequence[ChannelGroup]
+) -> Iterator[Branch]:
+    """Give what may be done with a branch, the best first."""
+    for block in _around(idle):
+        call = flow.calls.get(block)
+        if call is None or call.source is None or call.result is None:
+            continue
+        shared: dict[str, Any] = {
+            "groups": tuple(group.name for group in inside),
+            "layers": (),
+            "modules": tuple(idle),
+            "block": block,
+            "takes": tuple(call.source.shape),
+        }
+        trunks = _trunks(model, flow, block, call, idle) if block else ()
+        for trunk in trunks:
+            for relu in (False, True):
+                for axis in _CHANNEL_AXES.get(call.result.dim(), ()):
+                    yield Branch(name=block, trunk=trunk, relu=relu, axis=axis, **shared)
+        if (last := flow.calls[idle[-1]].result) is not None:
+            name = next((m for m in idle if _is_in(inside[0].name, m)), idle[-1])
+            for axis in _CHANNEL_AXES.get(last.dim(), ()):
+                yield Branch(name=name, trunk=None, relu=False, axis=axis, **shared)
+
+
+def _around(modules: Sequence[str]) -> Iterator[str]:
+    """Give the innermost modules that hold all of these; the model is called ""."""
+    if not modules:
+        return
+    paths = [module.split(".")[:-1] for module in modules]
+    common = 0
+    while all(len(path) > common and path[common] == paths[0][common] for path in paths):
+        common += 1
+    # A wrapper or two may lie between; whole stages are not tried.
+    for length in range(common, max(common - _LEVELS, -1), -1):
+        yield ".".join(paths[0][:length])
+
+
+def _trunks(
+    model: nn.Module, flow: Flow, block: str, call: ModuleCall, idle: Collection[str]
+) -> Iterator[str]:
+    """Give what a block's input may pass through to the sum: nothing, or one of its modules."""
+    source, result = call.source, call.result
+    if source is None or result is None:
+        return
+    if source.shape == result.shape:
+        yield ""
+    for name, _ in model.get_submodule(block).named_children():
+        child = flow.calls.get(f"{block}.{name}")
+        if child is None or child.result is None or f"{block}.{name}" in idle:
+            continue
+        if child.source is source and child.result.shape == result.shape:
+            yield name
+
+
+def _lies(
+    branch: Branch, groups: Sequence[ChannelGroup], read: ReadGraph, shown: Shown
+) -> Iterator[tuple[str, Member]]:
+    """Say where channels of other groups lie on a branch's constant."""
+    where = branch.modules[-1] if branch.trunk is None else branch.block
+    others = [group for group in groups if group.name not in branch.groups]
+    for labels in shown.on(where, branch.axis):
+        yield from read.members_on(labels, others, name=where, axis=0)
+
+
+def _goes(layer: Layer, branch: Branch) -> bool:
+    """Whether a layer is not run without a branch.
+
+    Where a block is replaced, what stands in its place adds and activates, as the block did.
+    """
+    owner = layer.name.partition("@")[0].partition("/")[0]
+    if any(_is_in(owner, module) for module in branch.modules):
+        return True
+    if branch.trunk is None or not _is_in(owner, branch.block):
+        return False
+    stays = branch.trunk and _is_in(owner, f"{branch.block}.{branch.trunk}")
+    return not stays and layer.shape.kind not in ("add", "activation")
+
+
+def _is_in(name: str, module: str) -> bool:
+    return f"{name}.".startswith(f"{module}.")

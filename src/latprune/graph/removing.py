@@ -1,0 +1,225 @@
+"""Take whole residual branches out of a model, and leave the constants that they added.
+
+Works on a model in place, like `slicing`, which takes out the other channels meanwhile: constants
+are computed while all widths are still the dense network's.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latprune.errors import ModelMismatch
+from latprune.graph.shortcuts import Constant, Shortcut, Skip, let_norms_settle
+from latprune.graph.slicing import slice_model, tensor_of, zero_channels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from latprune.graph.groups import Branch, ChannelGroup, Member
+
+_SCALES = (
+    1.0,
+    2.0**10,
+    2.0**20,
+)  # of inputs: past a ReLU a constant shows where the sum is above 0
+_POSITIONS = 256  # of a channel, at least, that an input has
+TOLERANCE = 1e-9
+"""Largest difference allowed in float64, relative to the largest output."""
+
+
+def remove_branches(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    branches: Sequence[Branch],
+    kept: Mapping[str, Sequence[int]],
+) -> None:
+    """Keep only some channels of each group, and take out the branches that keep none, in place.
+
+    Args:
+        model: The dense model.
+        groups: Where the channels lie.
+        branches: What can go as a whole.
+        kept: Per group the channels that stay.
+
+    Raises:
+        ModelMismatch: If the model is another one, or a group keeps nothing and lies in no branch
+            that keeps nothing.
+    """
+    widths = {group: len(channels) for group, channels in kept.items()}
+    removed = [branch for branch in branches if branch.is_removed(widths)]
+    inside = {group for branch in removed for group in branch.groups}
+    if empty := [group for group, width in widths.items() if not width and group not in inside]:
+        raise ModelMismatch(
+            f"the plan leaves no channel of {', '.join(empty)}, and the graph knows no branch "
+            "that could go with them"
+        )
+    by_name = {group.name: group for group in groups}
+    constants = [
+        constant_of(model, branch, [by_name[name] for name in branch.groups]) for branch in removed
+    ]
+    others = {group: channels for group, channels in kept.items() if group not in inside}
+    slice_model(model, groups, others)
+    for branch, (shift, drift) in zip(removed, constants, strict=True):
+        lies = [(by_name[group].channels, others.get(group), m) for group, m in branch.lies]
+        entries = torch.from_numpy(_staying(len(shift), lies))
+        _replace(model, branch, shift[entries], drift[entries])
+
+
+def constant_of(
+    model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]
+) -> tuple[Tensor, Tensor]:
+    """Give what a branch of a dense model adds without its groups' channels.
+
+    Returns:
+        With batch norms re-estimated, float64 [channels] on the CPU; and how much more that is than
+        with the statistics that they have.
+
+    Raises:
+        ModelMismatch: If the branch adds no constant: the model is another one.
+    """
+    block = emptied(model, branch, groups)
+    now = added(block, branch)
+    for name in branch.modules:
+        let_norms_settle(block.get_submodule(_inside(branch, name)))
+    settled = added(block, branch)
+    if now is None or settled is None:
+        raise ModelMismatch(f"{branch.name} does not add a constant: it is another model")
+    return settled, settled - now
+
+
+def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) -> nn.Module:
+    """Give a copy of a branch's block whose groups' channels are neither written nor read.
+
+    It is in float64, on the CPU, in evaluation mode.
+    """
+    touched = {m.parameter for group in groups for m in group.members}
+    before = {name: tensor_of(model, name).detach().clone() for name in touched}
+    zero_channels(model, groups, {group.name: () for group in groups})
+    block = copy.deepcopy(model.get_submodule(branch.block)).cpu().double().eval()
+    for name, values in before.items():
+        tensor_of(model, name).data.copy_(values)
+    return block
+
+
+@torch.no_grad()
+def added(block: nn.Module, branch: Branch) -> Tensor | None:
+    """Give the constant that an emptied branch adds, float64 [channels]; None if it is none."""
+    for scale in _SCALES:
+        x = scale * _noise(branch, seed=1)
+        if branch.trunk is None:
+            parts = _given(block, branch, x)
+            seen = torch.ones_like(parts, dtype=torch.bool)
+        else:
+            total = block(x)
+            parts = total - _through(block, branch, x)
+            seen = total > 0 if branch.relu else torch.ones_like(total, dtype=torch.bool)
+        rows, seen = _by_channel(parts, branch.axis), _by_channel(seen, branch.axis)
+        if bool(seen.any(dim=1).all()) or scale == _SCALES[-1]:
+            break
+    first = rows.gather(1, seen.to(torch.uint8).argmax(dim=1, keepdim=True))
+    # A channel whose sum is never above 0 adds nothing that anybody could see.
+    constant = torch.where(seen.any(dim=1, keepdim=True), first, torch.zeros_like(first))
+    off = ((rows - constant).abs() * seen).max()
+    size = max(1.0, float(constant.abs().max()), float(parts.abs().max()), scale)
+    return constant.ravel() if float(off) <= TOLERANCE * size else None
+
+
+@torch.no_grad()
+def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
+    """Whether an emptied block computes the same with its constant in the branch's place."""
+    stand_in = _without(copy.deepcopy(block), branch, constant, torch.zeros_like(constant))
+    for seed, scale in enumerate((1.0, 100.0), start=2):
+        x = scale * _noise(branch, seed=seed)
+        expected, found = block(x), stand_in(x)
+        if not isinstance(found, Tensor) or found.shape != expected.shape:
+            return False
+        if float((expected - found).abs().max()) > TOLERANCE * (scale + float(found.abs().max())):
+            return False
+    return True
+
+
+def _replace(model: nn.Module, branch: Branch, shift: Tensor, drift: Tensor) -> None:
+    block = model.get_submodule(branch.block)
+    mode = block.training
+    stand_in = _without(block, branch, shift, drift)
+    if stand_in is not block:
+        model.set_submodule(branch.block, stand_in)
+    stand_in.train(mode)
+
+
+def _without(block: nn.Module, branch: Branch, shift: Tensor, drift: Tensor) -> nn.Module:
+    """Give a block without its branch: another module, or the block with other modules in it."""
+    like = next(parameter for parameter in block.parameters() if parameter.is_floating_point())
+    shape = (-1, *(1 for _ in range(-1 - branch.axis)))
+    constants = (shift.to(like).view(shape), drift.to(like).view(shape))
+    if branch.trunk is not None:
+        name = branch.trunk
+        trunk = (name, block.get_submodule(name)) if name else None
+        return Shortcut(*constants, trunk=trunk, relu=branch.relu)
+    *idle, last = (_inside(branch, name) for name in branch.modules)
+    for name in idle:
+        block.set_submodule(name, Skip())
+    block.set_submodule(last, Constant(*constants))
+    return block
+
+
+def _inside(branch: Branch, module: str) -> str:
+    """Give a module's name as its block knows it."""
+    return module.removeprefix(f"{branch.block}.") if branch.block else module
+
+
+def _noise(branch: Branch, *, seed: int) -> Tensor:
+    """Give an input of the block, of a multiple of the example's samples.
+
+    Batch norms ask for two, and past a ReLU a channel shows only where the sum is above 0.
+    """
+    random = torch.Generator().manual_seed(seed)
+    per_sample = math.prod(branch.takes[1:]) // branch.takes[branch.axis]
+    times = max(2, -(-_POSITIONS // max(per_sample, 1)))
+    shape = (times * branch.takes[0], *branch.takes[1:])
+    return torch.randn(shape, generator=random, dtype=torch.float64)
+
+
+def _through(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+    if not branch.trunk:
+        return x
+    trunk: Tensor = block.get_submodule(branch.trunk)(x)
+    return trunk
+
+
+def _given(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+    """What the module that gives the constant gives while its block runs."""
+    seen: list[Tensor] = []
+    module = block.get_submodule(_inside(branch, branch.modules[-1]))
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        block(x)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _by_channel(values: Tensor, axis: int) -> Tensor:
+    """Give [channels, all else]."""
+    return values.movedim(axis, 0).reshape(values.shape[axis], -1)
+
+
+def _staying(channels: int, lies: Sequence[tuple[int, Sequence[int] | None, Member]]) -> np.ndarray:
+    """Give the entries of a constant that stay, ascending.
+
+    Args:
+        channels: How many entries there are.
+        lies: Per group on it how many channels it has, which ones stay (None: all), and where.
+    """
+    gone = [
+        member.positions[np.setdiff1d(np.arange(count), kept)].ravel()
+        for count, kept, member in lies
+        if kept is not None
+    ]
+    return np.setdiff1d(np.arange(channels), np.concatenate([np.zeros(0, dtype=np.int64), *gone]))

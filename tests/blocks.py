@@ -1,0 +1,163 @@
+"""Small residual networks, one per way in which a branch may add to its trunk, or may not."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.networks import ConvNorm, Head
+
+
+class Basic(nn.Module):
+    """A block that ends in a ReLU, after a trunk of nothing or of a convolution."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(into, 6, 3, 1 if into == out else 2, 1, bias=False), nn.BatchNorm2d(6)
+        )
+        self.relu = nn.ReLU(inplace=True)
+        self.second = nn.Sequential(nn.Conv2d(6, out, 3, padding=1), nn.BatchNorm2d(out))
+        self.down: nn.Module | None = None
+        if into != out:
+            self.down = nn.Sequential(nn.Conv2d(into, out, 1, 2), nn.BatchNorm2d(out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.second(self.relu(self.first(x)))
+        branch += x if self.down is None else self.down(x)
+        return self.relu(branch)  # type: ignore[no-any-return]
+
+
+class Inverted(nn.Module):
+    """An inverted residual with a gate, and nothing after the sum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand, self.depth = ConvNorm(width, 10, 1), ConvNorm(10, 10, groups=10)
+        self.squeeze, self.excite = nn.Conv2d(10, 4, 1), nn.Conv2d(4, 10, 1)
+        self.project = nn.Sequential(nn.Conv2d(10, width, 1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.depth(self.expand(x))
+        y = y * self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
+        return x + self.project(y)  # type: ignore[no-any-return]
+
+
+class Mixer(nn.Module):
+    """Two branches in one block, each behind a norm, channels last."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.up1, self.down1 = nn.Linear(width, 10), nn.Linear(10, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 12), nn.GELU(), nn.Linear(12, width))
+        self.scale = nn.Parameter(torch.full((width,), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.down1(F.gelu(self.up1(self.norm1(x))))
+        return x + self.scale * self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class Blocks(nn.Module):
+    """A stem, blocks and a head."""
+
+    def __init__(self, *blocks: nn.Module, width: int = 8, out: int = 8) -> None:
+        super().__init__()
+        self.stem, self.blocks = ConvNorm(3, width), nn.Sequential(*blocks)
+        self.head = Head(out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class Residuals(Blocks):
+    """Basic blocks, one of them between widths."""
+
+    def __init__(self) -> None:
+        super().__init__(Basic(8, 8), Basic(8, 12), Basic(12, 12), out=12)
+
+
+class Inverteds(Blocks):
+    """Inverted residuals."""
+
+    def __init__(self) -> None:
+        super().__init__(Inverted(8), Inverted(8))
+
+
+class Mixers(nn.Module):
+    """Blocks of two branches over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.blocks = nn.Sequential(Mixer(8), Mixer(8))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
+
+
+class BothSides(nn.Module):
+    """A sum of two branches without a trunk: one of them has to stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 8)
+        self.left = nn.Sequential(ConvNorm(8, 6), nn.Conv2d(6, 8, 1))
+        self.right = nn.Sequential(ConvNorm(8, 10), nn.Conv2d(10, 8, 1))
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(self.left(x) + self.right(x))  # type: ignore[no-any-return]
+
+
+class Multiplied(nn.Module):
+    """A branch that multiplies what it stands beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 8)
+        self.branch = nn.Sequential(ConvNorm(8, 6), nn.Conv2d(6, 8, 1))
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(x * self.branch(x))  # type: ignore[no-any-return]
+
+
+class Bordered(nn.Module):
+    """A branch whose constant is another one at the border of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 8)
+        self.branch = nn.Sequential(
+            ConvNorm(8, 6), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        )
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(x + self.branch(x))  # type: ignore[no-any-return]
+
+
+class ReadTwice(nn.Module):
+    """A branch whose inside something else needs, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = ConvNorm(3, 8), ConvNorm(8, 6)
+        self.outer, self.other = nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 1)
+        self.head = Head(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.inner(x)
+        return self.head(torch.cat([x + self.outer(y), self.other(y)], dim=1))  # type: ignore[no-any-return]
+
+
+WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides)
+WITHOUT = (Multiplied, Bordered, ReadTwice)

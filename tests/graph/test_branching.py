@@ -1,0 +1,219 @@
+"""A branch that can go leaves what the network computes without its channels."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from latprune.errors import ModelMismatch
+from latprune.graph.removing import remove_branches
+from latprune.graph.slicing import zero_channels
+from latprune.graph.tracing import trace
+from latprune.graph.verifying import random_kept, randomise
+from latprune.tuning import recalibrate
+from tests import blocks, networks
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from latprune.graph.groups import PruningGraph
+
+EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+GRAPHS: dict[type[nn.Module], PruningGraph] = {
+    network: trace(network(), EXAMPLE, branches=True)
+    for network in (*blocks.WITH_BRANCHES, networks.Residual)
+}
+
+
+def kept_without(
+    graph: PruningGraph, gone: Collection[str], *, share: float = 0.0
+) -> dict[str, list[int]]:
+    """Keep nothing of some branches, and of all else most channels."""
+    kept = {group.name: list(range(group.channels)) for group in graph.groups}
+    if share:
+        kept = random_kept(graph.groups, share=share, seed=1)
+    for branch in graph.branches:
+        if branch.name in gone:
+            kept |= {group: [] for group in branch.groups}
+    return kept
+
+
+def both(
+    model: nn.Module, graph: PruningGraph, kept: dict[str, list[int]]
+) -> tuple[nn.Module, nn.Module]:
+    """Give the network that ignores channels, the judge, and the one without them; in float64."""
+    masked, small = copy.deepcopy(model).double(), copy.deepcopy(model).double()
+    zero_channels(masked, graph.groups, kept)
+    remove_branches(small, graph.groups, graph.branches, kept)
+    return masked, small
+
+
+def relative_error(masked: nn.Module, small: nn.Module, example: torch.Tensor) -> float:
+    with torch.no_grad():
+        expected, found = masked(example.double()), small(example.double())
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+@given(st.sampled_from(list(GRAPHS)), st.data())
+def test_without_some_branches_a_network_computes_what_it_does_with_their_channels_unread(
+    network: type[nn.Module], data: st.DataObject
+) -> None:
+    graph = GRAPHS[network]
+    gone = data.draw(st.sets(st.sampled_from([branch.name for branch in graph.branches])))
+    statistics = any(group.approximate for group in graph.groups)
+    share = data.draw(st.just(0.0) if statistics else st.sampled_from([0.0, 0.4]))
+    torch.manual_seed(0)
+    model = network().eval()
+    randomise(model)
+
+    masked, small = both(model, graph, kept_without(graph, gone, share=share))
+
+    assert relative_error(masked, small, EXAMPLE) < 1e-9
+
+
+def test_every_way_to_add_to_a_trunk_is_found() -> None:
+    found = {
+        network.__name__: {branch.name: branch.groups for branch in graph.branches}
+        for network, graph in GRAPHS.items()
+    }
+
+    assert found == {
+        "Residuals": {f"blocks.{i}": (f"blocks.{i}.first.0",) for i in range(3)},
+        "Inverteds": {
+            f"blocks.{i}": (f"blocks.{i}.expand.0", f"blocks.{i}.squeeze") for i in range(2)
+        },
+        "Mixers": {
+            **{f"blocks.{i}.up1": (f"blocks.{i}.up1",) for i in range(2)},
+            **{f"blocks.{i}.mlp": (f"blocks.{i}.mlp.0",) for i in range(2)},
+        },
+        "BothSides": {"left": ("left.0.0",)},
+        "Residual": {"inner": ("inner.0",)},
+    }
+
+
+@pytest.mark.parametrize("network", [*blocks.WITHOUT, networks.Plain, networks.Concatenated])
+def test_what_does_more_than_add_a_constant_stays(network: type[nn.Module]) -> None:
+    assert trace(network(), EXAMPLE, branches=True).branches == ()
+
+
+def test_branches_are_looked_for_only_if_asked() -> None:
+    assert trace(blocks.Residuals(), EXAMPLE).branches == ()
+
+
+@pytest.mark.parametrize("network", blocks.WITH_BRANCHES)
+def test_a_network_without_branches_trains_all_of_its_parameters(network: type[nn.Module]) -> None:
+    graph = GRAPHS[network]
+    model = network().train()
+    remove_branches(
+        model,
+        graph.groups,
+        graph.branches,
+        kept_without(graph, {branch.name for branch in graph.branches}),
+    )
+
+    model(EXAMPLE).sum().backward()
+
+    assert all(module.training for module in model.modules())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("network", [blocks.Residuals, blocks.Inverteds])
+def test_re_estimated_batch_norms_give_the_constant_that_they_would_in_the_branch(
+    network: type[nn.Module],
+) -> None:
+    graph = GRAPHS[network]
+    torch.manual_seed(0)
+    model = network().eval()
+    randomise(model)
+    masked, small = both(model, graph, kept_without(graph, [graph.branches[0].name], share=0.3))
+    batches = [(torch.randn(16, 3, 12, 12, dtype=torch.float64), torch.zeros(16))]
+
+    for each in (masked, small):
+        recalibrate(each, batches)
+
+    assert relative_error(masked, small, EXAMPLE) < 1e-9
+
+
+def test_layers_of_a_removed_branch_are_not_run() -> None:
+    graph = GRAPHS[blocks.Residuals]
+    kept = kept_without(graph, ["blocks.1"])
+    small = blocks.Residuals().eval()
+    remove_branches(small, graph.groups, graph.branches, kept)
+    ran: list[str] = []
+    for name, module in small.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+
+    small(EXAMPLE)
+
+    expected = graph.shapes_at({name: len(channels) for name, channels in kept.items()})
+    assert ran == [name for name, shape in expected.items() if shape.has_weights]
+    assert set(graph.shapes_at(graph.widths)) - set(expected) == {
+        "blocks.1.first.0",
+        "blocks.1.second.0",
+    }
+
+
+def test_widths_of_0_outside_removed_branches_are_refused() -> None:
+    graph = GRAPHS[blocks.Inverteds]
+    widths = graph.widths
+    half = {**widths, "blocks.0.squeeze": 0}
+    whole = {**half, "blocks.0.expand.0": 0}
+    kept = {name: list(range(width)) for name, width in half.items()}
+
+    assert [graph.allows(at) for at in (widths, half, whole)] == [True, False, True]
+    with pytest.raises(ModelMismatch, match=r"no channel of blocks\.0\.squeeze"):
+        remove_branches(blocks.Inverteds(), graph.groups, graph.branches, kept)
+
+
+def test_a_graph_says_which_branches_can_go() -> None:
+    text = GRAPHS[blocks.Inverteds].describe()
+
+    assert "branches that can go as a whole:\n  blocks.0: with blocks.0.expand.0, " in text
+
+
+REAL = (
+    ("torchvision:resnet18", 8),
+    ("torchvision:mobilenet_v2", 10),
+    ("torchvision:efficientnet_b0", 9),
+    ("timm:convnext_atto", 12),
+    ("timm:vit_tiny_patch16_224", 24),
+)
+
+
+def build(name: str) -> nn.Module:
+    library, _, name = name.partition(":")
+    sizes: dict[str, Any] = {"img_size": 64} if name.startswith("vit") else {}
+    model: nn.Module = (
+        torchvision.models.get_model(name, weights=None)
+        if library == "torchvision"
+        else timm.create_model(name, **sizes)
+    )
+    return model
+
+
+@pytest.mark.parametrize(("name", "count"), REAL)
+def test_published_networks_lose_branches_exactly(name: str, count: int) -> None:
+    torch.manual_seed(0)
+    model = build(name).eval()
+    randomise(model)
+    example = torch.randn(1, 3, 64, 64)
+    graph = trace(model, example, branches=True)
+    statistics = any(group.approximate for group in graph.groups)
+    every_other = {branch.name for branch in itertools.islice(graph.branches, 0, None, 2)}
+    kept = kept_without(graph, every_other, share=0.0 if statistics else 0.3)
+
+    masked, small = both(model, graph, kept)
+
+    assert len(graph.branches) == count
+    assert relative_error(masked, small, example) < 1e-9
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())

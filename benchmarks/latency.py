@@ -2,7 +2,8 @@
 
     python -m benchmarks.latency [--networks resnet50,mobilenet_v2,efficientnet_b0,densenet121]
                                  [--targets onnxruntime,openvino,eager,compile]
-                                 [--budgets 70%,45%] [--json FILE] [--markdown]
+                                 [--budgets 70%,45%] [--input 3x224x224]
+                                 [--json FILE] [--markdown]
 
 Per network and target: the dense network and, per budget, a network pruned to it. *Predicted* is
 what the plan says before any pruned network was run (open loop): the layers' measured times and
@@ -10,7 +11,8 @@ what the dense network takes beside its own. *Measured* is the pruned network ti
 the dense one. Then the closed loop, its result timed anew, as a share of the budget. Batch 1, one
 thread, 224 x 224; weights are random and seeded, since they do not change the time. A target is a
 runtime, or `runtime:precision`; one that this machine does not offer is listed as such. With --json
-every case is written when it is done, and a second call leaves out what the file holds.
+every case is written when it is done, and a second call leaves out what the file holds, failures
+excepted. How far a case is goes to stderr.
 
 Exits 1 if a bar is missed: a median error of at most 5 % (onnxruntime, openvino) or 10 % (eager,
 compile), and 0.97 to 1.00 of the budget after the closed loop.
@@ -27,35 +29,45 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import latprune as lp
+import latprune.progress
 from benchmarks.budget import build
 from latprune.fitting import AIM, refine
+from latprune.latency.measuring import prepare
+
+if TYPE_CHECKING:
+    from latprune.latency.timing import Comparison
 
 SEED = 0
 NETWORKS = "resnet50,mobilenet_v2,efficientnet_b0,densenet121"
 TARGETS = "onnxruntime,openvino,openvino:bf16,eager,compile"
+INPUT = "3x224x224"
 MOST_ERROR = {"onnxruntime": 0.05, "openvino": 0.05, "eager": 0.10, "compile": 0.10}
 LOWEST, HIGHEST = 0.97, 1.00
+OPENINGS = 5
+QUICK_S = 2.0  # what takes longer to open, as compiling does, is opened once
+TELL_S = 10.0
 
 
 def main() -> int:
     arguments = _arguments()
     if arguments.markdown:
-        print(markdown(_begun(arguments.json)["cases"]))
+        print(markdown(_begun(arguments.json, arguments.input)["cases"]))
         return 0
     torch.set_num_threads(1)
-    document = _begun(arguments.json)
+    document = _begun(arguments.json, arguments.input)
+    document["cases"] = [case for case in document["cases"] if "error" not in case]
     known = {(case["network"], case["target"]) for case in document["cases"]}
+    budgets = [lp.Budget.parse(text) for text in arguments.budgets.split(",")]
+    size = tuple(map(int, arguments.input.split("x")))
     for text in arguments.targets.split(","):
         for network in arguments.networks.split(","):
             if (network, text) not in known:
-                case = run(
-                    network, text, [lp.Budget.parse(b) for b in arguments.budgets.split(",")]
-                )
+                case = run(network, text, budgets, size)
                 document["cases"].append(case)
                 print(_line(case), flush=True)
                 _write(arguments.json, document)
@@ -68,7 +80,7 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def run(network: str, text: str, budgets: list[lp.Budget]) -> dict[str, Any]:
+def run(network: str, text: str, budgets: list[lp.Budget], size: tuple[int, ...]) -> dict[str, Any]:
     name, _, precision = text.partition(":")
     case: dict[str, Any] = {"network": network, "target": text, "pruned": []}
     try:
@@ -77,7 +89,7 @@ def run(network: str, text: str, budgets: list[lp.Budget]) -> dict[str, Any]:
         return {**case, "not_here": str(error)}
     torch.manual_seed(SEED)
     model = build(network).eval()
-    example = torch.randn(1, 3, 224, 224)
+    example = torch.randn(1, *size)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _fill(case, model, example, target, budgets, Path(folder))
@@ -95,9 +107,14 @@ def _fill(
     folder: Path,
 ) -> None:
     begin = time.perf_counter()
+    told = Told(f"{case['target']} {case['network']}")
     graph = lp.trace(model, example)
     saliency = lp.magnitude(model, graph)
-    table = lp.measure(model, graph, example, target, folder=folder)
+    told.stage("makes the dense network ready")
+    bench = Bench(model, example, target)
+    table = lp.measure(
+        model, graph, example, target, folder=folder, progress=told.step, ready=bench.dense
+    )
     dense_ms = table.network(graph).median_ms
     case |= {
         "fingerprint": target.fingerprint,
@@ -109,13 +126,24 @@ def _fill(
         "unpriced": list(graph.unpriced),
     }
     for budget in budgets:
+        told.stage(f"plans {budget}, measures the plan's layers")
         plan, table = refine(model, graph, example, table, saliency, budget, aim=AIM, folder=folder)
-        small = lp.cut(model, graph, plan)
-        compared = lp.compare(model, small, example, target, limit_s=16, openings=4)
-        fitted = lp.fit(model, graph, example, table, saliency, budget, folder=folder)
-        again = lp.compare(
-            model, fitted.model, example, target, enough=_well_known, limit_s=32, openings=8
+        told.stage(f"times the network planned to {budget}")
+        compared = bench.compare(lp.cut(model, graph, plan), sure=0.005, limit_s=12)
+        told.stage(f"closes the loop at {budget}")
+        fitted = lp.fit(
+            model,
+            graph,
+            example,
+            table,
+            saliency,
+            budget,
+            folder=folder,
+            progress=told,
+            ready={target: bench.dense},
         )
+        told.stage(f"times the network fitted to {budget}")
+        again = bench.compare(fitted.model, sure=0.002, limit_s=24)
         measured_ms = compared.ratio * dense_ms
         case["pruned"].append(
             {
@@ -127,14 +155,52 @@ def _fill(
                 "used": budget.used(ratio=again.ratio, ms=again.small.median_ms),
                 "used_in_the_loop": fitted.used,
                 "ratio_error": again.ratio_error / again.ratio,
+                "foreign_cores": max(compared.foreign_cores, again.foreign_cores),
                 "rounds": fitted.rounds,
             }
         )
     case["seconds"] = round(time.perf_counter() - begin, 1)
 
 
-def _well_known(compared: Any) -> bool:
-    return bool(compared.ratio_error <= 0.002 * compared.ratio)
+class Bench:
+    """Times networks beside the dense one, all opened anew where that is quick."""
+
+    def __init__(self, model: torch.nn.Module, example: torch.Tensor, target: lp.Target) -> None:
+        self._model, self._example, self._target = model, example, target
+        begin = time.perf_counter()
+        self.dense = prepare(model, example, target)
+        self._is_quick = time.perf_counter() - begin <= QUICK_S
+
+    def compare(self, small: torch.nn.Module, *, sure: float, limit_s: float) -> Comparison:
+        """Time a network until its share of the dense time is known to `sure`, relative."""
+        return lp.compare(
+            self._model if self._is_quick else self.dense,
+            small,
+            self._example,
+            self._target,
+            enough=lambda found: found.ratio_error <= sure * found.ratio,
+            tolerance=sure,
+            limit_s=limit_s,
+            openings=OPENINGS if self._is_quick else 1,
+        )
+
+
+class Told(lp.progress.Quiet):
+    """Says on stderr how far a case is, now and then."""
+
+    def __init__(self, case: str) -> None:
+        self._case, self._begin, self._said = case, time.perf_counter(), 0.0
+
+    def stage(self, name: str) -> None:
+        self._say(name)
+
+    def step(self, done: int, total: int | None, what: str) -> None:
+        if time.perf_counter() - self._said >= TELL_S:
+            self._say(f"{done} of {total}: {what}" if total else f"{done}: {what}")
+
+    def _say(self, what: str) -> None:
+        self._said = time.perf_counter()
+        print(f"{self._said - self._begin:6.0f} s  {self._case}: {what}", file=sys.stderr)
 
 
 def _line(case: dict[str, Any]) -> str:
@@ -195,9 +261,13 @@ def _summary(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _begun(path: Path | None) -> dict[str, Any]:
+def _begun(path: Path | None, size: str) -> dict[str, Any]:
     if path is not None and path.exists():
         stored: dict[str, Any] = json.loads(path.read_text())
+        if stored.get("input", INPUT) != size:
+            raise SystemExit(
+                f"{path} holds cases at {stored.get('input', INPUT)}, not {size}: give another"
+            )
         return stored
     return {
         "command": "python -m benchmarks.latency " + " ".join(sys.argv[1:]),
@@ -208,6 +278,7 @@ def _begun(path: Path | None) -> dict[str, Any]:
         }
         | {"latprune": lp.__version__, "python": platform.python_version()},
         "seed": SEED,
+        "input": size,
         "cases": [],
     }
 
@@ -222,6 +293,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--networks", default=NETWORKS, help="names, separated by commas")
     parser.add_argument("--targets", default=TARGETS, help="separated by commas")
     parser.add_argument("--budgets", default="70%,45%", help="separated by commas")
+    parser.add_argument("--input", default=INPUT, help="channels, height and width")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--markdown", action="store_true", help="only show what is in --json")
     return parser.parse_args()

@@ -221,6 +221,20 @@ class Auxiliary(nn.Module):
         return (out, self.extra(x)) if self.training else out
 
 
+class FixedAuxiliary(nn.Module):
+    """A second head whose code expects a width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = ConvNorm(3, 8), ConvNorm(8, 8)
+        self.head, self.extra = Head(8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        x = self.stem(x)
+        out: torch.Tensor = self.head(self.body(x))
+        return (out, self.extra(x.mean((2, 3)).view(-1, 8))) if self.training else out
+
+
 class HardCoded(nn.Module):
     """Sizes that stand in the forward code: must be found out by trying."""
 
@@ -291,6 +305,120 @@ class AttentionByHand(nn.Module):
         return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
 
 
+class AttentionBySizes(nn.Module):
+    """Bare weights; the code takes widths from tensors, as functional attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 3
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.qkv_weight = nn.Parameter(torch.zeros(36, 12))
+        self.qkv_bias = nn.Parameter(torch.zeros(36))
+        self.proj, self.head = nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, width = x.shape
+        bias, length = self.qkv_bias.clone(), self.qkv_bias.numel() // 3
+        bias[length : 2 * length].zero_()
+        qkv = F.linear(x, self.qkv_weight, bias)
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = torch.softmax((width // self.heads) ** -0.5 * q @ k.transpose(-2, -1), dim=-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(batch, tokens, width)
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class CrossCovariance(nn.Module):
+    """Attention of channels to channels within each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 3
+        self.stem = nn.Conv2d(3, 24, 4, 4)
+        self.temperature = nn.Parameter(torch.ones(3, 1, 1))
+        self.qkv = nn.Linear(24, 72)
+        self.proj, self.head = nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 4, 1).unbind(0)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        weights = torch.softmax(q @ k.transpose(-2, -1) * self.temperature, dim=-1)
+        mixed = (weights @ v).permute(0, 3, 1, 2).reshape(batch, tokens, width)
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class TalkingHeads(nn.Module):
+    """A linear layer mixes the heads before and after the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.head_dim = 4, 6
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.qkv = nn.Linear(12, 72)
+        self.before, self.after = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.proj, self.head = nn.Linear(24, 12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = self.before((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1))
+        weights = self.after(torch.softmax(scores, dim=2)).permute(0, 3, 1, 2)
+        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class SingleHead(nn.Module):
+    """One head, whose queries and keys have a width apart from its values'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.q, self.k, self.v = (nn.Linear(12, 8) for _ in range(3))
+        self.proj, self.head = nn.Linear(8, 12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        q, k, v = (layer(x).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class ChunkedUnevenly(nn.Module):
+    """Fourteen channels in three chunks: the last one is shorter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = ConvNorm(3, 14), ConvNorm(5, 5), ConvNorm(5, 5)
+        self.head = Head(14)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third = self.stem(x).chunk(3, dim=1)
+        first = self.first(first)
+        second = self.second(first + second)
+        return self.head(torch.cat([first, second, third], dim=1))  # type: ignore[no-any-return]
+
+
+class SizedMask(nn.Module):
+    """Multiplies by a constant as long as there are channels, which must be as many as it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 12
+        self.stem, self.head = ConvNorm(3, 12), Head(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if x.shape[1] != self.channels:
+            raise ValueError(f"{x.shape[1]} channels, not {self.channels}")
+        return self.head(x * x.new_full((1, x.shape[1], 1, 1), 0.5))  # type: ignore[no-any-return]
+
+
 class ToldSplit(nn.Module):
     """Unequal parts whose sizes stand in an attribute."""
 
@@ -318,6 +446,31 @@ class ToldSlice(nn.Module):
         x = self.stem(x)
         worked = self.worked(x[:, self.passed :])
         return self.head(torch.cat([x[:, : self.passed], worked], dim=1))  # type: ignore[no-any-return]
+
+
+class ToldRest(nn.Module):
+    """A part, and the rest: one size is the difference of two attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.worked = 12, 5
+        self.stem, self.part, self.head = ConvNorm(3, 12), ConvNorm(5, 5), Head(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sizes = [self.worked, self.width - self.worked]
+        worked, passed = torch.split(self.stem(x), sizes, dim=1)
+        return self.head(torch.cat([self.part(worked), passed], dim=1))  # type: ignore[no-any-return]
+
+
+class Gated(nn.Module):
+    """One half of the channels gates the other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 20, 3, padding=1), Head(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.glu(self.stem(x), dim=1))  # type: ignore[no-any-return]
 
 
 class Blurred(nn.Module):
@@ -387,8 +540,16 @@ class Normalised(nn.Module):
 EVERY = (
     Attention,
     AttentionByHand,
+    AttentionBySizes,
+    CrossCovariance,
+    TalkingHeads,
+    SingleHead,
+    ChunkedUnevenly,
+    SizedMask,
     ToldSplit,
     ToldSlice,
+    ToldRest,
+    Gated,
     Blurred,
     Upscaled,
     Selected,

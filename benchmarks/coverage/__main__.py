@@ -36,7 +36,7 @@ import latprune as lp
 from benchmarks.coverage.examine import examine
 from benchmarks.coverage.networks import Network, networks
 from benchmarks.coverage.page import bars, line, page
-from benchmarks.coverage.processes import Limits, record_of
+from benchmarks.coverage.processes import Limits, kill_all, record_of, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
 PRELOAD = ("benchmarks.coverage.examine", "timm", "torchvision", "onnx", "onnxruntime")
+INTERRUPTED = 130  # as shells say it
 PATIENCE = 6  # the machine may be busy with other things
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime")
 
@@ -55,7 +56,11 @@ def main() -> int:
     arguments = _arguments()
     if not arguments.markdown:
         chosen = [n for n in networks() if _is_chosen(n, arguments.only.split(","))]
-        _examine_all(chosen, arguments)
+        try:
+            _examine_all(chosen, arguments)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on with the others", file=sys.stderr)
+            return INTERRUPTED
     document = _read(arguments.json)
     if not document["networks"]:
         print(f"{arguments.json} holds no network yet: run python -m benchmarks.coverage")
@@ -73,10 +78,12 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
     code = code_digest()
     known = {} if arguments.again else _read(arguments.json)["networks"]
     due = _across([n for n in chosen if known.get(n.key, {}).get("code") != code])
-    print(f"{len(due)} of {len(chosen)} networks to examine")
+    due.sort(key=lambda network: network.key in known)  # what nobody has seen yet comes first
+    print(f"{len(due)} of {len(chosen)} networks to examine", flush=True)
     limits = Limits(
         cpu_s=arguments.limit_s, clock_s=PATIENCE * arguments.limit_s, gib=arguments.limit_gib
     )
+    start_server(PRELOAD)
     pool = ThreadPoolExecutor(arguments.jobs)
     try:
         running = {pool.submit(_examined, network, limits): network for network in due}
@@ -84,6 +91,9 @@ def _examine_all(chosen: Sequence[Network], arguments: argparse.Namespace) -> No
             network, record = running[future], future.result()
             _add(arguments.json, network.key, {**record, "code": code})
             print(line(network.key, record), flush=True)
+    except KeyboardInterrupt:
+        kill_all()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C ends the list, not only a network of it
 
@@ -113,7 +123,7 @@ def _examined(network: Network, limits: Limits) -> Record:
 def code_digest() -> str:
     """Give a short name for the code that decides how a network is cut and judged."""
     folders = (ROOT / "src/latprune/graph", ROOT / "benchmarks/coverage")
-    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     files.append(ROOT / "src/latprune/surgery.py")
     # The page and the command line decide nothing.
     counted = [file for file in files if file.name not in ("page.py", "__main__.py")]

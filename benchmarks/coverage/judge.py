@@ -6,7 +6,8 @@ original values of those, the original zeros in the place of all others, and bot
 same in float64.
 
 A norm over channels (layer norm, group norm, standardised weights) sees fewer of them after a cut,
-and no cut under it can leave its numbers as they were. If the outputs differ, they are therefore
+and no cut under it can leave its numbers as they were; nor those of attention, which divides by the
+root of a head's width. If the outputs differ, they are therefore
 compared once more with a stand-in in both networks: such a norm multiplies by one number, the same
 in both, before its own scale and shift. That judges the structure alone.
 """
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -73,15 +76,15 @@ def judge(
         if difference <= TOLERANCE:
             hidden = _difference(before, expected)[0] <= TOLERANCE
             return Verdict("open" if hidden else "exact", difference, HIDDEN if hidden else "")
-        numbers: Tensors = []
-        with _Replaying(numbers, record=True):
+        replaying = _Replaying()
+        with replaying, _SameScale(replaying):
             expected = _outputs(whole, wide, watch)
-        with _Replaying(numbers, record=False):
+        with replaying.again(), _SameScale(replaying):
             found = _outputs(small, wide, watch)
         difference, still = _difference(expected, found)
-        if numbers and difference <= TOLERANCE:
+        if replaying.replayed and difference <= TOLERANCE:
             return Verdict("structure", difference)
-        return Verdict("wrong", difference, still if numbers else why)
+        return Verdict("wrong", difference, still if replaying.replayed else why)
 
 
 class NotMoved(Exception):
@@ -197,14 +200,26 @@ def _difference(expected: Tensors, found: Tensors) -> tuple[float, str]:
 
 
 class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Norms over channels multiply by one number: recorded in one network, replayed in the other.
+    """What is taken over channels is recorded in one network, and replayed in the other.
 
-    The number is what brings the norm's input to variance one, so that activations stay in range.
+    Norms over channels multiply by one number: what brings the norm's input to variance one, so
+    that activations stay in range. Means and variances over an axis
+    that was cut are those of the whole axis.
+
+    Attributes:
+        replayed: Whether anything was.
     """
 
-    def __init__(self, numbers: Tensors, *, record: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._numbers, self._record, self._next = numbers, record, 0
+        self.replayed = False
+        self._recorded: list[Any] = []
+        self._next: int | None = None
+
+    def again(self) -> _Replaying:
+        """From now on, replay."""
+        self._next = 0
+        return self
 
     def __torch_dispatch__(
         self,
@@ -213,29 +228,76 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
+        if _operator(func) in _STATISTICS:
+            return self._statistic(args[0], func(*args, **kwargs))
         place = _norm_over_channels(func, args)
         if place is None:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         weight, bias, axis = place
-        x = args[0] * self._number(args[0])
+        x = args[0] * self.same(args[0].var(correction=0).clamp_min(1e-12).rsqrt())
         for tensor, apply in ((weight, torch.mul), (bias, torch.add)):
             if tensor is not None:
                 shape = tensor.shape if axis < 0 else (-1, *[1] * (x.dim() - axis - 1))
                 x = apply(x, tensor.reshape(shape))
         return (x, *(x.new_zeros(0) for _ in func._schema.returns[1:])) if _many(func) else x
 
-    def _number(self, x: torch.Tensor) -> torch.Tensor:
-        if self._record:
-            self._numbers.append(x.var(correction=0).clamp_min(1e-12).rsqrt())
+    def _statistic(self, x: torch.Tensor, own: Any) -> Any:
+        """The whole's, if it is one number for all channels of an axis that was cut."""
+        shape, whole = self._recall((x.shape, own))
+        sizes = [[t.shape for t in _leaves(side)] for side in (own, whole)]
+        if shape == x.shape or sizes[0] != sizes[1]:
+            return own
+        self.replayed = True
+        return whole
+
+    def same(self, number: Any) -> Any:
+        """The number of the network that ran first."""
+        self.replayed = self.replayed or self._next is not None
+        return self._recall(number)
+
+    def _recall(self, value: Any) -> Any:
+        if self._next is None:
+            self._recorded.append(value)
+            return value
         self._next += 1
-        return self._numbers[-1 if self._record else self._next - 1]
+        return self._recorded[self._next - 1]
+
+
+class _SameScale(TorchFunctionMode):
+    """Attention divides by the root of the width that its heads have in the whole network."""
+
+    def __init__(self, replaying: _Replaying) -> None:
+        super().__init__()
+        self._replaying = replaying
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # torch hands it over
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            query = args[0] if args else kwargs["query"]
+            kwargs["scale"] = self._replaying.same(query.shape[-1] ** -0.5)
+        return func(*args, **kwargs)
+
+
+_STATISTICS = frozenset({"mean", "var", "var_mean", "std", "std_mean"})
+
+
+def _operator(func: Any) -> str:
+    name: str = func._schema.name.partition("::")[2]
+    return name
 
 
 def _norm_over_channels(
     func: Any, args: Sequence[Any]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, int] | None:
     """Scale, shift and the axis they lie on (-1: the last ones); None for any other operator."""
-    name = func._schema.name.partition("::")[2]
+    name = _operator(func)
     if name == "native_layer_norm":
         return args[2], args[3], -1
     if name == "native_group_norm":

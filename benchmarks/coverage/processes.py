@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,6 +74,23 @@ def record_of(work: Work, *args: Any, limits: Limits, preload: Sequence[str] = (
     elif process.exitcode:
         record["stopped"] = f"by itself, with exit code {process.exitcode}"
     return record
+
+
+def start_server(preload: Sequence[str]) -> None:
+    """Start what processes are forked from, deaf to Ctrl-C; call it in the main thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def kill_all() -> None:
+    """End all processes that still work."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _wait_for_its_begin(receiver: Connection) -> None:

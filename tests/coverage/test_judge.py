@@ -104,6 +104,28 @@ def test_a_norm_over_channels_leaves_the_structure_right() -> None:
     assert judge(Two(nn.GroupNorm(1, 8)), cut, IMAGES).holds == "structure"
 
 
+class OwnNorm(nn.Module):
+    """A norm over channels that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * torch.rsqrt(x.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def test_a_norm_that_is_written_out_leaves_the_structure_right() -> None:
+    assert judge(Two(OwnNorm()), cut, IMAGES).holds == "structure"
+
+
+def test_a_wrong_cut_under_a_norm_that_is_written_out_is_wrong() -> None:
+    found = judge(Two(OwnNorm()), lambda m: cut(m, read=KEPT[::-1]), IMAGES)
+
+    assert found.holds == "wrong"
+
+
 def test_a_wrong_cut_under_a_norm_over_channels_is_wrong() -> None:
     found = judge(Two(nn.GroupNorm(1, 8)), lambda m: cut(m, read=KEPT[::-1]), IMAGES)
 

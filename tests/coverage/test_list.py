@@ -41,6 +41,7 @@ def test_a_network_that_is_listed_twice_is_an_error(
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["benchmarks.coverage", *map(str, arguments)])
+    monkeypatch.setattr(command, "start_server", lambda _preload: None)
     return command.main()
 
 
@@ -81,8 +82,8 @@ def test_places_of_one_run_are_left_out_of_messages(
     assert said == {"onnx": "it computes from network.onnx else"}
 
 
-def test_an_interrupted_run_examines_no_further_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_ends_with_one_line_and_examines_no_further_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examined = []
 
@@ -93,9 +94,9 @@ def test_an_interrupted_run_examines_no_further_network(
 
     monkeypatch.setattr(command, "record_of", interrupt)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, "--json", tmp_path / "coverage.json")
+    assert run(monkeypatch, "--json", tmp_path / "coverage.json") == command.INTERRUPTED
 
+    assert capsys.readouterr().err == "stopped; the same command goes on with the others\n"
     assert len(examined) < len(networks())
 
 

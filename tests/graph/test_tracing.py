@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from benchmarks.coverage.judge import judge
 from torch import nn
 
 from latprune.errors import UntraceableModel
@@ -14,7 +15,6 @@ from latprune.graph.slicing import slice_model
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import random_kept
 from tests import networks
-from tests.graph.judge import relative_error
 
 if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
@@ -30,6 +30,20 @@ def cut_at_random(
     return small
 
 
+def is_right(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor = EXAMPLE,
+    *,
+    share: float = 0.3,
+    seed: int = 1,
+) -> bool:
+    """Whether a random cut is, to a judge who trusts nothing that the graph says."""
+    verdict = judge(model, lambda m: cut_at_random(m, graph, share=share, seed=seed), example)
+    marked = any(group.approximate for group in graph.groups)
+    return verdict.holds == "exact" or (marked and verdict.holds == "structure")
+
+
 @pytest.mark.parametrize("network", [*networks.EVERY, networks.Normalised])
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_random_cut_of_every_group_keeps_the_function(
@@ -37,11 +51,9 @@ def test_a_random_cut_of_every_group_keeps_the_function(
 ) -> None:
     model = network().eval()
     graph = trace(model, EXAMPLE)
+
     assert graph.groups
-
-    error = relative_error(model, lambda m: cut_at_random(m, graph, share=share), EXAMPLE)
-
-    assert error < 1e-9
+    assert is_right(model, graph, share=share)
 
 
 @pytest.mark.parametrize("network", networks.EVERY)
@@ -119,6 +131,44 @@ def test_products_written_out_are_cut_by_heads_too() -> None:
     assert widths(networks.AttentionByHand) == {"stem": 12, "q": 3}
 
 
+def test_heads_go_with_what_code_expects_to_be_as_wide() -> None:
+    graph = trace(networks.AttentionBySizes(), EXAMPLE)
+
+    (group,) = graph.groups  # the code says that queries are as wide as what they are made from
+    positions = {m.parameter: m.positions.shape for m in group.members if m.role == "writes"}
+
+    assert group.channels == 3
+    assert positions["stem.weight"] == (3, 4)
+    assert positions["qkv_weight"] == (3, 12)
+
+
+def test_attention_along_channels_is_cut_by_heads() -> None:
+    assert widths(networks.CrossCovariance) == {"stem": 3}
+
+
+def test_heads_that_are_mixed_go_with_the_layers_that_mix_them() -> None:
+    assert widths(networks.TalkingHeads) == {"stem": 12, "qkv": 4, "before": 4}
+
+
+def test_the_width_of_a_single_head_is_cut_unless_cuts_must_be_exact() -> None:
+    graph = trace(networks.SingleHead(), EXAMPLE)
+
+    assert graph.widths == {"stem": 12, "q": 8, "v": 8}
+    assert "root of its length" in graph.group("q").approximate
+    assert trace(networks.SingleHead(), EXAMPLE, exact=True).widths == {"stem": 12, "v": 8}
+
+
+def test_the_last_block_of_a_chunk_may_be_shorter() -> None:
+    graph = trace(networks.ChunkedUnevenly(), EXAMPLE)
+
+    assert graph.group("stem.0").channels == 4  # of the blocks of 5, 5 and 4
+    assert any(f.where == "stem.0" and f.channels == 2 for f in graph.frozen)
+
+
+def test_a_mask_as_long_as_a_size_goes_with_what_it_meets() -> None:
+    assert widths(networks.SizedMask) == {"stem.0": 12}
+
+
 def test_parts_whose_sizes_an_attribute_tells_have_groups_of_their_own() -> None:
     model = networks.ToldSplit()
     graph = trace(model, EXAMPLE)
@@ -127,6 +177,16 @@ def test_parts_whose_sizes_an_attribute_tells_have_groups_of_their_own() -> None
 
     assert sorted(graph.widths.values()) == [5, 6, 7]
     assert small.widths == (3, 4)
+
+
+def test_a_size_that_is_the_rest_of_another_one_follows_both() -> None:
+    model = networks.ToldRest()
+    graph = trace(model, EXAMPLE)
+
+    small = cut_at_random(model, graph, share=0.4)
+
+    assert sorted(graph.widths.values()) == [5, 5, 7]
+    assert {name: vars(small)[name] for name in ("width", "worked")} == {"width": 7, "worked": 3}
 
 
 def test_what_norms_over_channels_touch_can_go_and_is_marked() -> None:
@@ -230,6 +290,13 @@ def test_sizes_written_into_code_are_frozen_with_what_went_wrong() -> None:
 
     assert graph.widths == {"free.0": 8}
     assert any(f.where == "stem.0" and "no longer runs" in f.reason for f in graph.frozen)
+
+
+def test_sizes_written_into_the_code_of_training_are_found_too() -> None:
+    graph = trace(networks.FixedAuxiliary(), EXAMPLE)
+
+    assert graph.widths == {"body.0": 8}
+    assert any(f.where == "stem.0" and "in training mode" in f.reason for f in graph.frozen)
 
 
 def test_an_operator_that_mixes_channels_is_named() -> None:

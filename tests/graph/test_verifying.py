@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from latprune.graph.tracing import trace
-from tests.graph.judge import relative_error
-from tests.graph.test_tracing import EXAMPLE, cut_at_random
+from tests.graph.test_tracing import EXAMPLE
 from tests.networks import ConvNorm, Head
 
 
@@ -20,7 +19,7 @@ class Fixed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, second = torch.split(self.grow(x), 4, dim=1)
-        return self.shrink(first * second)  # type: ignore[no-any-return]
+        return x + self.shrink(first + second)  # type: ignore[no-any-return]
 
 
 class ManyFixed(nn.Module):
@@ -36,13 +35,12 @@ class ManyFixed(nn.Module):
 def test_all_that_is_broken_is_frozen_and_all_else_stays() -> None:
     graph = trace(ManyFixed(5), EXAMPLE)
 
-    assert set(graph.widths) == {"stem.0", *(f"blocks.{i}.shrink.0" for i in range(5))}
+    assert set(graph.widths) == {"stem.0"}
     assert {f"blocks.{i}.grow.0" for i in range(5)} <= {f.where for f in graph.frozen}
 
 
-def test_what_is_offered_holds_also_when_too_much_is_broken_to_try_one_by_one() -> None:
-    model = ManyFixed(40).eval()
-    graph = trace(model, EXAMPLE)
+def test_what_fails_together_stays_where_too_much_is_broken_to_try_one_by_one() -> None:
+    graph = trace(ManyFixed(40), EXAMPLE)
 
     assert {f"blocks.{i}.grow.0" for i in range(40)} <= {f.where for f in graph.frozen}
-    assert relative_error(model, lambda m: cut_at_random(m, graph), EXAMPLE) < 1e-9
+    assert not graph.groups

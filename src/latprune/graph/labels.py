@@ -125,6 +125,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             self.used.add(name)
         return self._shadows.get(tensor, ())
 
+    def known_shadows(self, tensor: torch.Tensor) -> tuple[IntArray, ...]:
+        """The same, for one whose sizes are only looked at."""
+        return self._shadows.get(tensor, ())
+
     def of(self, tensor: torch.Tensor, *, whole: Collection[int] = ()) -> AxisLabels:
         """Give a tensor's labels per axis, each shadow settled on one axis.
 
@@ -142,6 +146,21 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             found[axis] = labels
         self.put(tensor, found)
         return found
+
+    def apart(
+        self, tensor: torch.Tensor, whole: Collection[int]
+    ) -> tuple[list[IntArray], AxisLabels]:
+        """Give the shadows that vary along none of these axes, and of the others what `of` gives.
+
+        Who works along other axes than a shadow's need not decide which of those is cut.
+        """
+        shadows = self.shadows(tensor)
+        free = [shadow for shadow in shadows if not set(varying(shadow)) & set(whole)]
+        if len(free) == len(shadows):
+            return free, {}
+        found = self.of(tensor, whole=whole)
+        axes = {axis for shadow in free for axis in varying(shadow)}
+        return free, {axis: labels for axis, labels in found.items() if axis not in axes}
 
     def on(self, tensor: torch.Tensor, axis: int) -> IntArray:
         """Give the labels on one axis; zeros (constants) where it has none."""
@@ -248,13 +267,14 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def settle(self, shadow: IntArray, whole: Collection[int], why: str) -> tuple[int, IntArray]:
         """Choose the axis along which a shadow can be cut, and join its labels along the others.
 
-        An axis along which alone the classes differ already is that axis; else it is the longest.
+        An axis along which alone the classes differ already is that axis; else it is the longest
+        of those along which they do.
         """
         axes = varying(shadow)
         if len(axes) > 1:
             classes = self.classes.find(shadow)
-            only = varying(shrunk(classes))
-            axes = only if len(only) == 1 else [a for a in axes if a not in whole] or axes
+            only = varying(shrunk(classes)) or axes
+            axes = only if len(only) == 1 else [a for a in only if a not in whole] or only
         axis = max(axes, key=lambda a: shadow.shape[a], default=0)
         rows = np.moveaxis(shadow, axis, -1).reshape(-1, shadow.shape[axis] if axes else 1)
         if len(rows) > 1:
@@ -275,7 +295,11 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operator, then apply its rule."""
-        kwargs = kwargs or {}
+        # What rules do to labels is no part of the model.
+        with torch._C.DisableTorchFunction():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         result = func(*args, **kwargs)
         name, in_place = operator_name(func)
         count = self._calls.get(name, 0)

@@ -1,8 +1,9 @@
-"""Find the numbers in a model's Python attributes that count channels, such as `num_heads`.
+"""Find the numbers in Python that count channels, such as `self.num_heads` or `x.shape[-1]`.
 
-While the model runs, its modules' integers are lent a subclass that knows where it came from. Where
-one of them becomes a size of a tensor, in `reshape(b, n, 3, self.num_heads, self.head_dim)` or in
-`split(x, self.widths, 1)`, the labels on that axis say what it counts.
+While the model runs, its modules' integers, and the sizes of labelled tensors, are lent a subclass
+that knows where it came from. Where one of them becomes a size of a tensor, in `reshape(b, n, 3,
+self.num_heads, c // self.num_heads)` or in `split(x, self.widths, 1)`, the labels on that axis say
+what it counts, or what must stay as long as the axis that it was read from.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from latprune.graph.integers import Number, Size
+from latprune.graph.lengths import Length
+from latprune.graph.shadows import varying
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from latprune.graph.classes import IntArray, LabelClasses
+    from latprune.graph.integers import Origin
     from latprune.graph.labels import LabelMode
-
-    Place = tuple[str, str, int | None]
 
 # Their own numbers follow from their weights; see `slicing`.
 _TOLD_BY_WEIGHTS = (
@@ -32,46 +37,18 @@ _TOLD_BY_WEIGHTS = (
 )
 
 
-class Number(int):
-    """An integer that knows which attribute of which module it is.
-
-    Attributes:
-        place: The module's dotted name, the attribute, and which entry if it is a tuple or list.
-        times: How many times as large the attribute is, as in `self.channels // 2`.
-    """
-
-    place: Place
-    times: int
-
-    def __new__(cls, value: int, place: Place, times: int = 1) -> Number:
-        """Give the number."""
-        number = super().__new__(cls, value)
-        number.place, number.times = place, times
-        return number
-
-    def __floordiv__(self, other: int) -> int:
-        """Divide; where nothing remains it is still known where the number came from."""
-        if other <= 0 or int(self) % other:
-            return int(self) // other
-        return Number(int(self) // other, self.place, self.times * int(other))
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        """Copies are plain integers: a network may keep one beyond the run."""
-        return int, (int(self),)
-
-
 @dataclass(frozen=True, eq=False)
 class Counted:
     """A number that was the size of a labelled axis.
 
     Attributes:
-        place: Whose number.
+        origin: Whose number.
         shadow: Labels of the tensor.
         axis: Of the tensor; the number is its size.
         times: How many times as large the attribute is.
     """
 
-    place: Place
+    origin: Origin
     shadow: IntArray
     axis: int
     times: int
@@ -82,6 +59,11 @@ class Counted:
         of_class = classes.find(found)
         return np.tile(found[:, 0], self.times) if (of_class == of_class[:, :1]).all() else None
 
+    def keep_as_long(self, classes: LabelClasses) -> None:
+        """Cut the axis together with the one that its size was read from, if it was."""
+        if isinstance(self.origin, Length):
+            self.origin.keep(classes, self.shadow, self.axis)
+
 
 class NumberMode(TorchFunctionMode):
     """Watches the model's numbers while it runs.
@@ -89,12 +71,14 @@ class NumberMode(TorchFunctionMode):
     Attributes:
         counted: Where they were sizes of labelled axes.
         current: Those among the arguments of the function that is running.
+        function: Its name.
     """
 
     def __init__(self, mode: LabelMode) -> None:
         super().__init__()
         self.counted: list[Counted] = []
         self.current: tuple[Number, ...] = ()
+        self.function = ""
         self._mode = mode
         self._unlabelled: MutableMapping[Tensor, tuple[tuple[Number, int], ...]]
         self._unlabelled = WeakTensorKeyDictionary()
@@ -123,21 +107,34 @@ class NumberMode(TorchFunctionMode):
     ) -> Any:
         """Run a function of torch, then see which sizes came from where."""
         kwargs = kwargs or {}
-        before, self.current = self.current, tuple(_numbers_in((args, kwargs)))
+        if (sizes := _asks_for_sizes(func)) is not None:
+            return self._with_origins(args[0], func(*args, **kwargs), sizes, *args[1:], **kwargs)
+        before = self.current, self.function
+        # Libraries that remember sizes, as einops does, may come with those of another run.
+        known = (n for n in _numbers_in((args, kwargs)) if getattr(n.origin, "owner", self) is self)
+        name = getattr(func, "__name__", "")
+        self.current, self.function = tuple(known), name
         if func is F.multi_head_attention_forward:
             self._tie_heads(*args[:8])
         try:
             result = func(*args, **kwargs)
         finally:
-            found, self.current = self.current, before
+            found = self.current
+            self.current, self.function = before
         if found:
-            for number, tensor, axis in _sizes(func.__name__, args, kwargs, result):
-                self._size(number, tensor, axis)
+            for number, tensor, axis in _sizes(name, args, kwargs, result):
+                if any(number is known for known in found):
+                    self._size(number, tensor, axis)
         return result
 
     def count(self, number: Number, labels: IntArray) -> None:
         """Remember that a number counts these labels."""
-        self.counted.append(Counted(number.place, labels, 0, number.times))
+        self.counted.append(Counted(number.origin, labels, 0, number.times))
+
+    def tie(self, number: Number, length: Length) -> None:
+        """Remember that a number and an axis were found to be equal, and must stay so."""
+        if isinstance(number.origin, tuple):
+            self.counted.append(Counted(number.origin, length.shadow, length.axis, number.times))
 
     def follow(self, tensor: Tensor, axis: int, shadow: IntArray, along: int) -> bool:
         """Let an axis that is the same all along be as long as there are labels.
@@ -154,7 +151,7 @@ class NumberMode(TorchFunctionMode):
         found = [number for number, told in self._unlabelled.get(tensor, ()) if told == axis]
         if not found or not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
             return False
-        self.counted.extend(Counted(number.place, shadow, along, number.times) for number in found)
+        self.counted.extend(Counted(number.origin, shadow, along, number.times) for number in found)
         return True
 
     def _tie_heads(
@@ -178,9 +175,23 @@ class NumberMode(TorchFunctionMode):
         if isinstance(heads, Number):
             self.count(heads, width.reshape(heads, -1)[:, 0])
 
+    def _with_origins(self, tensor: Tensor, found: Any, read: str, dim: int | None = None) -> Any:
+        """Let sizes of labelled axes know what they are sizes of."""
+        why = f"as long as {read} tells{self._mode.at()}, which stays"
+        sizes = {
+            axis: Size(shadow.shape[axis], Length(shadow, axis, why, owner=self))
+            for shadow in self._mode.known_shadows(tensor)
+            for axis in varying(shadow)
+        }
+        if not sizes or (read == "x.numel()" and tensor.dim() != 1):
+            return found
+        if isinstance(found, tuple):
+            return torch.Size(sizes.get(axis, size) for axis, size in enumerate(found))
+        return sizes.get(0 if dim is None else dim % tensor.dim(), found)
+
     def _size(self, number: Number, tensor: Tensor, axis: int) -> None:
         shadows = [s for s in self._mode.shadows(tensor) if s.shape[axis] == number > 1]
-        self.counted.extend(Counted(number.place, s, axis, number.times) for s in shadows)
+        self.counted.extend(Counted(number.origin, s, axis, number.times) for s in shadows)
         if not shadows:
             known = self._unlabelled.get(tensor, ())
             self._unlabelled[tensor] = (*known, (number, axis))
@@ -205,6 +216,16 @@ def _has_numbers(value: object) -> bool:
     return type(value) is int
 
 
+def _asks_for_sizes(func: Callable[..., Any]) -> str | None:
+    """Give the words for what a function of torch tells of a tensor's size, if it does."""
+    if getattr(func, "__self__", None) is Tensor.shape:
+        return "x.shape"
+    return _SIZES.get(func)
+
+
+_SIZES: Mapping[Any, str] = {Tensor.size: "x.size()", Tensor.numel: "x.numel()"}
+
+
 def _numbers_in(tree: Any) -> Iterator[Number]:
     if isinstance(tree, Number):
         yield tree
@@ -217,12 +238,17 @@ def _numbers_in(tree: Any) -> Iterator[Number]:
         yield from _numbers_in(list(tree.values()))
 
 
+_CREATE = frozenset({"zeros", "ones", "full"})
+_TAKE_SIZES = _CREATE | {"reshape", "view", "expand", "new_zeros", "new_ones", "new_full"}
+
+
 def _sizes(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
 ) -> Iterator[tuple[Number, Tensor, int]]:
     """Give the numbers among a function's arguments that are sizes of what it returned."""
-    if name in ("reshape", "view", "expand") and isinstance(result, Tensor):
-        sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
+    if name in _TAKE_SIZES and isinstance(result, Tensor):
+        given = args[0 if name in _CREATE else 1 :]
+        sizes = kwargs.get("shape", kwargs.get("size", given))
         sizes = sizes[0] if sizes and isinstance(sizes[0], tuple | list) else sizes
         for axis, number in enumerate(sizes):
             if isinstance(number, Number):

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latprune.graph.groups import ChannelGroup, Count, Frozen, Member
+from latprune.graph.integers import Difference
 from latprune.graph.layers import Layer, Width
+from latprune.graph.lengths import as_often
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import Role
+    from latprune.graph.integers import Place
     from latprune.graph.labels import LabelMode
-    from latprune.graph.numbers import Place
 
 
 @dataclass(frozen=True)
@@ -180,18 +182,34 @@ def _positions(axis: IntArray, classes: IntArray) -> IntArray:
 
 def _counted_once(mode: LabelMode) -> list[tuple[Place, IntArray]]:
     """The numbers that count channels, and which; one that counts several axes keeps them alike."""
-    found: dict[Place, list[IntArray]] = defaultdict(list)
     for counted in mode.numbers.counted:
-        labels = counted.labels(mode.classes)
-        if labels is not None:
-            found[counted.place].append(labels)
+        counted.keep_as_long(mode.classes)
+    found = _counted(mode)
     for (module, attribute, _), axes in found.items():
         for labels in axes[1:]:
             if len(labels) != len(axes[0]):
                 mode.classes.freeze(labels, f"{module}.{attribute} is used for several sizes")
-                continue
-            mode.classes.join(axes[0], labels, f"counted by {module}.{attribute} and stays")
+            elif not as_often(mode.classes, labels, axes[0]):
+                mode.classes.join(axes[0], labels, f"counted by {module}.{attribute} and stays")
     return [(place, axes[0]) for place, axes in found.items()]
+
+
+def _counted(mode: LabelMode) -> dict[Place, list[IntArray]]:
+    """The labels on every axis whose size was a number of the model's."""
+    found: dict[Place, list[IntArray]] = defaultdict(list)
+    rests: list[tuple[Difference, IntArray]] = []
+    for counted in mode.numbers.counted:
+        labels = counted.labels(mode.classes)
+        if labels is None:
+            continue
+        if isinstance(counted.origin, tuple):
+            found[counted.origin].append(labels)
+        elif isinstance(counted.origin, Difference):
+            rests.append((counted.origin, labels))
+    for rest, labels in rests:
+        for part in found.get(rest.part, [])[:1]:
+            found[rest.whole].append(np.concatenate([part, labels]))
+    return found
 
 
 def _too_few(multiple: int) -> str:

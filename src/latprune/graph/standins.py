@@ -2,8 +2,9 @@
 
 LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
 network with the whole one, every operator that takes statistics over channels that can be cut gives
-way to one that treats each channel alone: a norm to its scale and shift, a mean to ones. What goes
-into a norm passes a tanh, which is as bounded as the norm was: deep networks would overflow.
+way to one that treats each channel alone: a norm to its scale and shift, a mean to ones, attention
+to one whose scale is a constant. What goes into a norm passes a tanh, which is as bounded as the
+norm was: deep networks would overflow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -20,6 +22,8 @@ from latprune.graph.labels import operator_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+ATTENTION_SCALE = 0.125
 
 
 @contextmanager
@@ -41,7 +45,10 @@ class _SamePath(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            kwargs["scale"] = ATTENTION_SCALE
+        return func(*args, **kwargs)
 
 
 class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -57,11 +64,12 @@ class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name, _ = operator_name(func)
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
-        return _stand_in(name, args, result) if (name, count) in self._mixed else result
+        result = func(*args, **(kwargs or {}))
+        mixed = (name, count) in self._mixed and "attention" not in name
+        return _stand_in(name, args, result) if mixed else result
 
 
 def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:

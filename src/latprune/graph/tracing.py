@@ -77,13 +77,14 @@ def trace(
             f"the model does not run on an example of shape "
             f"{_shapes(inputs)}: {type(error).__name__}: {error}"
         ) from error
-    idle = _run_in_training(mode, working, inputs)
+    idle, pair = _run_in_training(mode, working, inputs)
     _freeze_kept(mode, keep)
     if exact:
         for label, why in mode.classes.approximations().items():
             mode.classes.freeze(np.array([label]), why)
     found = ReadGraph(mode)
-    judgement = Judgement(mode.mixed, _witnesses(mode) if mode.data_dependent else ())
+    witnesses = _witnesses(mode) if mode.data_dependent else ()
+    judgement = Judgement(mode.mixed, witnesses, training=pair)
     broken = find_broken(working, inputs, found.groups, judgement)
     sound = tuple(group for group in found.groups if group.name not in broken)
     priced, passed_over = _priced(list(found.layers(sound)))
@@ -150,12 +151,19 @@ def _witnesses(mode: LabelMode) -> list[str]:
     return [name for name in dict.fromkeys(layer.name for layer in named) if name not in free]
 
 
-def _run_in_training(mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...]) -> list[Frozen]:
-    """Run once more in training mode if parameters are still unseen; say which stay so."""
+def _run_in_training(
+    mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[list[Frozen], tuple[Any, ...]]:
+    """Run once more in training mode if parameters are still unseen; say which stay so.
+
+    Returns:
+        What stays unseen, and the inputs with which training mode shows more than evaluation does;
+        nothing if it does not.
+    """
     names = {name for name, p in working.named_parameters() if p.is_floating_point()}
     if names <= mode.used:
-        return []
-    pair = tree_map(_twice, inputs)
+        return [], ()
+    pair: tuple[Any, ...] = tree_map(_twice, inputs)
     reason = "it runs neither in evaluation nor in training mode"
     mode.seen.recording = False
     working.train()
@@ -164,9 +172,10 @@ def _run_in_training(mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...
             mode.run(*pair)
     except Exception as error:  # whatever a stranger's forward raises is the finding
         reason = f"not run: training mode fails with {type(error).__name__}: {error}"
+        pair = ()
     working.eval()
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names - mode.used))
-    return [Frozen(owner or "model", 0, reason) for owner in owners]
+    return [Frozen(owner or "model", 0, reason) for owner in owners], pair
 
 
 def _twice(leaf: Any) -> Any:

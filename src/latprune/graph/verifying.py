@@ -41,10 +41,12 @@ class Judgement:
         mixed: Calls (operator, count) that take statistics over channels.
         witnesses: Modules whose outputs are compared instead of the network's, in float64: what a
             detector makes of its heads' outputs changes with the last bit.
+        training: Inputs for training mode, if parts of the network run there only.
     """
 
     mixed: Collection[tuple[str, int]] = ()
     witnesses: Collection[str] = ()
+    training: tuple[Any, ...] = ()
 
 
 def find_broken(
@@ -138,6 +140,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], judgement: Judgement) -> None:
         self._model, self._inputs, self._judgement = model, inputs, judgement
+        self._pair = judgement.training
         self._precise = False
         self.count = 0
         if judgement.witnesses:
@@ -155,7 +158,7 @@ class _Trial:
     def _be_precise(self) -> None:
         self._precise = True
         self._model = self._model.double()
-        self._inputs = tree_map(_double, self._inputs)
+        self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         kept = random_kept(groups, share=0.3, seed=0)
@@ -165,10 +168,32 @@ class _Trial:
         with _watched(small) as running:
             try:
                 found = self._outputs(small)
+                reason = _difference(self._outputs(masked), found)
+                reason = reason or self._difference_in_training(masked, small)
             except Exception as error:  # whatever a stranger's forward raises is the finding
-                return _Failure(f"cut, it no longer runs: {_first_line(error)}", running[-1])
-        reason = _difference(self._outputs(masked), found)
+                how = " in training mode" * small.training
+                return _Failure(f"cut, it no longer runs{how}: {_first_line(error)}", running[-1])
         return None if reason is None else _Failure(reason)
+
+    def _difference_in_training(self, masked: nn.Module, small: nn.Module) -> str | None:
+        """Compare auxiliary heads, too, or their shapes where a network draws at random."""
+        if not self._pair:
+            return None
+        for network in (masked, small):
+            network.train()
+            for module in network.modules():
+                if isinstance(module, nn.modules.dropout._DropoutNd):
+                    module.p = 0.0
+        found = self._in_training(small, seed=0)
+        expected, again = (self._in_training(masked, seed=seed) for seed in (0, 1))
+        if self._judgement.mixed or not all(map(torch.equal, expected, again)):
+            return _difference_of_shapes(expected, found)
+        return _difference(expected, found)
+
+    def _in_training(self, model: nn.Module, *, seed: int) -> list[torch.Tensor]:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return [t for t in tensors_in(model(*self._pair)) if t.is_floating_point()]
 
     def _outputs(self, model: nn.Module) -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
@@ -218,8 +243,8 @@ def _parted(groups: list[ChannelGroup], failure: _Failure) -> Sequence[list[Chan
 
 
 def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str | None:
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        return "cut, its outputs have other shapes"
+    if (reason := _difference_of_shapes(expected, found)) is not None:
+        return reason
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         scale = float(a.abs().max()) if a.numel() else 0.0
@@ -228,6 +253,13 @@ def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor])
         if scale:
             worst = max(worst, float((a - b).abs().max()) / scale)
     return None if worst <= TOLERANCE else f"cut, its outputs change by {worst:.2g} of their size"
+
+
+def _difference_of_shapes(
+    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
+) -> str | None:
+    same = [t.shape for t in expected] == [t.shape for t in found]
+    return None if same else "cut, its outputs have other shapes"
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from latprune.graph.rules.moving import (
     concatenation,
     filled_rows,
     from_patches,
+    gated_halves,
     indexed,
     looked_up,
     made_anew,
@@ -91,6 +92,7 @@ _BY_RULE: dict[Rule, str] = {
     sliced: "slice split split_with_sizes unsafe_split unsafe_split_with_sizes narrow",
     concatenation: "cat",
     stacked: "stack",
+    gated_halves: "glu",
     padding: "constant_pad_nd",
     spatial: "avg_pool1d avg_pool2d avg_pool3d max_pool2d max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "

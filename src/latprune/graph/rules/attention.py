@@ -61,7 +61,8 @@ def attention(mode: LabelMode, call: Call) -> None:
     if last in found[0] or last in found[1]:
         mode.join(mode.on(query, last), mode.on(key, last), "meets a constant in attention")
         if call.kwargs.get("scale") is None:
-            mode.freeze(mode.on(query, last), "attention divides by the root of its length")
+            width = mode.on(query, last)
+            mode.approximate(call, width, "attention divides by the root of its length")
     passed = {axis: labels for axis, labels in found[0].items() if axis < last}
     if last in found[2]:
         passed[last] = found[2][last]

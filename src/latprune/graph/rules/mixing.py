@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from latprune.graph.shadows import along_axis
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -64,11 +66,14 @@ def along(mode: LabelMode, call: Call) -> None:
     """Softmax and its like mix the entries of one axis and pass the others."""
     x, axis = call.inputs[0], call.argument(1, "dim", -1)
     mixed = {a % x.dim() for a in ([axis] if isinstance(axis, int) else axis)}
-    found = mode.of(x, whole=mixed)
-    for a in mixed & set(found):
-        mode.freeze(found[a], f"{call.name} mixes it")
+    passed, found = mode.apart(x, mixed)
+    for a, labels in found.items():
+        if a in mixed:
+            mode.freeze(labels, f"{call.name} mixes it")
+        else:
+            passed.append(along_axis(labels, a, x.dim()))
     for output in call.outputs:
-        mode.put(output, found)
+        mode.put_shadows(output, passed)
     mode.seen.leave_unpriced(call.name)
 
 
@@ -78,17 +83,18 @@ def reduction(mode: LabelMode, call: Call) -> None:
     named = call.argument(2 if "norm" in call.name else 1, "dim")
     axes = range(x.dim()) if not isinstance(named, int | list | tuple) or named == [] else named
     reduced = {a % x.dim() for a in ([axes] if isinstance(axes, int) else axes)}
-    passed = {}
-    for axis, labels in mode.of(x, whole=reduced).items():
+    passed, found = mode.apart(x, reduced)
+    for axis, labels in found.items():
         if axis in reduced and call.name in STATISTICS:
             mode.approximate(call, labels, f"{call.name} over its channels")
         elif axis in reduced:
             mode.freeze(labels, f"{call.name} mixes it")
         else:
-            gone = 0 if output.dim() == x.dim() else sum(a < axis for a in reduced)
-            passed[axis - gone] = labels
+            passed.append(along_axis(labels, axis, x.dim()))
+    if output.dim() < x.dim():
+        passed = [shadow.squeeze(tuple(reduced)) for shadow in passed]
     for tensor in call.outputs:
-        mode.put(tensor, passed)
+        mode.put_shadows(tensor, passed)
     if call.name == "mean" and reduced == set(range(2, x.dim())):
         mode.seen.add_operator("mean", x, output)
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latprune.graph.rules.pointwise import join_all
-from latprune.graph.shadows import aligned, shrunk, varying
+from latprune.graph.shadows import aligned, along_axis, shrunk, varying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,9 +68,19 @@ def sliced(mode: LabelMode, call: Call) -> None:
             pass
         elif len(sizes) == 1 and len(labels) % size == 0 and start % size == 0 and step == 1:
             same_positions(mode, labels, len(labels) // size, f"equal blocks of a {call.name}")
+        elif mode.numbers.function == "chunk" and len(labels) // size == len(call.outputs) - 1:
+            _chunked(mode, labels, size)
         else:
             mode.freeze(labels, f"{call.name} at fixed positions")
     movement(mode, call)
+
+
+def _chunked(mode: LabelMode, labels: IntArray, size: int) -> None:
+    """`chunk` cuts the last block short: it stays so if every block loses the same positions."""
+    short = len(labels) % size
+    for begin in range(0, len(labels) - short, size):
+        mode.join(labels[begin : begin + short], labels[-short:], "equal blocks of a chunk")
+        mode.freeze(labels[begin + short : begin + size], "the last block of a chunk has no such")
 
 
 def _told(
@@ -236,6 +246,20 @@ def _lying_on(mode: LabelMode, part: torch.Tensor, key: frozenset[int], axis: in
         if frozenset(varying(shadow)) - {axis} == key:
             return shadow
     return aligned(np.zeros(1, dtype=np.int64), part.dim())
+
+
+def gated_halves(mode: LabelMode, call: Call) -> None:
+    """`glu` multiplies one half of an axis by a gate made of the other one."""
+    x, output = call.inputs[0], call.outputs[0]
+    axis = int(call.argument(1, "dim", -1)) % x.dim()
+    passed, found = mode.apart(x, {axis})
+    for own, labels in found.items():
+        if own == axis:
+            same_positions(mode, labels, 2, "halves of a gated linear unit")
+        kept = labels[: output.shape[own]]
+        passed.append(along_axis(kept, own, x.dim()))
+    mode.put_shadows(output, passed)
+    mode.seen.leave_unpriced("glu")
 
 
 def padding(mode: LabelMode, call: Call) -> None:

@@ -108,8 +108,7 @@ class Study:
         return found
 
     def _path(self, case: Case, stage: str) -> Path:
-        name = f"{case.method} {case.budget.rstrip('%')}.safetensors".replace(", ", "-")
-        return self.folder / f"seed{case.seed}" / stage / name.replace(" ", "-")
+        return self.bench(case).path(stage, case.method, case.budget)
 
     def _cut(self, case: Case) -> Row:
         bench = self.bench(case)

@@ -14,7 +14,6 @@ from studies.cifar.networks import top1
 from studies.cifar.other_pruner import Candidate, candidates
 from studies.criteria.scoring import score
 from studies.criteria.subjects import Subject, subject
-from studies.shared_data import Cifar10
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +80,11 @@ class Bench:
         path = self.runs / f"seed{self.seed}" / f"{criterion}.npz"
         return score(criterion, self.subject, self.graph, self.config, path).saliency
 
+    def path(self, stage: str, method: str, budget: str) -> Path:
+        """Name the file of a network that a stage made."""
+        name = f"{method} {budget.rstrip('%')}.safetensors".replace(", ", "-").replace(" ", "-")
+        return self.runs / f"seed{self.seed}" / stage / name
+
     def compare(self, small: nn.Module, *, limit_s: float = 2.0, openings: int = 1) -> Comparison:
         """Time a network and the dense one in turns."""
         return lp.compare(
@@ -102,9 +106,8 @@ class Bench:
 
     @cached_property
     def _test(self) -> tuple[Tensor, Tensor]:
-        pictures = Cifar10("test")
-        images = torch.stack([pictures[index][0] for index in range(len(pictures))])
-        return images, pictures.labels
+        images, labels = zip(*self.subject.test, strict=True)
+        return torch.cat(images), torch.cat(labels)
 
     def top1(self, model: nn.Module, count: int) -> float:
         """Judge a network on the first test pictures."""

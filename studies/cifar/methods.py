@@ -18,6 +18,7 @@ from latprune.fitting import AIM, refine
 from latprune.knapsack.greedy import greedy
 from latprune.knapsack.halp import halp
 from studies.cifar.counting import Counter
+from studies.cifar.networks import load_network, stages_of
 from studies.cifar_resnet import STAGES, resnet56
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ SOLVERS: Mapping[str, Solver] = {
     "greedy": greedy,
     "uniform": knapsack.uniform,
 }
+NOT_CALIBRATED = ("scratch", "another", "gradual")  # new, calibrated before, or dense
 HALVINGS = 6  # of a range of MACs
 
 
@@ -61,7 +63,7 @@ def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
         BudgetTooSmall: If the method has none within the budget.
     """
     made = WAYS[settings["by"]](bench, settings, budget)
-    if settings["by"] not in ("scratch", "gradual"):
+    if settings["by"] not in NOT_CALIBRATED:
         bench.recalibrated(made.model)
     return made
 
@@ -143,6 +145,12 @@ def by_scratch(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> 
     return Made(models[found], {"stages": list(stages[found])}, stages[found])
 
 
+def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """The very network of another method, cut before: what differs is how it is tuned."""
+    path = bench.path("cut", settings["method"], str(budget))
+    return Made(load_network(path), {"network_of": settings["method"]}, stages_of(path))
+
+
 def by_training(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """Gradual pruning begins with the dense network."""
     del settings, budget
@@ -155,6 +163,7 @@ WAYS: Mapping[str, Callable[[Bench, Mapping[str, Any], lp.Budget], Made]] = {
     "macs": by_macs,
     "torch_pruning": by_torch_pruning,
     "scratch": by_scratch,
+    "another": by_another,
     "gradual": by_training,
 }
 

@@ -15,7 +15,7 @@ BASELINE = "uniform"  # one factor for all groups, channels by Fisher informatio
 Plans = dict[str, dict[str, Any]]
 
 
-def write_page(document: dict[str, Any]) -> None:
+def write_page(document: dict[str, Any], *, path: Path = PAGE) -> None:
     parts = [_INTRODUCTION.format(**_facts(document))]
     for network, found in document["networks"].items():
         settings = document["config"]["networks"][network]
@@ -24,8 +24,8 @@ def write_page(document: dict[str, Any]) -> None:
     if missing:
         parts.append(f"## Not run yet\n\n{', '.join(sorted(missing))}.")
     parts.append(_CLOSING)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def sorted_budgets(document: dict[str, Any]) -> list[str]:

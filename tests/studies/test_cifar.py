@@ -39,7 +39,11 @@ CONFIG: dict[str, Any] = {
     "recipe": {"epochs": 1, "lr": 0.01, "warmup_epochs": 0.0, "precision": "no"},
     "check": {"limit_s": 1.0, "openings": 1},
     "methods": {"joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"}},
-    "ablations": {"budget": "60%", "seeds": [0], "methods": {}},
+    "ablations": {
+        "budget": "60%",
+        "seeds": [0],
+        "methods": {"untaught": {"by": "another", "method": "joint"}},
+    },
 }
 
 
@@ -194,6 +198,7 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
     assert capsys.readouterr().out == ""
     assert rows["joint, 60%, seed 0"]["ratio"] <= 0.6
     assert "no network fits" in rows["joint, 5%, seed 0"]["impossible"]
+    assert rows["untaught, 60%, seed 0"]["ratio"] == rows["joint, 60%, seed 0"]["ratio"]
     assert rows["dense, 100%, seed 0"]["ratio"] == pytest.approx(1.0)
 
 

@@ -42,14 +42,17 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """Images [n, 3, 32, 32] to logits [n, classes]."""
 
-    def __init__(self, blocks: int, *, classes: int = 10) -> None:
+    def __init__(
+        self, blocks: int, *, stages: tuple[int, int, int] = STAGES, classes: int = 10
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, STAGES[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STAGES[0])
-        self.layer1 = _stage(STAGES[0], STAGES[0], blocks=blocks, stride=1)
-        self.layer2 = _stage(STAGES[0], STAGES[1], blocks=blocks, stride=2)
-        self.layer3 = _stage(STAGES[1], STAGES[2], blocks=blocks, stride=2)
-        self.linear = nn.Linear(STAGES[2], classes)
+        first, second, third = stages
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks=blocks, stride=1)
+        self.layer2 = _stage(first, second, blocks=blocks, stride=2)
+        self.layer3 = _stage(second, third, blocks=blocks, stride=2)
+        self.linear = nn.Linear(third, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -70,5 +73,5 @@ def resnet20() -> CifarResNet:
     return CifarResNet(3)
 
 
-def resnet56() -> CifarResNet:
-    return CifarResNet(9)
+def resnet56(stages: tuple[int, int, int] = STAGES) -> CifarResNet:
+    return CifarResNet(9, stages=stages)

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
-import timm
 import torch
 
 import latprune as lp
@@ -34,6 +30,7 @@ from latprune.reranking import rerank
 from studies.criteria.page import write_page
 from studies.criteria.scoring import read, score
 from studies.criteria.subjects import Subject, subject
+from studies.frame import Row, Rows, require_data, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +48,9 @@ def run(network: str, config: dict[str, Any], wanted: list[str], budgets: list[s
     graph = lp.trace(chosen.model, chosen.example)
     target = lp.Target.here(**config["target"])
     table = lp.measure(chosen.model, graph, chosen.example, target, folder=RUNS)
-    _keep(folder / "judged.json", "dense", lambda: chosen.judge(chosen.model))
-    tried = partial(_try, chosen, graph, table, folder=folder)
+    rows = Rows(folder / "judged.json")
+    rows.keep("dense", lambda: {**chosen.judge(chosen.model)})
+    tried = partial(_try, chosen, graph, table, rows=rows)
 
     def scored(criterion: str) -> lp.Saliency:
         return score(criterion, chosen, graph, settings, folder / f"{criterion}.npz").saliency
@@ -77,13 +75,13 @@ def _try(
     saliency: lp.Saliency,
     budget: str,
     *,
-    folder: Path,
+    rows: Rows,
     uniformly: bool = False,
 ) -> None:
     """Plan, cut, re-estimate batch norms and judge, unless that was done."""
     name = f"{UNIFORM if uniformly else saliency.criterion} {budget}"
 
-    def judged() -> dict[str, Any]:
+    def judged() -> Row:
         solver = uniform if uniformly else lp.joint
         asked = lp.Budget.parse(budget)
         try:
@@ -109,7 +107,7 @@ def _try(
             "widths": plan.widths,
         }
 
-    _keep(folder / "judged.json", name, judged)
+    rows.keep(name, judged)
 
 
 def _shaken(saliency: lp.Saliency, number: int) -> lp.Saliency:
@@ -123,30 +121,6 @@ def _shaken(saliency: lp.Saliency, number: int) -> lp.Saliency:
     return lp.Saliency(scores, criterion=f"random{number}")
 
 
-def _keep(path: Path, name: str, make: Any) -> None:
-    """Add a result to a file, unless it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if name in known:
-        return
-    begin = time.process_time()
-    known[name] = make()
-    _say(
-        f"{path.parent.name}: {name}: {_short(known[name])} in {time.process_time() - begin:.0f} s"
-    )
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(known) + "\n")
-    unfinished.replace(path)
-
-
-def _short(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(v, 4) for name, v in result.items() if isinstance(v, float)}
-
-
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)
-
-
 def collect(config: dict[str, Any]) -> None:
     """Gather what was judged, and what every criterion predicted of every plan."""
     networks = {}
@@ -154,7 +128,7 @@ def collect(config: dict[str, Any]) -> None:
         folder = RUNS / network
         if not (folder / "judged.json").is_file():
             continue
-        judged = json.loads((folder / "judged.json").read_text())
+        judged = Rows(folder / "judged.json").all()
         seconds = {}
         for criterion in settings["criteria"]:
             if not (folder / f"{criterion}.npz").is_file():
@@ -166,20 +140,8 @@ def collect(config: dict[str, Any]) -> None:
                     lost = found.saliency.lost(result["widths"])
                     result.setdefault("predicted_loss", {})[criterion] = lost
         networks[network] = {"scoring_cpu_s": seconds, "plans": judged}
-    document = {
-        "command": "python -m studies.criteria run",
-        "target": lp.Target.here(**config["target"]).to_json(),
-        "versions": {
-            "latprune": lp.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(),
-        },
-        "config": config,
-        "networks": networks,
-    }
-    (HERE / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+    command = "python -m studies.criteria run"
+    write_result(HERE / "result.json", config, {"networks": networks}, command=command)
 
 
 def _chosen(wanted: str | None, config: dict[str, Any]) -> Iterator[str]:
@@ -199,6 +161,7 @@ def main() -> None:
     if arguments.stage == "page":
         write_page(json.loads((HERE / "result.json").read_text()))
         return
+    require_data()
     if arguments.stage == "collect":
         collect(config)
         return

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torchmetrics.functional import spearman_corrcoef
 
+from studies.frame import markdown, versions_in_words
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "criteria.md"
 BASELINE = "uniform"  # one factor for all groups, channels by Fisher information
 Plans = dict[str, dict[str, Any]]
 
 
-def write_page(document: dict[str, Any]) -> None:
+def write_page(document: dict[str, Any], *, path: Path = PAGE) -> None:
     parts = [_INTRODUCTION.format(**_facts(document))]
     for network, found in document["networks"].items():
         settings = document["config"]["networks"][network]
@@ -22,8 +24,8 @@ def write_page(document: dict[str, Any]) -> None:
     if missing:
         parts.append(f"## Not run yet\n\n{', '.join(sorted(missing))}.")
     parts.append(_CLOSING)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def sorted_budgets(document: dict[str, Any]) -> list[str]:
@@ -31,8 +33,7 @@ def sorted_budgets(document: dict[str, Any]) -> list[str]:
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    return {"versions": versions, "seed": document["config"]["seed"]}
+    return {"versions": versions_in_words(document), "seed": document["config"]["seed"]}
 
 
 def _network(
@@ -82,7 +83,7 @@ def _network(
         f"{settings['test_images']} test images).\n\nTraining images: {counts}. Probed shares: 0, "
         f"{', '.join(map(str, settings['shares']))}.\n\n"
     )
-    return text + _markdown(head, rows)
+    return text + markdown(head, rows)
 
 
 def _accuracy(result: dict[str, Any] | None) -> str:
@@ -128,11 +129,6 @@ def _correlation(plans: Plans, criterion: str, budget: str) -> str:
         return "–"
     predicted, measured = torch.tensor(pairs, dtype=torch.float64).T
     return f"{float(spearman_corrcoef(predicted, measured)):+.2f} ({len(pairs)})"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 _INTRODUCTION = """

@@ -1,0 +1,1 @@
+"""How accurate is ResNet-56 at equal measured latency, by who chose its widths?"""

@@ -1,0 +1,115 @@
+"""What all methods of a seed share: network, graph, table, scores, pictures and a stopwatch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import latprune as lp
+from studies.cifar.lessons import Lessons, lessons
+from studies.cifar.networks import top1
+from studies.cifar.other_pruner import Candidate, candidates
+from studies.criteria.scoring import score
+from studies.criteria.subjects import Subject, subject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from latprune.latency.timing import Comparison
+
+NETWORK = "cifar_resnet56"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed of the study.
+
+    Attributes:
+        config: The study's.
+        seed: Of the pictures that score and tune, of their order and of new weights.
+        runs: The folder that keeps everything.
+    """
+
+    config: Mapping[str, Any]
+    seed: int
+    runs: Path
+
+    @cached_property
+    def subject(self) -> Subject:
+        return subject(NETWORK, self.config, seed=self.seed)
+
+    @property
+    def dense(self) -> nn.Module:
+        return self.subject.model
+
+    @property
+    def example(self) -> Tensor:
+        return self.subject.example
+
+    @cached_property
+    def graph(self) -> lp.PruningGraph:
+        return lp.trace(self.dense, self.example)
+
+    @cached_property
+    def target(self) -> lp.Target:
+        return lp.Target.here(**self.config["target"])
+
+    @cached_property
+    def table(self) -> lp.LatencyTable:
+        return lp.measure(self.dense, self.graph, self.example, self.target, folder=self.runs)
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        path = self.runs / f"seed{self.seed}" / "lessons.safetensors"
+        drawn = partial(lessons, self.dense, path, batch_size=self.config["batch_size"])
+        return drawn(count=self.config["tuning_images"], seed=self.seed)
+
+    @cached_property
+    def others(self) -> list[Candidate]:
+        """What Torch-Pruning makes of the network, the same for all budgets."""
+        round_to = self.config["methods"]["Torch-Pruning"]["round_to"]
+        return candidates(self.dense, self.example, self.subject.scoring, round_to=round_to)
+
+    def saliency(self, criterion: str) -> lp.Saliency:
+        path = self.runs / f"seed{self.seed}" / f"{criterion}.npz"
+        return score(criterion, self.subject, self.graph, self.config, path).saliency
+
+    def path(self, stage: str, method: str, budget: str) -> Path:
+        """Name the file of a network that a stage made."""
+        name = f"{method} {budget.rstrip('%')}.safetensors".replace(", ", "-").replace(" ", "-")
+        return self.runs / f"seed{self.seed}" / stage / name
+
+    def compare(self, small: nn.Module, *, limit_s: float = 2.0, openings: int = 1) -> Comparison:
+        """Time a network and the dense one in turns."""
+        return lp.compare(
+            self.dense, small, self.example, self.target, limit_s=limit_s, openings=openings
+        )
+
+    def layers_ms(self, small: nn.Module) -> float:
+        """Add up what a network's layers take, whoever narrowed it: to sort, not to publish."""
+        tensors = small.state_dict()
+        widths = {name: len(tensors[f"{name}.weight"]) for name in self.graph.widths}
+        options: dict[str, Any] = {"widths": widths, "folder": self.runs}
+        table = lp.measure(self.dense, self.graph, self.example, self.target, **options)
+        return table.layers_ms(self.graph, widths)
+
+    def recalibrated(self, model: nn.Module) -> nn.Module:
+        """Re-estimate batch norms, on pictures that neither scored nor tune."""
+        lp.recalibrate(model, self.subject.calibration, images=self.config["calibration_images"])
+        return model
+
+    @cached_property
+    def _test(self) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*self.subject.test, strict=True)
+        return torch.cat(images), torch.cat(labels)
+
+    def top1(self, model: nn.Module, count: int) -> float:
+        """Judge a network on the first test pictures."""
+        images, labels = self._test
+        return top1(model, images[:count], labels[:count])

@@ -1,0 +1,209 @@
+"""Who chooses the widths: each way gives a network that was measured to be within the budget.
+
+A way is a function of the bench, the method's settings in `config.json` and a budget.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import latprune as lp
+from latprune import knapsack
+from latprune.errors import BudgetTooSmall
+from latprune.fitting import AIM, refine
+from latprune.knapsack.greedy import greedy
+from latprune.knapsack.halp import halp
+from studies.cifar.counting import Counter
+from studies.cifar.networks import load_network, stages_of
+from studies.cifar_resnet import STAGES, resnet56
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from latprune.knapsack import Solver
+    from latprune.latency.timing import Comparison
+    from studies.cifar.bench import Bench
+    from studies.cifar.networks import Stages
+
+SOLVERS: Mapping[str, Solver] = {
+    "joint": knapsack.joint,
+    "halp": halp,
+    "greedy": greedy,
+    "uniform": knapsack.uniform,
+}
+NOT_CALIBRATED = ("scratch", "another", "gradual")  # new, calibrated before, or dense
+HALVINGS = 6  # of a range of MACs
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network, not tuned yet.
+
+    Attributes:
+        model: The network.
+        facts: How it was found, as JSON values.
+        stages: What its shortcuts pad to.
+    """
+
+    model: nn.Module
+    facts: dict[str, Any] = field(default_factory=dict)
+    stages: Stages = STAGES
+
+
+def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """Make a method's network.
+
+    Raises:
+        BudgetTooSmall: If the method has none within the budget.
+    """
+    made = WAYS[settings["by"]](bench, settings, budget)
+    if settings["by"] not in NOT_CALIBRATED:
+        bench.recalibrated(made.model)
+    return made
+
+
+def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """The product: plan, time the network, correct, plan again."""
+    fitted = lp.fit(
+        bench.dense,
+        bench.graph,
+        bench.example,
+        bench.table,
+        bench.saliency(settings["criterion"]),
+        budget,
+        solver=SOLVERS[settings["solver"]],
+        folder=bench.runs,
+    )
+    return Made(fitted.model, {"used": fitted.used, **_of(fitted.plan)})
+
+
+def by_open_loop(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """The same without timing a network: the sum of the layers is believed."""
+    plan, _ = refine(
+        bench.dense,
+        bench.graph,
+        bench.example,
+        bench.table,
+        bench.saliency(settings["criterion"]),
+        budget,
+        solver=SOLVERS[settings["solver"]],
+        aim=AIM,
+        folder=bench.runs,
+    )
+    return Made(lp.cut(bench.dense, bench.graph, plan), _of(plan))
+
+
+def by_macs(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """Widths by multiply-accumulates: the largest share of them that is quick enough."""
+    table = lp.measure(
+        bench.dense, bench.graph, bench.example, bench.target, device=Counter(bench.graph)
+    )
+    saliency = bench.saliency(settings["criterion"])
+
+    def cut(share: float) -> Made:
+        plan = lp.plan(bench.graph, table, saliency, lp.Budget(fraction=share))
+        return Made(lp.cut(bench.dense, bench.graph, plan), {"macs_share": share, **_of(plan)})
+
+    low, high, best = 0.0, 1.0, None
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        try:
+            tried = cut(share)
+        except BudgetTooSmall:
+            low = share
+            continue
+        if budget.used(ratio=bench.compare(tried.model).ratio, ms=0.0) <= 1:
+            low, best = share, tried
+        else:
+            high = share
+    if best is None:
+        raise BudgetTooSmall(budget.in_ms(1.0), high)
+    return best
+
+
+def by_torch_pruning(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """Torch-Pruning, its ratio searched until the measured time is within the budget."""
+    del settings
+    ordered = sorted(bench.others, key=lambda candidate: bench.layers_ms(candidate.model))
+    chosen = ordered[largest_within(bench, [one.model for one in ordered], budget)]
+    facts = {"ratio_told": chosen.ratio, "most": chosen.most, "candidates": len(ordered)}
+    return Made(copy.deepcopy(chosen.model), facts)
+
+
+def by_scratch(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """One width factor for the whole network, and new weights."""
+    torch.manual_seed(bench.seed)
+    stages = narrower(settings["multiple"])
+    models = [resnet56(each).eval() for each in stages]
+    found = largest_within(bench, models, budget)
+    return Made(models[found], {"stages": list(stages[found])}, stages[found])
+
+
+def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """The very network of another method, cut before: what differs is how it is tuned."""
+    path = bench.path("cut", settings["method"], str(budget))
+    return Made(load_network(path), {"network_of": settings["method"]}, stages_of(path))
+
+
+def by_training(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """Gradual pruning begins with the dense network."""
+    del settings, budget
+    return Made(copy.deepcopy(bench.dense))
+
+
+WAYS: Mapping[str, Callable[[Bench, Mapping[str, Any], lp.Budget], Made]] = {
+    "latprune": by_latprune,
+    "open_loop": by_open_loop,
+    "macs": by_macs,
+    "torch_pruning": by_torch_pruning,
+    "scratch": by_scratch,
+    "another": by_another,
+    "gradual": by_training,
+}
+
+
+def narrower(multiple: int) -> list[Stages]:
+    """Give the stages' widths at every factor, in multiples, the narrowest first."""
+    found: dict[Stages, None] = {}
+    for eighths in range(1, 9):
+        first, second, third = (
+            max(multiple, width * eighths // 8 // multiple * multiple) for width in STAGES
+        )
+        found[first, second, third] = None
+    return list(found)
+
+
+def largest_within(bench: Bench, models: Sequence[nn.Module], budget: lp.Budget) -> int:
+    """Give the number of the last network within a budget; they are ordered, the quickest first.
+
+    Raises:
+        BudgetTooSmall: If the first one takes too long.
+    """
+    low, high = -1, len(models)
+    times: dict[int, Comparison] = {}
+    while high - low > 1:
+        middle = (low + high) // 2
+        times[middle] = bench.compare(models[middle])
+        if budget.used(ratio=times[middle].ratio, ms=0.0) <= 1:
+            low = middle
+        else:
+            high = middle
+    if low < 0:
+        dense_ms = times[0].dense.median_ms
+        raise BudgetTooSmall(budget.in_ms(dense_ms), times[0].small.median_ms)
+    return low
+
+
+def _of(plan: lp.Plan) -> dict[str, Any]:
+    return {
+        "predicted_share": plan.predicted_ms / plan.baseline_ms,
+        "value_share": plan.value / plan.dense_value,
+        "gap": plan.gap,
+        "widths": plan.widths,
+    }

@@ -1,0 +1,254 @@
+"""The study of CIFAR-10 finds equal latencies, keeps networks whole, and says what it lost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from studies.cifar import gradual, methods
+from studies.cifar.__main__ import Study, cases
+from studies.cifar.counting import Counter
+from studies.cifar.lessons import Lessons, loss
+from studies.cifar.networks import load_network, save_network, top1
+from studies.cifar.page import write_page
+from studies.cifar_resnet import STAGES, resnet20, resnet56
+from torch import nn
+
+import latprune as lp
+from latprune.errors import BudgetTooSmall
+from latprune.latency.timing import Comparison, Measurement
+from latprune.report.counting import network_macs
+from latprune.tuning import distillation
+from tests.synthetic import Synthetic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from studies.cifar.bench import Bench
+
+CONFIG: dict[str, Any] = {
+    "target": {"runtime": "synthetic", "batch": 1, "threads": 1},
+    "budgets": ["60%", "5%"],
+    "seeds": [0],
+    **{"batch_size": 16, "score_images": 16, "calibration_images": 32, "held_out_images": 0},
+    **{"tuning_images": 32, "test_images": 100, "untuned_test_images": 100},
+    "recipe": {"epochs": 1, "lr": 0.01, "warmup_epochs": 0.0, "precision": "no"},
+    "check": {"limit_s": 1.0, "openings": 1},
+    "methods": {"joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"}},
+    "ablations": {
+        "budget": "60%",
+        "seeds": [0],
+        "methods": {"untaught": {"by": "another", "method": "joint"}},
+    },
+}
+
+
+class Stopwatch:
+    """A bench whose networks take what a list says; the dense one takes 10 ms."""
+
+    def __init__(self, times_ms: list[float]) -> None:
+        self.times_ms = times_ms
+
+    def compare(self, small: int) -> Comparison:
+        dense, taken = Measurement(10.0, 0.0, 1), Measurement(self.times_ms[small], 0.0, 1)
+        return Comparison(dense, taken, self.times_ms[small] / 10, 0.0, 0.0)
+
+
+@given(st.lists(st.floats(0.1, 20), min_size=1, max_size=30, unique=True), st.floats(0.01, 1.0))
+def test_the_search_finds_the_slowest_network_within_a_budget(
+    times_ms: list[float], fraction: float
+) -> None:
+    times_ms.sort()
+    fits = [number for number, ms in enumerate(times_ms) if ms / 10 <= fraction]
+    bench = cast("Bench", Stopwatch(times_ms))
+    models = cast("list[nn.Module]", list(range(len(times_ms))))
+    budget = lp.Budget(fraction=fraction)
+
+    if fits:
+        assert methods.largest_within(bench, models, budget) == fits[-1]
+    else:
+        with pytest.raises(BudgetTooSmall):
+            methods.largest_within(bench, models, budget)
+
+
+def test_narrower_networks_run_and_end_with_the_dense_one() -> None:
+    found = methods.narrower(8)
+
+    assert found[-1] == STAGES
+    assert len(set(found)) == len(found)
+    for stages in found:
+        assert resnet56(stages).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+        assert all(width % 8 == 0 for width in stages)
+
+
+def test_networks_come_back_from_their_files_as_they_were(tmp_path: Path) -> None:
+    dense, example = resnet56().eval(), torch.randn(1, 3, 32, 32)
+    graph = lp.trace(dense, example)
+    kept = {group.name: range(group.channels // 2) for group in graph.groups}
+    plan = _plan(graph, dense, kept)
+    narrow = resnet56((8, 16, 40)).eval()
+    save_network(lp.cut(dense, graph, plan), tmp_path / "cut.safetensors")
+    save_network(narrow, tmp_path / "narrow.safetensors", stages=(8, 16, 40))
+
+    cut = load_network(tmp_path / "cut.safetensors").eval()
+    again = load_network(tmp_path / "narrow.safetensors").eval()
+
+    torch.testing.assert_close(cut(example), lp.cut(dense, graph, plan)(example))
+    torch.testing.assert_close(again(example), narrow(example))
+    assert cut.get_submodule("layer1.0.conv1").out_channels == 8
+    assert cut.get_submodule("layer1.0.bn1").num_features == 8
+
+
+def test_right_answers_are_counted_as_torch_gives_them() -> None:
+    model = resnet20().eval()
+    images = torch.randn(200, 3, 32, 32)
+    labels = torch.randint(10, (200,))
+    with torch.no_grad():
+        expected = float((model(images).argmax(dim=1) == labels).double().mean())
+
+    assert top1(model, images, labels) == pytest.approx(expected, abs=0.011)
+
+
+def test_counted_budgets_are_shares_of_the_multiply_accumulates() -> None:
+    model, example = resnet20().eval(), torch.randn(1, 3, 32, 32)
+    graph = lp.trace(model, example)
+    target = lp.Target.here(runtime="onnxruntime", batch=1, threads=1)
+    table = lp.measure(model, graph, example, target, device=Counter(graph))
+
+    plan = lp.plan(graph, table, lp.magnitude(model, graph), lp.Budget(fraction=0.6))
+
+    share = network_macs(graph, plan.widths) / network_macs(graph, graph.widths)
+    assert plan.predicted_ms / plan.baseline_ms == pytest.approx(share, rel=1e-3)
+    assert 0.55 < share <= 0.6
+
+
+def test_the_teaching_is_that_of_tune() -> None:
+    outputs, logits, labels = torch.randn(4, 10), torch.randn(4, 10), torch.arange(4)
+    recipe = lp.Recipe(distillation=0.25, temperature=3.0)
+
+    mixed = loss(outputs, {"labels": labels, "logits": logits}, recipe=recipe)
+
+    labelled = lp.cross_entropy(outputs, labels)
+    taught = distillation(outputs, logits, temperature=3.0)
+    torch.testing.assert_close(mixed, 0.75 * labelled + 0.25 * taught)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradual_pruning_ends_at_the_budget(monkeypatch: pytest.MonkeyPatch, soft: bool) -> None:
+    Synthetic().install(monkeypatch)
+    model, example = resnet20(), torch.randn(1, 3, 32, 32)
+    graph = lp.trace(model.eval(), example)
+    target = lp.Target.here(runtime="synthetic", batch=1, threads=1)
+    bench = _Bench(graph, lp.measure(model, graph, example, target))
+    recipe = lp.Recipe(epochs=1, lr=0.01, precision="no")
+    settings = {"steps": 2, "every": 1, "aim": 1.0, "soft": soft}
+
+    _, taken = gradual.train(model, cast("Bench", bench), settings, budget="60%", recipe=recipe)
+
+    small = Synthetic().network_ms(model.eval(), example)
+    assert taken == 2
+    share = small / Synthetic().network_ms(resnet20().eval(), example)
+    assert 0.55 < share < 0.61  # predicted between measured widths, and not closed by timing
+
+
+def test_torch_prunings_networks_run_and_are_all_different() -> None:
+    pytest.importorskip("torch_pruning")
+    from studies.cifar.other_pruner import candidates
+
+    model, example = resnet20().eval(), torch.randn(1, 3, 32, 32)
+    batches = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))]
+
+    found = candidates(model, example, batches, round_to=8)
+
+    sizes = {sum(p.numel() for p in candidate.model.parameters()) for candidate in found}
+    assert len(sizes) > 3
+    assert min(sizes) < 0.5 * max(sizes)
+    for candidate in found:
+        convolutions = [m for m in candidate.model.modules() if isinstance(m, nn.Conv2d)]
+        assert all(layer.out_channels % 8 == 0 for layer in convolutions)
+        assert candidate.model(example).shape == (1, 10)
+
+
+def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shared_data: Path,
+) -> None:
+    monkeypatch.setenv("LATPRUNE_DATA", str(shared_data))
+    watch = Synthetic(whole=1.2)
+    watch.install(monkeypatch)
+    monkeypatch.setattr(lp, "compare", watch.compare)
+    study = Study(CONFIG, tmp_path / "runs")
+    for stage in ("score", "cut", "tune", "check"):
+        for case in cases(CONFIG):
+            getattr(study, stage)(case)
+    capsys.readouterr()
+
+    again = Study(CONFIG, tmp_path / "runs")
+    for stage in ("score", "cut", "tune", "check"):
+        for case in cases(CONFIG):
+            getattr(again, stage)(case)
+
+    rows = again.found()
+    assert capsys.readouterr().out == ""
+    assert rows["joint, 60%, seed 0"]["ratio"] <= 0.6
+    assert "no network fits" in rows["joint, 5%, seed 0"]["impossible"]
+    assert rows["untaught, 60%, seed 0"]["ratio"] == rows["joint, 60%, seed 0"]["ratio"]
+    assert rows["dense, 100%, seed 0"]["ratio"] == pytest.approx(1.0)
+
+
+def test_the_page_says_who_is_ahead_and_where_nothing_fits(
+    tmp_path: Path, repository: Path
+) -> None:
+    document = json.loads((repository / "studies" / "cifar" / "result.json").read_text())
+    document["rows"] = {
+        "a": _row("joint", "50%", 0.80),
+        "b": _row("uniform", "50%", 0.85),
+        "c": {"method": "joint", "budget": "35%", "seed": 0, "impossible": "", "floor_share": 1.2},
+    }
+
+    write_page(document, folder=tmp_path)
+
+    page = (tmp_path / "cifar.md").read_text()
+    assert "50%: `joint` with `taylor` is behind uniform by 5.0 points" in page
+    assert "| joint | nothing fits |" in page
+    assert "takes 42.0 % for joint" in page
+    assert "| greedy | not run yet |" in page
+
+
+def test_the_published_page_is_what_the_result_says(tmp_path: Path, repository: Path) -> None:
+    document = json.loads((repository / "studies" / "cifar" / "result.json").read_text())
+
+    write_page(document, folder=tmp_path)
+
+    published = repository / "docs" / "results" / "cifar.md"
+    assert (tmp_path / "cifar.md").read_text() == published.read_text()
+
+
+class _Bench:
+    """What gradual training asks of a bench."""
+
+    def __init__(self, graph: lp.PruningGraph, table: lp.LatencyTable) -> None:
+        self.graph, self.table, self.config = graph, table, {"batch_size": 4}
+        self.lessons = Lessons(
+            torch.randn(16, 3, 32, 32), torch.arange(16) % 10, torch.randn(16, 10)
+        )
+
+
+def _row(method: str, budget: str, tuned: float) -> dict[str, Any]:
+    facts = {"ratio": 0.49, "untuned_top1": 0.3, "tuned_top1": tuned}
+    return {"method": method, "budget": budget, "seed": 0, **facts}
+
+
+def _plan(graph: lp.PruningGraph, dense: nn.Module, kept: dict[str, Any]) -> lp.Plan:
+    """A plan that nobody made for a latency."""
+    target = lp.Target.here(runtime="onnxruntime", batch=1, threads=1)
+    table = lp.measure(dense, graph, torch.zeros(1, 3, 32, 32), target, device=Counter(graph))
+    plan = lp.plan(graph, table, lp.magnitude(dense, graph), lp.Budget(fraction=0.9))
+    stored = plan.to_json()
+    return lp.Plan.from_json({**stored, "kept": {g: list(c) for g, c in kept.items()}})

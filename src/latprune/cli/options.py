@@ -33,7 +33,8 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="The dense network's weights (.safetensors, .pt).")
 ]
 Pretrained = Annotated[
-    bool, typer.Option("--pretrained", help="Fetch the library's published weights.")
+    bool,
+    typer.Option("--pretrained/--no-pretrained", help="Fetch the library's published weights."),
 ]
 Classes = Annotated[
     int | None, typer.Option("--classes", min=1, help="The model's outputs, if not its default.")

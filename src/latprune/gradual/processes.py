@@ -8,6 +8,7 @@ import pickle
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +32,9 @@ def meet() -> None:
         MissingExtra: If there are, and accelerate is not installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import_extra("accelerate", "train").PartialState(timeout=PATIENCE)
+        # Without being told, accelerate would have every process of a CPU train by itself.
+        on_cpu = not torch.accelerator.is_available()
+        import_extra("accelerate", "train").PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 
 def world() -> int:

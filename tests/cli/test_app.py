@@ -59,6 +59,24 @@ def test_trace_keeps_what_it_is_told_to(disk: Disk) -> None:
     assert {frozen["reason"] for frozen in kept["frozen"]} >= {"protected by keep="}
 
 
+def test_branches_that_can_go_are_listed_and_may_go_if_asked(tmp_path: Path) -> None:
+    factory = tmp_path / "net.py"
+    factory.write_text("from tests.blocks import Residuals as network\n")
+    model = ("--model", f"{factory}:network", "--input", "3x12x12")
+
+    said = json.loads(latprune("trace", *model, "--json").stdout)
+    text = latprune("trace", *model).stdout
+    plans = [
+        latprune("plan", *model, *FORMULA, "--budget", "60%", option, "--json")
+        for option in ("--branches", "--no-branches")
+    ]
+
+    assert [branch["name"] for branch in said["branches"]] == [f"blocks.{i}" for i in range(3)]
+    assert all(f"{branch['name']}: with" in text for branch in said["branches"])
+    assert [found.exit_code for found in plans] == [0, 3]
+    assert 0 in [after for _, after in json.loads(plans[0].stdout)["widths"].values()]
+
+
 def test_measure_says_what_the_network_takes_and_where_the_table_is(disk: Disk) -> None:
     found = latprune("measure", *disk.model, "--runtime", "eager", "--json")
 

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import Branch, ChannelGroup, Member
 
-_SCALES = (
-    1.0,
-    2.0**10,
-    2.0**20,
-)  # of inputs: past a ReLU a constant shows where the sum is above 0
+# Of inputs: past a ReLU a constant shows only where the sum is above 0.
+_SCALES = (1.0, 2.0**10, 2.0**20)
 _POSITIONS = 256  # of a channel, at least, that an input has
 TOLERANCE = 1e-9
 """Largest difference allowed in float64, relative to the largest output."""
@@ -113,12 +110,11 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
     for scale in _SCALES:
         x = scale * _noise(branch, seed=1)
         if branch.trunk is None:
-            parts = _given(block, branch, x)
-            seen = torch.ones_like(parts, dtype=torch.bool)
+            total = parts = _given(block, branch, x)
         else:
             total = block(x)
             parts = total - _through(block, branch, x)
-            seen = total > 0 if branch.relu else torch.ones_like(total, dtype=torch.bool)
+        seen = total > 0 if branch.relu else torch.ones_like(total, dtype=torch.bool)
         rows, seen = _by_channel(parts, branch.axis), _by_channel(seen, branch.axis)
         if bool(seen.any(dim=1).all()) or scale == _SCALES[-1]:
             break
@@ -126,7 +122,7 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
     # A channel whose sum is never above 0 adds nothing that anybody could see.
     constant = torch.where(seen.any(dim=1, keepdim=True), first, torch.zeros_like(first))
     off = ((rows - constant).abs() * seen).max()
-    size = max(1.0, float(constant.abs().max()), float(parts.abs().max()), scale)
+    size = max(scale, float(total.abs().max()), float(parts.abs().max()))
     return constant.ravel() if float(off) <= TOLERANCE * size else None
 
 

@@ -1,16 +1,19 @@
 """Train a detector, prune it to shares of its latency, tune it, and judge and time both.
 
-    python -m studies.detection CONFIG [train] [cut] [tune] [check] [table]
+    python -m studies.detection CONFIG [train] [cut] [tune] [check] [page]
 
 Without a stage all of them run, in this order; a stage whose result lies in `runs/` beside CONFIG
 is not run again, and an interrupted one goes on. `accelerate launch -m studies.detection CONFIG`
-trains on several GPUs. `check` wants a quiet machine; it writes `result.json` beside CONFIG, and
-`table` prints that. Data and weights come from the folder that LATPRUNE_DATA names.
+trains on several GPUs. `tune` trains the dense detector on for as long and in the same way as the
+pruned ones, so that these are compared with what the time would have given that, too. `check`
+wants a quiet machine; it writes `result.json` beside CONFIG, and `page` writes what that says to
+`docs/results/`. Data and weights come from the folder that LATPRUNE_DATA names.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
@@ -31,8 +34,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 import latprune as lp
+from latprune.saliency import scored
 from latprune.tasks import detection, load_weights
 from latprune.tuning.replay import replayed
+from studies import detection_page
 from studies.shared_data import data_folder
 
 if TYPE_CHECKING:
@@ -42,7 +47,10 @@ if TYPE_CHECKING:
 
     Sample = tuple[Any, dict[str, Tensor]]
 
-STAGES = ("train", "cut", "tune", "check", "table")
+STAGES = ("train", "cut", "tune", "check", "page")
+
+
+PAGES = Path(__file__).parents[1] / "docs" / "results"
 
 
 class Shrunk(Dataset["Sample"]):
@@ -66,6 +74,7 @@ class Study:
 
     path: Path
     config: Mapping[str, Any]
+    pages: Path = PAGES
 
     @property
     def runs(self) -> Path:
@@ -74,6 +83,10 @@ class Study:
     @property
     def dense_file(self) -> Path:
         return self.runs / "dense.safetensors"
+
+    @property
+    def continued_file(self) -> Path:
+        return self.runs / "continued.safetensors"
 
     def run_folder(self, budget: str) -> Path:
         return self.runs / budget.rstrip("%")
@@ -112,7 +125,12 @@ class Study:
     @cached_property
     def train(self) -> DataLoader[Any]:
         detector = self.detector
-        augment = detection.training_transform(detector.size, mean=detector.mean, std=detector.std)
+        augment = detection.training_transform(
+            detector.size,
+            mean=detector.mean,
+            std=detector.std,
+            augmentation=self.config["augmentation"],
+        )
         shrink = self.config["shrink"]
         pictures: Dataset[Any] = (
             Shrunk(self.data.split(self.data.train), shrink, augment)
@@ -169,7 +187,8 @@ def cut(study: Study) -> None:
         table = lp.measure(network, graph, example, target)
         place = "cuda" if torch.cuda.is_available() else "cpu"
         first = islice(replayed(study.train, seed=0).epoch(0), study.config["score_batches"])
-        saliency = lp.taylor(network.to(place), graph, first, study.detector.loss)
+        criterion = study.config["criterion"]
+        saliency = scored(criterion, network.to(place), graph, first, study.detector.loss)
         network.cpu()
         for budget in study.config["budgets"]:
             file = study.run_folder(budget) / "cut.safetensors"
@@ -196,7 +215,7 @@ def _cut_to(
 
 
 def tune(study: Study) -> None:
-    """Teach the small detectors what the dense one sees."""
+    """Teach the small detectors what the dense one sees, and the dense one itself as long."""
     network = study.detector.network
     graph = lp.trace(network, study.example)
     for budget in study.config["budgets"]:
@@ -205,20 +224,30 @@ def tune(study: Study) -> None:
         if done.is_file():
             continue
         small = lp.load(source, network)
-        tuned = lp.tune(
-            small,
-            study.train,
-            recipe=lp.Recipe(**study.config["tuned"]),
-            teacher=network,
-            loss=study.detector.loss,
-            distil=detection.distillation,
-            checkpoint=source.with_name("checkpoint"),
-            progress=_Told(budget),
-        )
-        history = [{"epoch": e.epoch, "loss": e.loss} for e in tuned.history]
+        history = _tuned(study, small, source.with_name("checkpoint"), what=budget)
         notes = {**lp.load_notes(source), "history": history}
         if accelerate.PartialState().is_main_process:
             lp.save(small, done, graph=graph, plan=lp.load_plan(source), notes=notes)
+    if not study.continued_file.is_file():
+        longer = copy.deepcopy(network)
+        _tuned(study, longer, study.runs / "continued-checkpoint", what="dense, continued")
+        if accelerate.PartialState().is_main_process:
+            save_file(longer.state_dict(), study.continued_file)
+
+
+def _tuned(study: Study, pupil: nn.Module, kept: Path, *, what: str) -> list[dict[str, float]]:
+    """Tune a detector with the dense one as teacher; give every epoch's loss."""
+    tuned = lp.tune(
+        pupil,
+        study.train,
+        recipe=lp.Recipe(**study.config["tuned"]),
+        teacher=study.detector.network,
+        loss=study.detector.loss,
+        distil=detection.distillation,
+        checkpoint=kept,
+        progress=_Told(what),
+    )
+    return [{"epoch": e.epoch, "loss": e.loss} for e in tuned.history]
 
 
 def check(study: Study) -> None:
@@ -234,6 +263,8 @@ def check(study: Study) -> None:
         report = lp.check(network, small, plan, study.example, graph=graph, evaluate=study.judge)
         print(report, flush=True)
         cases[budget] = {**lp.load_notes(source), "report": report.to_json()}
+    longer = copy.deepcopy(network)
+    load_weights(longer, study.continued_file)
     document = {
         "command": f"python -m studies.detection {'/'.join(study.path.parts[-3:])}",
         "config": study.config,
@@ -245,31 +276,21 @@ def check(study: Study) -> None:
             **{m.__name__: m.__version__ for m in (torch, torchvision, torchmetrics, onnxruntime)},
         },
         "dense": json.loads((study.runs / "dense.json").read_text()),
+        "continued": study.judge(longer),
         "cases": cases,
     }
     (study.path.parent / "result.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def table(study: Study) -> None:
-    """Print the results as a table."""
-    file = study.path.parent / "result.json"
-    if not (accelerate.PartialState().is_main_process and file.is_file()):
-        return
-    print("| budget | dense ms | pruned ms | ratio | MACs | mAP@0.5 dense | cut | tuned |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for budget, case in json.loads(file.read_text())["cases"].items():
-        report = case["report"]
-        dense, small = report["dense"], report["small"]
-        accuracies = (dense["accuracy"], case["before_tuning"], small["accuracy"])
-        row = [
-            budget.replace("%", " %"),
-            f"{dense['median_ms']:.2f} ± {dense['iqr_ms']:.2f}",
-            f"{small['median_ms']:.2f} ± {small['iqr_ms']:.2f}",
-            f"{100 * report['ratio']:.1f} % ± {100 * report['ratio_iqr']:.1f}",
-            f"{100 * small['macs'] / dense['macs']:.0f} %",
-            *(f"{100 * accuracy['map50']:.1f}" for accuracy in accuracies),
-        ]
-        print(f"| {' | '.join(row)} |")
+def page(study: Study) -> None:
+    """Write what came out, if it did, to `docs/results/`."""
+    result = study.path.parent / "result.json"
+    if accelerate.PartialState().is_main_process and result.is_file():
+        name = study.path.parent.name
+        written = study.pages / f"{name}.md"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(detection_page.page(name, json.loads(result.read_text())))
+        print(f"{written} is written")
 
 
 class _Told:
@@ -288,12 +309,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("config", type=Path)
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], help="by default all")
+    parser.add_argument("--pages", type=Path, default=PAGES, help="where the page goes")
     asked = parser.parse_args(arguments)
     path = asked.config.resolve()
-    study = Study(path, json.loads(path.read_text()))
+    study = Study(path, json.loads(path.read_text()), asked.pages)
     study.runs.mkdir(exist_ok=True)
     for stage in asked.stages or STAGES:
-        {"train": train, "cut": cut, "tune": tune, "check": check, "table": table}[stage](study)
+        {"train": train, "cut": cut, "tune": tune, "check": check, "page": page}[stage](study)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ CONFIG: Mapping[str, Any] = {
     "train": "trainval",
     "judged": "test",
     "shrink": [40, 40],
+    "augmentation": "ssd",
     "batch": 4,
     "workers": 0,
     "score_batches": 2,
+    "criterion": "fisher",
     "dense": RECIPE,
     "tuned": RECIPE,
     "target": {"runtime": "synthetic", "batch": 1, "threads": 1},
@@ -34,22 +36,27 @@ CONFIG: Mapping[str, Any] = {
 }
 
 
-def test_a_study_ends_with_a_table_and_does_nothing_twice(
+def test_a_study_ends_with_a_page_and_does_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Synthetic(whole=1.2).install(monkeypatch)
     root = detectors.write_things(tmp_path / "things")
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**CONFIG, "data": str(root)}))
-    main([str(config)])
+    pages = ["--pages", str(tmp_path / "pages")]
+    main([str(config), *pages])
     first = capsys.readouterr().out
-    main([str(config), *STAGES[:3]])
+    main([str(config), *STAGES[:3], *pages])
     again = capsys.readouterr().out
 
-    case = json.loads((tmp_path / "result.json").read_text())["cases"]["80%"]
+    result = json.loads((tmp_path / "result.json").read_text())
+    case = result["cases"]["80%"]
+    page = (tmp_path / "pages" / f"{tmp_path.name}.md").read_text()
     assert case["report"]["used"] <= 1
     assert case["report"]["dense"]["accuracy"].keys() == case["before_tuning"].keys()
-    assert first.splitlines()[-1].startswith("| 80 % |")
+    row = next(line for line in page.splitlines() if line.startswith("| 80 % |"))
+    lost = case["report"]["small"]["accuracy"]["map50"] - result["continued"]["map50"]
+    assert row.endswith(f"{100 * lost:+.1f} |")
     assert "dense: {" in first
     assert "dense: {" not in again
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 import latprune as lp
 from latprune.gradual import GradualPruning
 from tests.gradual.training import CLASSES, EXAMPLE, batch, network
+from tests.processes import run_together
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from latprune.tuning.replay import Batches
 
+pytestmark = [
+    # Python 3.12 and later warn of any fork beside threads.
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+    # Depthwise weights that have their channels last: slower to reduce, and right.
+    pytest.mark.filterwarnings("ignore:Grad strides do not match:UserWarning"),
+]
 # What layers do not say: closing the loop has something to find.
 CLOCK = Synthetic(rest_ms=0.08)
 RECIPE = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no")
@@ -82,12 +94,8 @@ def test_the_dense_network_is_not_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
-@pytest.mark.parametrize(("stops_at", "ema"), [(2, None), (8, 0.9), (13, None)])
-def test_an_interrupted_run_ends_as_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int, ema: float | None
-) -> None:
-    recipe = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no", ema=ema)
-    unbroken = pruned(recipe=recipe, folder=tmp_path / "tables")
+def stopping_at(stops_at: int) -> Callable[[GradualPruning], lp.Plan | None]:
+    """Give a `step` that is interrupted the n-th time."""
     steps, step = 0, GradualPruning.step
 
     def interrupted(pruning: GradualPruning) -> lp.Plan | None:
@@ -97,12 +105,19 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
             signal.raise_signal(signal.SIGINT)
         return step(pruning)
 
+    return interrupted
+
+
+@pytest.mark.parametrize(("stops_at", "ema"), [(2, None), (8, 0.9), (13, None)])
+def test_an_interrupted_run_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int, ema: float | None
+) -> None:
+    recipe = lp.Recipe(epochs=3, lr=0.02, warmup_epochs=0, precision="no", ema=ema)
+    unbroken = pruned(recipe=recipe, folder=tmp_path / "tables")
     with monkeypatch.context() as patch:
-        patch.setattr(GradualPruning, "step", interrupted)
+        patch.setattr(GradualPruning, "step", stopping_at(stops_at))
         with pytest.raises(KeyboardInterrupt):
             pruned(recipe=recipe, checkpoint=tmp_path / "run")
-    assert steps == stops_at
-
     resumed = pruned(recipe=recipe, checkpoint=tmp_path / "run")
     again = pruned(recipe=recipe, checkpoint=tmp_path / "run")
 
@@ -137,3 +152,29 @@ def test_a_training_too_short_for_its_cuts_is_refused_with_what_would_fit() -> N
         pruned(steps=5, every=4)
     with pytest.raises(ValueError, match="train for longer"):
         pruned(steps=30, every=1)
+
+
+def together(rank: int, folder: Path, *, stops: bool = False) -> dict[str, Any]:
+    """Prune in two processes, that may be interrupted once after the second cut."""
+    prune = partial(pruned, every=2, folder=folder / "tables")
+    if stops:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GradualPruning, "step", stopping_at(7))
+            with pytest.raises(KeyboardInterrupt):
+                prune(checkpoint=folder / "run")
+        dist.barrier()
+    done = prune(checkpoint=folder / "run" if stops else None)
+    kept = {name: value.numpy() for name, value in weights(done.model).items()}
+    return {"plan": done.plan.to_json(), "weights": kept, "used": done.report.used}
+
+
+def test_two_processes_end_with_the_same_network_interrupted_or_not(tmp_path: Path) -> None:
+    first, second = run_together(together, tmp_path)
+    shutil.rmtree(tmp_path / "tables")
+    resumed, _ = run_together(partial(together, stops=True), tmp_path)
+
+    assert first["used"] <= 1
+    for one in (second, resumed):
+        assert one["plan"]["kept"] == first["plan"]["kept"]
+        for name, value in first["weights"].items():
+            assert np.array_equal(one["weights"][name], value), name

@@ -1,6 +1,6 @@
 """SSDLite on an EfficientNet-Lite0: the detector of the study on blood cells.
 
-    latprune prune --task detection --model studies/bccd/network.py:ssdlite128 --classes 4 …
+    latprune prune --task detection --model studies/bccd/network.py:ssdlite160 --classes 4 …
 
 Maps of an eighth and a sixteenth of the picture come from the classifier, which ends there; two
 smaller ones come from layers of their own. Heads and extra layers are SSDLite's: depthwise, then
@@ -24,10 +24,11 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation
 
-SIZE = 128
+SIZE = 160
 EXTRA = (128, 128)
-# Red cells are a sixth of a picture and crowded: the finest map has to tell them apart.
-SCALES = (0.1, 0.24, 0.4, 0.6, 0.85)
+# Platelets are a fourteenth of a picture, red cells a sixth and crowded: the finest map, whose
+# anchors are of 0.08 and of 0.13, has to find the ones and to tell the others apart.
+SCALES = (0.08, 0.22, 0.38, 0.6, 0.85)
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -55,7 +56,7 @@ class LiteFeatures(nn.Module):
         return OrderedDict((str(number), each) for number, each in enumerate(maps))
 
 
-def ssdlite128(num_classes: int = 4) -> SSD:
+def ssdlite160(num_classes: int = 4) -> SSD:
     """Build it; `num_classes` counts the background."""
     anchors = DefaultBoxGenerator([[2] for _ in SCALES[1:]], scales=list(SCALES))
     features = LiteFeatures()

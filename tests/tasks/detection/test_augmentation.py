@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from latprune.tasks.detection import (
     open_voc,
     training_transform,
 )
+from latprune.tasks.detection.augmentation import Augmentation
 from tests.detectors import SIZE, Thing, tiny_ssd, write_picture, write_split
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from latprune.tasks.detection.voc import VocSplit
 
-PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+PLAIN: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 @pytest.fixture
@@ -44,8 +45,11 @@ def inside(picture: Tensor, box: Tensor) -> Tensor:
     return picture[:, top + 2 : bottom - 2, left + 2 : right - 2].flatten(1)
 
 
-def test_boxes_stay_on_their_objects_whatever_is_done_to_the_picture(split: VocSplit) -> None:
-    transform = training_transform((96, 96), **PLAIN)
+@pytest.mark.parametrize("augmentation", get_args(Augmentation))
+def test_boxes_stay_on_their_objects_whatever_is_done_to_the_picture(
+    split: VocSplit, augmentation: Augmentation
+) -> None:
+    transform = training_transform((96, 96), **PLAIN, augmentation=augmentation)
     kinds: set[int] = set()
     for seed in range(60):
         torch.manual_seed(seed)
@@ -63,6 +67,28 @@ def test_boxes_stay_on_their_objects_whatever_is_done_to_the_picture(split: VocS
         assert (target["boxes"] >= 0).all()
         assert (target["boxes"] <= 96).all()
     assert kinds == {1, 2}
+
+
+def test_through_a_microscope_objects_keep_about_their_size(split: VocSplit) -> None:
+    whole = {
+        int(n): box for n, box in zip(split[0][1]["labels"], split[0][1]["boxes"], strict=True)
+    }
+    width, height = split[0][0].size
+    transform = training_transform((96, 96), **PLAIN, augmentation="microscope")
+    for seed in range(30):
+        torch.manual_seed(seed)
+        _, target = transform(*split[0])
+        for box, label in zip(target["boxes"], target["labels"], strict=True):
+            left, top, right, bottom = whole[int(label)].tolist()
+            # A crop keeps 0.7 of a side at least; half of an object may be beyond it.
+            sizes = (96 * (right - left) / width, 96 * (bottom - top) / height)
+            for size, was in zip((box[2] - box[0], box[3] - box[1]), sizes, strict=True):
+                assert 0.45 * was <= float(size) <= was / 0.7 + 1.5
+
+
+def test_an_augmentation_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="microscope"):
+        training_transform((32, 32), **PLAIN, augmentation="telescope")  # type: ignore[arg-type]
 
 
 def test_training_shows_a_picture_differently_each_time(split: VocSplit) -> None:

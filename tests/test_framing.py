@@ -44,12 +44,20 @@ def cost_of_layers(graph: PruningGraph, widths: Mapping[str, int]) -> float:
 
 
 def allowed_costs(framing: Framing, picks: Sequence[int]) -> list[float]:
-    """Price these picks of the groups with every pick of the auxiliary variables."""
+    """Price these picks of the groups with every allowed pick of the auxiliary variables."""
     problem = framing.problem(
         {group: np.zeros(100) for group in framing.groups}, budget_ms=math.inf
     )
-    auxiliary = (range(n) for n in problem.sizes[len(framing.groups) :])
-    costs = (problem.cost_of([*picks, *rest]) for rest in itertools.product(*auxiliary))
+    known = [tuple(picks)]
+    for variable in range(len(framing.groups), len(problem.sizes)):
+        tables = [table for table in problem.tables if max(table.scope, default=-1) == variable]
+        known = [
+            found
+            for before in known
+            for found in ((*before, pick) for pick in range(problem.sizes[variable]))
+            if all(np.isfinite(t.cost_ms[tuple(found[v] for v in t.scope)]) for t in tables)
+        ]
+    costs = map(problem.cost_of, known)
     return [cost for cost in costs if math.isfinite(cost)]
 
 

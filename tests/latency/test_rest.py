@@ -72,7 +72,7 @@ def test_however_many_strangers_do_not_tell_how_a_network_differs_from_them() ->
 
 def test_a_near_relative_tells_nearly_as_much_as_the_network_itself() -> None:
     own, near = (
-        whole_at([relative(53.0, differs), relative(56.0, 1.0)], 50.0, differs_ms=0.5)
+        whole_at([relative(53.0, differs), relative(53.5, 1.0)], 50.0, differs_ms=0.5)
         for differs in (0.0, 0.1)
     )
 
@@ -81,3 +81,12 @@ def test_a_near_relative_tells_nearly_as_much_as_the_network_itself() -> None:
 
 def test_networks_of_other_sizes_alone_leave_the_error_infinite() -> None:
     assert whole_at([Relative(DENSE, 1.0)], 50.0, differs_ms=0.5)[1] == math.inf
+
+
+def test_timings_of_its_own_that_contradict_the_others_are_believed() -> None:
+    own = [relative(58.0, 0.0)] * 3
+    others = [relative(53.0, 0.1)] * 40
+
+    whole_ms, _ = whole_at([*own, *others], 50.0, differs_ms=0.5)
+
+    assert whole_ms == pytest.approx(58.0, abs=0.1)

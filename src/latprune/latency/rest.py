@@ -7,7 +7,7 @@ layer leaves warm for the next or does not. What is missing changes slowly with 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +93,8 @@ def whole_at(
 ) -> tuple[float, float]:
     """Give what a whole network takes by its own timings, its near relatives' and all others'.
 
+    Where its own timings contradict the others', those count for less.
+
     Args:
         known: At least one network.
         layers_ms: What its layers take one by one.
@@ -102,16 +104,28 @@ def whole_at(
     Returns:
         Milliseconds and their standard error, infinite if none of the others is about as large.
     """
-    near = [one for one in known if one.differs <= NEAR]
+    own = [one for one in known if one.differs == 0]
+    near = [one for one in known if 0 < one.differs <= NEAR]
     far = [one for one in known if one.differs > NEAR]
-    guesses = []
-    for relatives in filter(None, (near, far)):
-        rest_ms, error_ms = rest_at([one.whole for one in relatives], layers_ms)
-        # All of them may be off by the same: that does not average out.
-        differs = float(np.mean([one.differs for one in relatives]))
-        guesses.append((rest_ms, math.hypot(error_ms, differs * differs_ms)))
-    if all(math.isinf(error_ms) for _, error_ms in guesses):
-        return layers_ms + guesses[-1][0], math.inf
-    weights = [error_ms**-2 for _, error_ms in guesses]
-    rest_ms = float(np.average([rest_ms for rest_ms, _ in guesses], weights=weights))
-    return layers_ms + rest_ms, float(sum(weights) ** -0.5)
+    guesses = [_guess(some, layers_ms, differs_ms) for some in (own, near, far) if some]
+    if all(math.isinf(guess.error_ms) for guess in guesses):
+        return guesses[-1].whole_ms, math.inf
+    if own:
+        guesses[1:] = [_doubted(guess, guesses[0]) for guess in guesses[1:]]
+    weights = [guess.error_ms**-2 for guess in guesses]
+    whole_ms = float(np.average([guess.whole_ms for guess in guesses], weights=weights))
+    return whole_ms, float(sum(weights) ** -0.5)
+
+
+def _guess(relatives: Sequence[Relative], layers_ms: float, differs_ms: float) -> Whole:
+    rest_ms, error_ms = rest_at([one.whole for one in relatives], layers_ms)
+    # All of them may be off by the same: that does not average out.
+    differs = float(np.mean([one.differs for one in relatives]))
+    return Whole(layers_ms, layers_ms + rest_ms, math.hypot(error_ms, differs * differs_ms))
+
+
+def _doubted(guess: Whole, own: Whole) -> Whole:
+    """Give a guess the error that it must have if the network's own timings are right."""
+    off_ms = abs(guess.whole_ms - own.whole_ms)
+    usual_ms = math.hypot(guess.error_ms, own.error_ms)
+    return guess if off_ms <= usual_ms else replace(guess, error_ms=max(guess.error_ms, off_ms))

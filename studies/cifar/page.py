@@ -204,6 +204,9 @@ core are enough for two of the rows.
   multiples of {round_to} (16, its usual number on GPUs, is all that a layer of the first stage
   has), at 19 ratios, with and without leaving every layer its half (without, it skips layers that
   rounding would empty); the slowest of these networks that was measured to be within the budget.
+  **It takes channel i of a padded shortcut for channel i of what it pads**, though they lie 8 and
+  16 apart here, so what it removes of one stage is not what it removes of the next: on this
+  network its rows show that fault, not its choice of channels.
 - narrow, from scratch: one factor for the widths of all layers, new weights, the same steps and
   teacher, at a learning rate of {scratch_lr} in place of {lr}.
 - The dense network is tuned as long.

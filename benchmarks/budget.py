@@ -4,7 +4,7 @@
                                 [--budgets 70%,50%] [--json FILE]
 
 Per network and budget: the pruned network's time as a share of the budget, timed beside the dense
-one after the tool is done, in eight sessions of each, opened anew; and the plan's proven gap. Per
+one after the tool is done, in sixteen sessions of each, opened anew; and the plan's proven gap. Per
 network: seconds from nothing (trace, table, plan, closed loop) and, for the same again, with the
 table at hand. ONNX Runtime, batch 1, one thread, 224 x 224; weights are random and seeded, since
 they do not change the time.
@@ -66,7 +66,7 @@ def run_network(name: str, budgets: list[lp.Budget]) -> list[dict[str, Any]]:
                 fitted = fit(model, example, target, saliency, budget, folder=Path(folder))
                 seconds[f"seconds_from_{start}"] = round(time.perf_counter() - begin, 2)
             again = lp.compare(
-                model, fitted.model, example, target, enough=_well_known, limit_s=60, openings=8
+                model, fitted.model, example, target, enough=_well_known, limit_s=60, openings=16
             )
             cases.append(_case(name, fitted, again, seconds))
             print(_line(cases[-1]), flush=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 import latprune as lp
 import latprune.progress
-from latprune.fitting import AIM, _decided
+from latprune.fitting import AIM, QUICK_OWN, _decided
 from latprune.latency.timing import Comparison, Measurement
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
@@ -120,6 +120,19 @@ def test_a_network_is_timed_until_that_is_sure(
     assert found.comparison.ratio_error == pytest.approx(
         0.01 * found.comparison.ratio / mine**0.5, rel=0.02
     )
+
+
+def test_a_quick_network_is_believed_after_several_timings_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, budget = Moody(moods=itertools.count(1.0, 1e-6)), lp.Budget(fraction=0.5)
+
+    first = fitted(runtime, budget, tmp_path, monkeypatch, widths=FINE)
+    second = fitted(runtime, budget, tmp_path, monkeypatch, widths=FINE)
+
+    assert first.rounds >= QUICK_OWN
+    assert second.plan.widths == first.plan.widths
+    assert second.rounds == 1  # the table remembers the others
 
 
 def test_a_dense_network_that_is_ready_is_not_made_ready_again(

@@ -45,13 +45,6 @@ AIM = 0.983
 CLOSE = 0.006
 """How far from `AIM` a network may be, by all that is known of it, for the loop to end."""
 
-SURE = 0.007
-"""How well a network's time must be known for the loop to end: a standard error, relative."""
-
-QUICK_MS, QUICK_SURE, QUICK_TIMINGS = 50.0, 0.005, 16
-"""A dense network that takes less is timed more often, until more is known: it is cheap, and what
-disturbs a machine disturbs a quick network more."""
-
 FLOOR = 0.01
 """The error of a timing, relative, that its own spread does not show: where the networks lie in
 memory, and moods of the machine that last longer than a few seconds."""
@@ -62,11 +55,22 @@ OWN = 0.01
 TIMINGS = 10
 """Of whole networks, at the most; one that is near the aim is timed until that is sure."""
 
+SURE = 0.007
+"""How well a network's time must be known for the loop to end: a standard error, relative."""
+
+QUICK_MS, QUICK_TIMINGS, QUICK_SURE, QUICK_OWN = 50.0, 20, 0.004, 4
+"""A dense network that takes less is timed more often, until more is known, and what is known of
+others does not end the loop before a network of its own was timed so often: it is cheap, and what
+disturbs a machine disturbs a quick network more."""
+
 TIMING_S = 2.0
 """For how long a candidate is timed beside the dense network, each time, at the most."""
 
 REFINEMENTS = 8
 """Plans per round, each with the layers of the one before measured."""
+
+REPLANS = 4
+"""Of these, each with the rest of the network planned before: it may not be that of its like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +202,12 @@ class _Place:
         known = [self._dense, *map(self._whole, self.table.cuts(self.graph))]
         return Demand(self.table, self.budget, rest_within(known, AIM * self._budget_ms))
 
+    def demand_by(self, widths: Mapping[str, int]) -> Demand:
+        """The same by what is known of one network: it has such a rest."""
+        share, _ = self.believed(widths)
+        rest_ms = share * self._budget_ms - self.table.layers_ms(self.graph, widths)
+        return Demand(self.table, self.budget, rest_ms)
+
     def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
         """The share of the budget that a network takes by all that is known, and its error."""
         layers_ms = self.table.layers_ms(self.graph, widths)
@@ -206,6 +216,12 @@ class _Place:
             known.append(Relative(self._whole(one), self._differs(widths, one.widths)))
         whole_ms, error_ms = whole_at(known, layers_ms, differs_ms=OWN * self._budget_ms)
         return whole_ms / self._budget_ms, error_ms / self._budget_ms
+
+    def timings(self, candidate: _Candidate) -> int:
+        """How often a network was timed here, by earlier runs too."""
+        cuts = self.table.cuts(self.graph)
+        stored = sum(one.widths == candidate.plan.widths for one in cuts)
+        return max(stored, candidate.timings)  # equal timings are stored once
 
     def _differs(self, widths: Mapping[str, int], others: Mapping[str, int]) -> float:
         """The share of a network's layers, by their time, that another one does not have."""
@@ -294,6 +310,8 @@ class _Loop:
             share = 100 * max(candidate.used)
             self.progress.step(timing, None, f"takes {share:.1f} % of the budget")
             near, sure = _judged(candidate, places, tolerance=QUICK_SURE if quick else SURE)
+            if quick:
+                sure = sure and all(place.timings(candidate) >= QUICK_OWN for place in places)
             if self._is_dense(candidate.plan) or (near and sure):
                 break
         best = min(tried, key=partial(_preference, places=places))
@@ -369,15 +387,24 @@ class _Loop:
 
     def _plan(self, places: Sequence[_Place], tried: Sequence[_Candidate]) -> Plan | None:
         """Plan with all that is known by now; None if only what was already found fits."""
-        try:
-            planned, tables = self.refined([place.demand for place in places], aim=AIM)
-        except BudgetTooSmall:
-            if any(max(candidate.used) <= 1 for candidate in tried):
-                return None
-            raise
-        for place, table in zip(places, tables, strict=True):
-            place.table = table
-        return planned
+        found: list[Plan] = []
+        demands = [place.demand for place in places]
+        for _ in range(REPLANS):
+            try:
+                planned, tables = self.refined(demands, aim=AIM)
+            except BudgetTooSmall:
+                if found:
+                    break
+                if any(max(candidate.used) <= 1 for candidate in tried):
+                    return None
+                raise
+            for place, table in zip(places, tables, strict=True):
+                place.table = table
+            found.append(planned)
+            if _miss(planned, places) <= CLOSE:
+                break
+            demands = [place.demand_by(planned.widths) for place in places]
+        return min(found, key=partial(_miss, places=places))
 
     def _with(self, planned: Plan, tried: Sequence[_Candidate]) -> list[_Candidate]:
         """Put a plan's network last, the one that was tried already if it was."""
@@ -402,8 +429,9 @@ class _Loop:
         """Time a candidate beside the dense network on every target, and remember it there."""
         times = []
         for number, place in enumerate(places):
-            for network in (place.dense, candidate.runs[number]):
-                self.device.open_anew(network)
+            self.device.open_anew(place.dense)
+            if candidate.timings:  # else it has just been opened
+                self.device.open_anew(candidate.runs[number])
             compared = compare(
                 place.dense,
                 candidate.runs[number],
@@ -420,19 +448,23 @@ class _Loop:
         return times
 
 
+def _miss(planned: Plan, places: Sequence[_Place]) -> float:
+    """How far from the aim a network is by all that is known, as a share of the budget."""
+    return abs(max(place.believed(planned.widths)[0] for place in places) - AIM)
+
+
 def _judged(
     candidate: _Candidate, places: Sequence[_Place], *, tolerance: float
 ) -> tuple[bool, bool]:
     """Whether a network is near the aim, and whether all timings and its own are sure of it."""
-    shares, sure = [], True
+    sure = True
     for place, own, compared in zip(places, candidate.used, candidate.compared, strict=True):
         share, error = place.believed(candidate.plan.widths)
         own_error = own * _relative_error(compared)
         agrees = abs(own - share) <= 2 * max(own_error, FLOOR / 4)
         has_slack = own + 3 * own_error <= AIM
         sure = sure and own <= 1 and ((error <= tolerance and agrees) or has_slack)
-        shares.append(share)
-    return abs(max(shares) - AIM) <= CLOSE, sure
+    return _miss(candidate.plan, places) <= CLOSE, sure
 
 
 def _preference(candidate: _Candidate, places: Sequence[_Place]) -> tuple[bool, float]:

@@ -209,7 +209,7 @@ def test_the_same_command_again_gives_the_same_network_without_pruning_again(
     out, _ = pruned
     before = (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns
     weights = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
-    monkeypatch.setattr("latprune.pipeline.fit", never)
+    monkeypatch.setattr("latprune.bench.fit", never)
 
     options = ("--budget", "70%", "--epochs", "1", "--out", str(out))
     again = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
@@ -238,7 +238,7 @@ def test_interrupted_in_tuning_the_same_command_goes_on_from_the_cut(
     with monkeypatch.context() as patch:
         patch.setattr("latprune.pipeline.tune", interrupt)
         stopped = latprune(*command, "--out", str(tmp_path))
-    monkeypatch.setattr("latprune.pipeline.fit", never)
+    monkeypatch.setattr("latprune.bench.fit", never)
 
     resumed = latprune(*command, "--out", str(tmp_path))
 

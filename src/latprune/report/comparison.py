@@ -76,7 +76,8 @@ class Report:
         small: The pruned one.
         ratio: Median over interleaved rounds of the pruned network's time over the dense one's.
         ratio_iqr: Its interquartile range.
-        remark: Why the budget was not met or not used, where the caller knows; else empty.
+        remark: Why the budget was not met or not used, where more is known of it than this; else
+            empty.
         foreign_cores: How many cores others kept busy while the networks were timed.
     """
 
@@ -251,7 +252,6 @@ def check(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     calibration: Iterable[Inputs] | None = None,
     comparison: Comparison | None = None,
-    remark: str = "",
     device: Device = HERE,
 ) -> Report:
     """Measure a pruned network beside the dense one, interleaved, on the plan's target.
@@ -268,7 +268,6 @@ def check(
         calibration: For a target in int8: batches of inputs like `example`, of any number of
             samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
-        remark: Why the budget may not be met or used, for the verdict.
         device: Where to measure.
 
     Raises:
@@ -309,7 +308,6 @@ def check(
         small=facts(small, comparison.small, plan.widths),
         ratio=comparison.ratio,
         ratio_iqr=comparison.ratio_iqr,
-        remark=remark,
         foreign_cores=comparison.foreign_cores,
     )
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from latprune.cli.options import AsJson, BudgetText, budget_of, usage
+from latprune.cli.options import usage
+from latprune.cli.options.choice import BudgetText, budget_of
+from latprune.cli.options.output import AsJson
 from latprune.cli.shown import conclude
 
 
@@ -35,4 +37,4 @@ def demo_command(
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
     after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
-    conclude(pruned.report, facts if as_json else None, after=after)
+    conclude([pruned.report], facts if as_json else None, after=after)

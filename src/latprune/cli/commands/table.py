@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from latprune.cli.options import AsJson
+from latprune.cli.options.output import AsJson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -34,7 +34,7 @@ import torch
 import torchvision
 
 import latprune as lp
-from latprune.latency.table import table_path
+from latprune.latency.table_files import table_path
 
 BUDGET = lp.Budget(fraction=0.6)
 SIZE = (3, 64, 64)

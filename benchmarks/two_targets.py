@@ -12,8 +12,6 @@ Exits 1 if a budget is not met, or if neither is used to 0.97 of it.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 import latprune as lp
+from benchmarks._result import origin, write
 from benchmarks.budget import build
 
 SEED = 0
@@ -71,23 +70,17 @@ def main() -> int:
             f"saliency {share:.2%} for this budget alone"
         )
     print(f"saliency {kept:.2%} for both at once, proven gap {both.plan.gap:.4%}")
-    if arguments.json is not None:
-        document = {
-            "command": "python -m benchmarks.two_targets " + " ".join(sys.argv[1:]),
-            "network": arguments.network,
-            "seed": SEED,
-            "versions": {
-                "latprune": lp.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "cases": cases,
-            "saliency": kept,
-            "saliency_alone": kept_alone,
-            "gap": both.plan.gap,
-            "rounds": both.rounds,
-        }
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    found = {
+        **origin("two_targets", "torch"),
+        "network": arguments.network,
+        "seed": SEED,
+        "cases": cases,
+        "saliency": kept,
+        "saliency_alone": kept_alone,
+        "gap": both.plan.gap,
+        "rounds": both.rounds,
+    }
+    write(arguments.json, found)
     used = [case["used"] for case in cases]
     return 0 if LOWEST <= max(used) <= 1 else 1
 

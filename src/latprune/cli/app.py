@@ -42,6 +42,11 @@ class Commands(TyperGroup):
             complain(f"error: {error}")
             code = IMPOSSIBLE if isinstance(error, BudgetTooSmall) else FAILED
             raise typer.Exit(code) from None
+        except OSError as error:  # a full disk, a folder that may not be written to
+            if ctx.params["debug"]:
+                raise
+            complain(f"error: {error}")
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             resumable = ctx.invoked_subcommand in RESUMABLE
             complain(f"interrupted. {KEPT}" if resumable else "interrupted")

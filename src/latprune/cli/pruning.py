@@ -145,9 +145,9 @@ class Asked:
         return {
             **vars(self.source),
             "data": self.labelled.data,
-            "target": target.to_json(),
-            "budget": self.budget.to_json(),
-            "also": [[place.to_json(), budget.to_json()] for place, budget in also.items()],
+            "target": target.describe(),
+            "budget": str(self.budget),
+            "also": {place.describe(): str(budget) for place, budget in also.items()},
             "criterion": ",".join(self.criteria),
             "solver": self.choice.solver,
             "keep": self.choice.kept,

@@ -134,5 +134,10 @@ def _solve(question: Question, solver: Solver, *, aim: float) -> Choice:
     except BudgetTooSmall as error:
         rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
         floor_ms += question.rests[error.target](floor_ms)
-        raise BudgetTooSmall(error.budget_ms + rest_ms, floor_ms, target=error.target) from None
+        remedy = None
+        if not question.values:
+            remedy = "or see by `latprune trace` why nothing of this network can be cut"
+        raise BudgetTooSmall(
+            error.budget_ms + rest_ms, floor_ms, target=error.target, remedy=remedy
+        ) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)

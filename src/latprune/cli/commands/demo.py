@@ -32,7 +32,7 @@ def demo_command(
     allowed = budget_of(budget)
     with working() as progress:
         with usage("--out"):
-            folder = RunFolder.claim(out, "demo", {"budget": allowed.to_json()})
+            folder = RunFolder.claim(out, "demo", {"budget": str(allowed)})
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))

@@ -63,7 +63,7 @@ def export_command(
             write(small, example, to)
     files = [to, to.with_suffix(".bin")] if to.suffix == ".xml" else [to]
     size = sum(file.stat().st_size for file in files)
-    text = f"{to} ({size / 1e6:.1f} MB) agrees with torch"
+    text = f"{to} ({size / 1e6:.2f} MB) agrees with torch"
     show({"file": str(to), "bytes": size} if as_json else text)
 
 

@@ -27,7 +27,7 @@ def trace_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what of a network can be cut, what cannot, and why; measure nothing."""
+    """Show what of a network can be cut, what cannot, and why. Nothing is measured."""
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
 

@@ -72,7 +72,7 @@ class Asked:
         Raises:
             BadParameter: If not.
         """
-        _ = self.source, self.criteria, self.solver, self.recipe
+        _ = self.source, self.criteria, self.solver, self.recipe  # each refuses what it cannot read
         self.training.check_augmentation(self.network.task)
         self.cuts.check(
             trains=self.recipe is not None,

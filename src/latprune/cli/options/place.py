@@ -42,8 +42,8 @@ Also = Annotated[
         "--also",
         metavar="SETTINGS=BUDGET",
         help="A further budget, with other settings, that the same network must meet: "
-        "openvino=12ms, or int8, 2 threads=50%. Settings between commas: a runtime, a precision, a "
-        "number of threads; the others are those above. May be repeated.",
+        "'openvino=12ms' or 'int8, 2 threads=50%'. Settings between commas: a runtime, a "
+        "precision, a number of threads; the others are those above. May be repeated.",
     ),
 ]
 On = Annotated[

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,6 +46,13 @@ def conclude(reports: Sequence[Report], facts: dict[str, Any] | None, *, after: 
     if after and facts is None:
         show(f"\n{after}")
     raise typer.Exit(0 if all(report.met for report in reports) else NOT_MET)
+
+
+def program() -> str:
+    """Give the word that starts this command: a path, where the shell would not find `latprune`."""
+    started = Path(sys.argv[0])
+    is_found = started.name != "latprune" or shutil.which("latprune") is not None
+    return "latprune" if is_found else str(started)
 
 
 def complain(sentence: str) -> None:

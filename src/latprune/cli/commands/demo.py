@@ -10,7 +10,7 @@ import typer
 from latprune.cli.options import usage
 from latprune.cli.options.choice import BudgetText, budget_of
 from latprune.cli.options.output import AsJson
-from latprune.cli.shown import conclude
+from latprune.cli.shown import conclude, program
 
 
 def demo_command(
@@ -36,5 +36,5 @@ def demo_command(
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
-    after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
+    after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out, program=program())])
     conclude([pruned.report], facts if as_json else None, after=after)

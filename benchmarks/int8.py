@@ -23,20 +23,18 @@ for int8 keeps less saliency than the one for fp32 by more than two standard err
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import nn
 
 import latprune as lp
+from benchmarks._result import origin, verdict, write
 from benchmarks.budget import build
 from latprune.fitting import AIM, refine
 from latprune.latency.comparing import Ratios, diff
@@ -54,11 +52,10 @@ def main() -> int:
     budget = lp.Budget.parse(arguments.budget)
     size = tuple(map(int, arguments.input.split("x")))
     cases = [run_network(name, budget, size) for name in arguments.networks.split(",")]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(_document(cases), indent=1) + "\n")
-    missed = [problem for case in cases for problem in case["missed"]]
-    print("\n".join(missed) or "every bar is held")
-    return 1 if missed else 0
+    target = lp.Target.here("onnxruntime", precision="int8").to_json()
+    made = origin("int8", "torch", "onnxruntime")
+    write(arguments.json, {**made, "target": target, "seed": SEED, "cases": cases})
+    return verdict([bar for case in cases for bar in case["missed"]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,11 +197,11 @@ def _missed(case: dict[str, Any], budget: lp.Budget) -> list[str]:
     assert budget.fraction is not None
     used = case["for_int8"]["share_in_int8"] / budget.fraction
     if not LOWEST <= used <= HIGHEST:
-        missed.append(f"MISSED {case['network']}: {used:.3f} of the budget in int8")
+        missed.append(f"{case['network']}: {used:.3f} of the budget in int8")
     equal = case["at_equal_time"]
     if equal["saliency_that_int8_is_behind"] > 2 * equal["error"]:
         missed.append(
-            f"MISSED {case['network']}: at equal int8 time the plan for int8 keeps "
+            f"{case['network']}: at equal int8 time the plan for int8 keeps "
             f"{equal['saliency_that_int8_is_behind']:.2%} (± {equal['error']:.2%}) less saliency "
             "than the one for fp32"
         )
@@ -242,21 +239,6 @@ def _spread(found: dict[str, float]) -> str:
         f"{found['share_in_int8']:.2%} of dense (IQR {found['share_iqr']:.2%}, "
         f"± {found['share_error']:.2%})"
     )
-
-
-def _document(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "command": "python -m benchmarks.int8 " + " ".join(sys.argv[1:]),
-        "target": lp.Target.here("onnxruntime", precision="int8").to_json(),
-        "versions": {
-            "latprune": lp.__version__,
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(),
-        },
-        "seed": SEED,
-        "cases": cases,
-    }
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import subprocess
 import sys
@@ -34,7 +33,8 @@ import torch
 import torchvision
 
 import latprune as lp
-from latprune.latency.table import table_path
+from benchmarks._result import origin, verdict, write
+from latprune.latency.table_files import table_path
 
 BUDGET = lp.Budget(fraction=0.6)
 SIZE = (3, 64, 64)
@@ -56,11 +56,9 @@ def main() -> int:
     for broken in tables:
         print(f"killed {len(broken.kills)} times: {broken.line}")
     missed = [problem for table in (*unbroken, *tables) for problem in table.missed()]
-    print("\n".join(f"MISSED {problem}" for problem in missed) or "every bar is held")
-    if arguments.json is not None:
-        document = _document(arguments, unbroken, tables, missed, time.perf_counter() - begin)
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if missed else 0
+    seconds = time.perf_counter() - begin
+    write(arguments.json, _document(arguments, unbroken, tables, missed, seconds))
+    return verdict(missed)
 
 
 def child(network: str, folder: Path) -> int:
@@ -213,17 +211,11 @@ def _document(
     seconds: float,
 ) -> dict[str, Any]:
     return {
-        "command": "python -m benchmarks.killed " + " ".join(sys.argv[1:]),
+        **origin("killed", "torch", "torchvision"),
         "network": arguments.network,
         "input": "x".join(map(str, SIZE)),
         "budget": str(BUDGET),
         "target": lp.Target.here("onnxruntime").to_json(),
-        "versions": {
-            "latprune": lp.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
         "seed": arguments.seed,
         "seconds": round(seconds, 1),
         "kills": sum(len(broken.kills) for broken in tables),

@@ -15,8 +15,6 @@ one of the reports made under load does not say that the machine was busy, or if
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -30,6 +28,7 @@ import torch
 from torch import nn
 
 import latprune as lp
+from benchmarks._result import origin, verdict, write
 from benchmarks.budget import build
 from latprune.fitting import AIM, refine
 from latprune.latency.comparing import Ratios, diff
@@ -57,11 +56,10 @@ def main() -> int:
     torch.set_num_threads(1)
     budget = lp.Budget.parse(arguments.budget)
     cases = [run(name, budget, arguments.busy) for name in arguments.networks.split(",")]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(_document(cases), indent=1) + "\n")
-    missed = [problem for case in cases for problem in case["missed"]]
-    print("\n".join(missed) or "every bar is held")
-    return 1 if missed else 0
+    target = lp.Target.here("onnxruntime").to_json()
+    found = {**origin("loaded", "torch"), "target": target, "seed": SEED, "cases": cases}
+    write(arguments.json, found)
+    return verdict([bar for case in cases for bar in case["missed"]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +175,13 @@ def _missed(case: dict[str, Any]) -> list[str]:
         ratio = case[what]["loaded_to_quiet"]["ratio"]
         if abs(ratio - 1) > FARTHEST:
             missed.append(
-                f"MISSED {case['network']}: {what} under load it takes {ratio:.3f} of what it "
+                f"{case['network']}: {what} under load it takes {ratio:.3f} of what it "
                 "takes planned in quiet"
             )
     if not case["loaded"]["says_busy"]:
-        missed.append(f"MISSED {case['network']}: the report does not say that it was busy")
+        missed.append(f"{case['network']}: the report does not say that it was busy")
     if case["quiet"]["says_busy"]:
-        missed.append(f"MISSED {case['network']}: it was not quiet, others used the machine")
+        missed.append(f"{case['network']}: it was not quiet, others used the machine")
     return missed
 
 
@@ -207,20 +205,6 @@ def _shares(timed: dict[str, Any]) -> str:
         f"{quiet['ratio']:.2%} of dense in quiet, {loaded['ratio']:.2%} under load: "
         f"{both['ratio']:.3f} (± {both['ratio_error']:.3f}) of the quiet plan's true cost"
     )
-
-
-def _document(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "command": "python -m benchmarks.loaded " + " ".join(sys.argv[1:]),
-        "target": lp.Target.here("onnxruntime").to_json(),
-        "versions": {
-            "latprune": lp.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "seed": SEED,
-        "cases": cases,
-    }
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ import torch.nn.functional as F
 import torchvision
 
 import latprune as lp
+from benchmarks._result import origin, verdict, write
 from latprune.latency.timing import Comparison, clock_for, summarise, time_interleaved
 
 if TYPE_CHECKING:
@@ -55,22 +54,11 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = {name: measured(name, arguments.rounds) for name in arguments.network}
+    target = lp.Target.here("onnxruntime").to_json()
+    made = origin("overhead", "torch")
+    write(arguments.json, {**made, "limit": LIMIT, "target": target, "networks": found})
     over = [name for name, one in found.items() if one["added_by_scoring"] > LIMIT]
-    print("\n".join(f"MISSED {name}: scoring costs too much" for name in over) or "the bar is held")
-    if arguments.json is not None:
-        document = {
-            "command": "python -m benchmarks.overhead " + " ".join(sys.argv[1:]),
-            "limit": LIMIT,
-            "target": lp.Target.here("onnxruntime").to_json(),
-            "versions": {
-                "latprune": lp.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "networks": found,
-        }
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
-    return int(bool(over))
+    return verdict([f"{name}: scoring costs too much" for name in over])
 
 
 def measured(name: str, rounds: int) -> dict[str, Any]:

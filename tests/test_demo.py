@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
@@ -16,8 +17,6 @@ from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_the_halves_share_no_picture_and_every_digit_is_in_both_alike() -> None:
@@ -73,6 +72,21 @@ def test_the_demonstration_leaves_a_network_that_loads_and_fits(
     pictures = torch.rand(2, 1, 16, 16)
     assert torch.equal(loaded(pictures), pruned.model(pictures))
     assert (tmp_path / "dense.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("on_path", "typed"), [(True, "latprune"), (False, ".venv/bin/latprune")])
+def test_the_command_is_named_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: bool, typed: str
+) -> None:
+    from latprune.cli.shown import program
+
+    monkeypatch.setattr("sys.argv", [".venv/bin/latprune", "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if on_path:
+        (tmp_path / "latprune").touch(mode=0o755)
+
+    assert program() == typed
+    assert demo.next_commands(tmp_path, program=program())[0].startswith(f"{typed} check")
 
 
 def test_what_to_type_next_can_be_typed(tmp_path: Path) -> None:

@@ -94,6 +94,20 @@ def test_the_dense_network_is_not_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
+def test_for_the_last_cut_only_candidates_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def prepare(model: torch.nn.Module, *_: object, **__: object) -> torch.nn.Module:
+        opened.append(sum(parameter.numel() for parameter in model.parameters()))
+        return model
+
+    monkeypatch.setattr("latprune.fitting.prepare", prepare)
+    done = pruned(steps=2)
+
+    assert opened
+    assert max(opened) < sum(parameter.numel() for parameter in done.dense.parameters())
+
+
 def stopping_at(stops_at: int) -> Callable[[GradualPruning], lp.Plan | None]:
     """Give a `step` that is interrupted the n-th time."""
     steps, step = 0, GradualPruning.step

@@ -297,3 +297,10 @@ def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
 
     assert result.met
     assert len(calls) == 2 + len(loader)
+
+
+def test_a_target_has_one_budget(tmp_path: Path) -> None:
+    target = lp.Target.here("synthetic")
+
+    with pytest.raises(ValueError, match="has two budgets: 60% and 50%"):
+        lp.prune(Network(), EXAMPLE, "60%", target=target, also={target: "50%"}, folder=tmp_path)

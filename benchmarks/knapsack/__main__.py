@@ -18,22 +18,19 @@ hand.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.knapsack.halp_by_hand import halp_by_hand
 
-import latprune as lp
+from benchmarks._result import origin, write
 from benchmarks.knapsack.stored import FOLDER, dense, load_about, load_problem, stored_problems
 from latprune.errors import BudgetTooSmall
 from latprune.knapsack import Choice, Problem, greedy, halp, joint, milp, uniform
@@ -69,9 +66,8 @@ def main() -> int:
     cases = [case for name in names for case in run_problem(name, solvers)]
     speed = against_hand() if BY_HAND in names else {"missed": []}
     missed = [bar for part in (*cases, speed) for bar in part["missed"]]
-    if arguments.json is not None:
-        document = {**_origin(names), "cases": cases, "halp_by_hand": speed, "missed": missed}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    found = {**_origin(names), "cases": cases, "halp_by_hand": speed, "missed": missed}
+    write(arguments.json, found)
     print(f"{len(missed)} bars missed" if missed else "every bar is held")
     return 1 if missed else 0
 
@@ -216,15 +212,9 @@ def against_hand() -> Row:
 
 def _origin(names: Sequence[str]) -> Row:
     """Say what made the numbers, and the problems."""
-    libraries = ("torch", "numpy", "highspy")
     return {
-        "command": "python -m benchmarks.knapsack " + " ".join(sys.argv[1:]),
+        **origin("knapsack", "torch", "numpy", "highspy"),
         "processor": processor(),
-        "versions": {
-            "latprune": lp.__version__,
-            **{library: version(library) for library in libraries},
-            "python": platform.python_version(),
-        },
         "tick_ms": TICK_MS,
         "milp_seconds": MILP_S,
         "problems": {name: load_about(FOLDER / f"{name}.npz") for name in names},

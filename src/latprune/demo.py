@@ -78,14 +78,14 @@ def run(
     return pruned
 
 
-def next_commands(folder: Path) -> list[str]:
-    """Give what to type after the demonstration."""
+def next_commands(folder: Path, *, program: str = "latprune") -> list[str]:
+    """Give what to type after the demonstration, the shell finding the command as `program`."""
     model = f"--model {task.__file__}:network --input 1x{task.SIZE}x{task.SIZE}"
     pruned = f"--pruned {folder / 'pruned.safetensors'}"
     return [
-        f"latprune check {model} {pruned}",
-        f"latprune export {model} {pruned} --to {folder / 'pruned.onnx'}",
-        "latprune prune --help",
+        f"{program} check {model} {pruned}",
+        f"{program} export {model} {pruned} --to {folder / 'pruned.onnx'}",
+        f"{program} prune --help",
     ]
 
 

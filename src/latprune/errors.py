@@ -52,11 +52,13 @@ class BudgetTooSmall(LatpruneError):
         target: Whose budget it is, where there are several: 0, 1, ….
     """
 
-    def __init__(self, budget_ms: float, floor_ms: float, *, target: int = 0) -> None:
+    def __init__(
+        self, budget_ms: float, floor_ms: float, *, target: int = 0, remedy: str | None = None
+    ) -> None:
         super().__init__(
             f"no network fits into {budget_ms:.3f} ms: with every group at its narrowest allowed "
             f"width the predicted latency is {floor_ms:.3f} ms. Raise the budget above "
-            f"{floor_ms:.3f} ms, or protect fewer layers with keep=."
+            f"{floor_ms:.3f} ms, {remedy or 'or protect fewer layers with keep='}."
         )
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
@@ -150,8 +152,7 @@ class DamagedTable(LatpruneError):
     def __init__(self, path: Path, line: int, why: str, *, remedy: str | None = None) -> None:
         where = f"{path}, line {line}" if line else f"{path}"
         advice = remedy or (
-            f"Delete the file to measure again; the other lines are only kept if you remove line "
-            f"{line} alone."
+            f"Remove line {line} to keep the others, or delete the file to measure all of it again."
         )
         super().__init__(f"{where}: {why}. {advice}")
         self.path = path

@@ -6,24 +6,24 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
+from latprune.batches import calibrating
+from latprune.bench import Bench
 from latprune.errors import import_extra
-from latprune.fitting import fit
 from latprune.gradual import prune_in_steps
 from latprune.gradual.processes import meet, rank, shared, world
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
-from latprune.latency.measuring import measure
 from latprune.modes import placed
-from latprune.pipeline import Pruned, batch_of, calibration_of, checked
-from latprune.planning import Demand, as_budget
+from latprune.pipeline import Pruned, batch_of, budgets_of, own, teaches
 from latprune.progress import Quiet
+from latprune.report.targets import check_everywhere
 from latprune.tuning import cross_entropy, tune
 from latprune.tuning.replay import replayed
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from latprune.pipeline import Evaluate
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
-    from latprune.report import Report
-    from latprune.saliency import Saliency
     from latprune.tuning import Recipe
     from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.replay import Batches
@@ -113,86 +111,75 @@ def prune_gradually(
     meet()
     check_room(loader, recipe, steps=steps, every=every, start=start)
     told = progress if progress is not None and rank() == 0 else Quiet()
-    budget = as_budget(budget)
-    target = target or device.target(batch=batch_of(example))
-    budgets = {target: budget, **{p: as_budget(asked) for p, asked in (also or {}).items()}}
+    budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     dense = copy.deepcopy(model).eval()
     told.stage("trace")
     graph = trace(dense, example, keep=keep)
     told.stage("measure")
-    measured = partial(measure, dense, graph, example)
-    measured = partial(measured, folder=folder, progress=told.step, device=device)
-    first, *others = map(Demand, shared(lambda: list(map(measured, budgets))), budgets.values())
     timed = copy.deepcopy(dense)  # the teacher is where training is, and this one stays
-
-    def closing(saliency: Saliency, left: Mapping[str, Sequence[int]]) -> Plan:
-        return fit(
-            timed,
-            graph,
-            example,
-            first.table,
-            saliency,
-            budget,
-            solver=solver,
-            also=others,
-            within=left,
-            folder=folder,
-            device=device,
-        ).plan
-
+    bench = Bench(timed, graph, example, budgets, solver, folder, device)
+    first, *others = shared(lambda: bench.measured(progress=told))
     begin = partial(
         prune_in_steps,
         graph=graph,
         table=first.table,
-        budget=budget,
+        budget=first.budget,
         steps=steps,
         every=every,
         start=start,
         soft=soft,
         solver=solver,
         also=others,
-        closing=closing,
+        closing=lambda saliency, left: bench.fitted([first, *others], saliency, within=left).plan,
     )
-    begun: list[GradualPruning] = []
-
-    def along(
-        network: nn.Module, optimizer: torch.optim.Optimizer, copies: Sequence[nn.Module]
-    ) -> GradualPruning:
-        begun.append(begin(network, optimizer=optimizer, copies=copies))
-        return begun[-1]
-
     told.stage("train and prune")
-    own_loss = None if loss is cross_entropy else loss
-    teaches = recipe.distillation > 0 and (own_loss is None or distil is not None)
+    along = _Along(begin)
     tuned = tune(
         copy.deepcopy(model),
         loader,
         recipe=recipe,
-        teacher=dense if teaches else None,
-        loss=own_loss,
+        teacher=dense if teaches(recipe, loss, distil) else None,
+        loss=own(loss),
         distil=distil,
         along=along,
         checkpoint=checkpoint,
         progress=tuning_steps(told),
     )
-    small, plan = tuned.model, begun[0].plan
-    assert plan is not None  # there was room for every cut
     told.stage("check")
-
-    def reports() -> tuple[Report, ...]:
-        return checked(
+    report, *more = shared(
+        lambda: check_everywhere(
             dense,
-            small,
-            plan,
+            tuned.model,
+            along.plan,
             example,
             graph=graph,
             evaluate=None if evaluate is None else _where_training_is(evaluate),
-            calibration=calibration_of(loader, calibration_batches, recipe.seed, budgets),
+            calibration=calibrating(loader, calibration_batches, budgets, seed=recipe.seed),
             device=device,
         )
+    )
+    return Pruned(tuned.model, dense, graph, along.plan, report, tuned.history, also=tuple(more))
 
-    report, *more = shared(reports)
-    return Pruned(small, dense, graph, plan, report, tuned.history, also=tuple(more))
+
+class _Along:
+    """Begins the pruning of the network that `tune` trains, and keeps hold of it."""
+
+    def __init__(self, begin: Callable[..., GradualPruning]) -> None:
+        self._begin = begin
+        self._begun: GradualPruning | None = None
+
+    def __call__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, copies: Sequence[nn.Module]
+    ) -> GradualPruning:
+        self._begun = self._begin(network, optimizer=optimizer, copies=copies)
+        return self._begun
+
+    @property
+    def plan(self) -> Plan:
+        """The last cut's; there was room for every cut."""
+        assert self._begun is not None
+        assert self._begun.plan is not None
+        return self._begun.plan
 
 
 def check_room(loader: Batches, recipe: Recipe, *, steps: int, every: int, start: int = 0) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from latprune.batches import calibrating
+from latprune.bench import Bench
 from latprune.errors import ModelMismatch
-from latprune.fitting import AIM, fit, refine
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
-from latprune.latency.measuring import measure, prepare
-from latprune.planning import Budget, Demand, Plan, as_budget
+from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
-from latprune.report.comparison import Report, check
-from latprune.reranking import rerank
-from latprune.saliency import check_name, scored
+from latprune.report.targets import check_everywhere
+from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.replay import replayed
@@ -27,7 +24,7 @@ from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -36,13 +33,13 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.progress import Progress
-    from latprune.saliency import CriterionName, Saliency
+    from latprune.report import Report
+    from latprune.scoring import Criteria
     from latprune.tuning import Epoch, Recipe
     from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.replay import Batches
 
     Evaluate = Callable[[nn.Module], Mapping[str, float]]
-    Score = Callable[[nn.Module, PruningGraph], Saliency]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +100,7 @@ def prune(
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     branches: bool = False,
-    criterion: CriterionName | Score | Sequence[CriterionName | Score] = "taylor",
+    criterion: Criteria = "taylor",
     solver: Solver = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
@@ -161,138 +158,64 @@ def prune(
         DeviceError: If the device fails; what it measured before is kept.
         JobsPacked: If somebody has to carry what is missing to the device.
     """
-    progress = progress or Quiet()
-    budget = as_budget(budget)
-    target = target or device.target(batch=batch_of(example))
-    further = {place: as_budget(asked) for place, asked in (also or {}).items()}
-    dense = copy.deepcopy(model).eval()
+    told = progress or Quiet()
+    budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     seed = 0 if recipe is None else recipe.seed
-    cut_file = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
-    criteria = _as_criteria(criterion, loader)
-
-    reranked: Mapping[str, float] = {}
-    progress.stage("trace")
+    scoring = Scoring(
+        as_criteria(criterion),
+        loader,
+        loss,
+        score_batches=score_batches,
+        held_out_batches=held_out_batches,
+        seed=seed,
+    )
+    dense = copy.deepcopy(model).eval()
+    told.stage("trace")
     graph = trace(dense, example, keep=keep, branches=branches)
-    if cut_file is not None and cut_file.is_file():
-        plan = _resumed_plan(cut_file, {target: budget, **further})
-        if not graph.allows(plan.widths):
-            raise ModelMismatch(
-                f"{cut_file} was cut with other branches than now can go: ask for branches= as it "
-                f"was, give another checkpoint folder, or delete this one"
-            )
-        small = load(cut_file, dense)
-    else:
-        progress.stage("measure")
-        ready = {
-            place: prepare(dense, example, place, device=device) for place in (target, *further)
-        }
-        table, *others = (
-            measure(
-                dense,
-                graph,
-                example,
-                place,
-                folder=folder,
-                progress=progress.step,
-                device=device,
-                ready=whole,
-            )
-            for place, whole in ready.items()
-        )
-        demands = list(map(Demand, others, further.values()))
-        progress.stage("score")
-        scoring = {"score_batches": score_batches, "seed": seed}
-        saliencies = [
-            _score(dense, graph, one, loader, loss, **scoring, progress=progress)
-            for one in criteria
-        ]
-        saliency = saliencies[0]
-        if loader is not None and len(saliencies) > 1:
-            progress.stage("re-rank")
-            planned = partial(refine, dense, graph, example, table, budget=budget, aim=AIM)
-            places: dict[str, Any] = {"also": demands, "folder": folder, "device": device}
-            plans = [planned(saliency=one, solver=solver, **places)[0] for one in saliencies]
-            decided = partial(rerank, dense, graph, plans, loss=loss, seed=seed, progress=progress)
-            held_out = _last(loader, held_out_batches, seed=seed)
-            ranking = decided(calibration=loader, held_out=held_out)
-            saliency = saliencies[plans.index(ranking[0].plan)]
-            reranked = {candidate.plan.criterion: candidate.loss for candidate in ranking}
-        progress.stage("plan and cut")
-        fitted = fit(
-            dense,
-            graph,
-            example,
-            table,
-            saliency,
-            budget,
-            solver=solver,
-            also=demands,
-            folder=folder,
-            progress=progress,
-            device=device,
-            ready=ready,
-        )
-        plan, small = fitted.plan, fitted.model
-        if loader is not None:
-            recalibrate(small, replayed(loader, seed=seed).epoch(0))
-        if cut_file is not None:
-            save(small, cut_file, graph=graph, plan=plan)
-
+    bench = Bench(dense, graph, example, budgets, solver, folder, device)
+    plan, small, reranked = _cut(bench, scoring, checkpoint, told)
     before: Mapping[str, float] = {}
     history: tuple[Epoch, ...] = ()
     if loader is not None and recipe is not None:
-        progress.stage("tune")
+        told.stage("tune")
         before = evaluate(small) if evaluate is not None else {}
-        own_loss = None if loss is cross_entropy else loss
         history = tune(
             small,
             loader,
             recipe=recipe,
-            teacher=dense if own_loss is None or distil is not None else None,
-            loss=own_loss,
+            teacher=dense if teaches(recipe, loss, distil) else None,
+            loss=own(loss),
             distil=distil,
             checkpoint=checkpoint,
-            progress=tuning_steps(progress),
+            progress=tuning_steps(told),
         ).history
-    progress.stage("check")
-    report, *reports = checked(
+    told.stage("check")
+    report, *reports = check_everywhere(
         dense,
         small,
         plan,
         example,
         graph=graph,
         evaluate=evaluate,
-        calibration=calibration_of(loader, calibration_batches, seed, (target, *further)),
+        calibration=calibrating(loader, calibration_batches, budgets, seed=seed),
         device=device,
     )
     return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
 
 
-def checked(
-    dense: nn.Module,
-    small: nn.Module,
-    plan: Plan,
-    example: Tensor | tuple[Tensor, ...],
-    *,
-    graph: PruningGraph,
-    evaluate: Evaluate | None,
-    calibration: Sequence[Tensor],
-    device: Device,
-) -> tuple[Report, ...]:
-    """Time both networks on all targets of a plan, and judge them on the first and in int8."""
-    return tuple(
-        check(
-            dense,
-            small,
-            promised,
-            example,
-            graph=graph,
-            evaluate=evaluate if promised is plan or _is_int8(promised.target) else None,
-            calibration=calibration,
-            device=device,
-        )
-        for promised in (plan, *map(plan.on, plan.also))
-    )
+def budgets_of(
+    budget: Budget | str | float,
+    also: Mapping[Target, Budget | str | float] | None,
+    target: Target,
+) -> dict[Target, Budget]:
+    """Give the budget of every target, the first one's first.
+
+    Raises:
+        ValueError: If one cannot be read, or a target has two.
+    """
+    if also and target in also:
+        raise ValueError(f"{target.describe()} has two budgets: {budget} and {also[target]}")
+    return {place: as_budget(asked) for place, asked in {target: budget, **(also or {})}.items()}
 
 
 def batch_of(example: Tensor | tuple[Tensor, ...]) -> int:
@@ -300,72 +223,62 @@ def batch_of(example: Tensor | tuple[Tensor, ...]) -> int:
     return (example[0] if isinstance(example, tuple) else example).shape[0]
 
 
-def _first(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Any]]:
-    """The first batches of an epoch, the same ones every time."""
-    return islice(replayed(loader, seed=seed).epoch(0), count)
+def own(loss: Loss) -> Loss | None:
+    """Give a loss that is not the default one, whose smoothing is the recipe's."""
+    return None if loss is cross_entropy else loss
 
 
-def _last(loader: Batches, count: int, *, seed: int) -> Iterator[tuple[Tensor, Any]]:
-    """The last batches of the same epoch."""
-    batches = replayed(loader, seed=seed)
-    return batches.epoch(0, start=max(batches.steps - count, 0))
+def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
+    """Say whether the dense network teaches: whether its outputs count, and can be compared."""
+    return recipe.distillation > 0 and (own(loss) is None or distil is not None)
 
 
-def calibration_of(
-    loader: Batches | None, count: int, seed: int, targets: Iterable[Target]
-) -> list[Tensor]:
-    """Give the inputs that int8 is calibrated with, if a target asks for it and there are any."""
-    if loader is None or not any(map(_is_int8, targets)):
-        return []
-    return [inputs for inputs, _ in _first(loader, count, seed=seed)]
+class _Cut(NamedTuple):
+    """What is known once the network is cut; see `Pruned`."""
+
+    plan: Plan
+    model: nn.Module
+    reranked: Mapping[str, float]
 
 
-def _is_int8(target: Target) -> bool:
-    return target.precision == "int8"
+def _cut(bench: Bench, scoring: Scoring, checkpoint: Path | None, told: Progress) -> _Cut:
+    """Measure, score, plan and cut; or read what a checkpoint kept of that."""
+    kept = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
+    if kept is not None and kept.is_file():
+        return _Cut(_resumed_plan(kept, bench), load(kept, bench.model), {})
+    told.stage("measure")
+    demands = bench.measured(progress=told)
+    told.stage("score")
+    saliencies = scoring.score(bench.model, bench.graph, progress=told)
+    best, reranked = 0, {}
+    if len(saliencies) > 1:
+        told.stage("re-rank")
+        plans = [bench.planned(demands, saliency) for saliency in saliencies]
+        ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
+        best = plans.index(ranking[0].plan)
+        reranked = {candidate.plan.criterion: candidate.loss for candidate in ranking}
+    told.stage("plan and cut")
+    fitted = bench.fitted(demands, saliencies[best], progress=told)
+    if scoring.loader is not None:
+        recalibrate(fitted.model, replayed(scoring.loader, seed=scoring.seed).epoch(0))
+    if kept is not None:
+        save(fitted.model, kept, graph=bench.graph, plan=fitted.plan)
+    return _Cut(fitted.plan, fitted.model, reranked)
 
 
-def _as_criteria(
-    criterion: str | Score | Sequence[str | Score], loader: Batches | None
-) -> list[str | Score]:
-    """Give criteria that exist, and no more than can be told apart."""
-    if isinstance(criterion, str) or callable(criterion):
-        criterion = [criterion]
-    criteria = list(criterion)
-    for one in criteria:
-        if isinstance(one, str):
-            check_name(one)
-    if not criteria or (len(criteria) > 1 and loader is None):
-        raise ValueError(
-            f"give one criterion, or several and a loader with images that decide, not "
-            f"{len(criteria)} and {'no' if loader is None else 'a'} loader"
-        )
-    return criteria
-
-
-def _score(
-    model: nn.Module,
-    graph: PruningGraph,
-    criterion: str | Score,
-    loader: Batches | None,
-    loss: Loss,
-    *,
-    score_batches: int,
-    seed: int,
-    progress: Progress,
-) -> Saliency:
-    if callable(criterion):
-        return criterion(model, graph)
-    batches = None if loader is None else _first(loader, score_batches, seed=seed)
-    return scored(criterion, model, graph, batches, loss, progress=progress)
-
-
-def _resumed_plan(cut_file: Path, budgets: Mapping[Target, Budget]) -> Plan:
+def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:
+    """Read the plan that a checkpoint's network was cut to, if it is this run's."""
     plan = load_plan(cut_file)
     kept = {plan.target: plan.budget, **{one.target: one.budget for one in plan.also}}
-    if kept != budgets:
+    if kept != bench.budgets:
         raise ModelMismatch(
-            f"{cut_file} was cut to {_in_words(kept)}, not to {_in_words(budgets)}: give another "
-            f"checkpoint folder, or delete this one"
+            f"{cut_file} was cut to {_in_words(kept)}, not to {_in_words(bench.budgets)}: give "
+            f"another checkpoint folder, or delete this one"
+        )
+    if not bench.graph.allows(plan.widths):
+        raise ModelMismatch(
+            f"{cut_file} was cut with other branches than now can go: ask for branches= as it "
+            f"was, give another checkpoint folder, or delete this one"
         )
     return plan
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from latprune.latency.devices.here import Here
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
-from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
 from latprune.report.counting import macs, network_macs
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
     import latprune as lp
     from latprune.graph.layers import LayerShape
     from latprune.latency.devices import Ready
+    from latprune.latency.target import Target
     from latprune.latency.timing import Comparison
 
 MS_PER_MAC = 1e-6
@@ -30,34 +31,17 @@ LEAST = 1e-3  # MACs of an operator without weights: a table holds no zeros
 
 
 @dataclass(frozen=True)
-class Counter:
-    """Counts one network's layers; see `latprune.latency.devices.Device`."""
+class Counter(Here):
+    """This process, with another clock."""
 
     graph: lp.PruningGraph
-
-    def target(
-        self,
-        runtime: str = "onnxruntime",
-        *,
-        precision: str = "fp32",
-        batch: int = 1,
-        threads: int = 1,
-    ) -> Target:
-        return Target.here(runtime, precision=precision, batch=batch, threads=threads)
 
     def table(self, target: Target, *, folder: Path | None = None) -> LatencyTable:
         del folder  # counting again costs nothing
         return LatencyTable(target)
 
-    def prepare(
-        self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
-    ) -> Ready:
-        del example, target
+    def prepare(self, model: nn.Module, *_: object) -> nn.Module:
         return model
-
-    def open_anew(self, network: Ready) -> bool:
-        del network
-        return False
 
     def time(
         self,

@@ -209,7 +209,7 @@ def test_the_same_command_again_gives_the_same_network_without_pruning_again(
     out, _ = pruned
     before = (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns
     weights = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
-    monkeypatch.setattr("latprune.pipeline.fit", never)
+    monkeypatch.setattr("latprune.bench.fit", never)
 
     options = ("--budget", "70%", "--epochs", "1", "--out", str(out))
     again = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
@@ -227,8 +227,36 @@ def test_another_command_may_not_use_the_folder(disk: Disk, pruned: tuple[Path, 
     refused = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
 
     assert refused.exit_code == 2
-    assert "0.7" in refused.stderr
-    assert "0.6" in refused.stderr
+    assert "budget was 70%, is 60%" in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_a_file_is_no_folder_for_a_run(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    options = ("--budget", "60%", "--out", str(tmp_path / "taken"))
+    refused = latprune("prune", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "is a file" in refused.stderr
+
+
+def test_what_the_system_refuses_is_one_line(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    options = ("--budget", "60%", "--out", str(tmp_path / "taken" / "run"))
+    refused = latprune("prune", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: ")
+    assert "taken" in refused.stderr
+
+
+def test_a_network_of_which_nothing_can_be_cut_is_not_called_too_narrow(disk: Disk) -> None:
+    options = ("--budget", "60%", "--keep", "*")
+    refused = latprune("plan", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 3
+    assert "why nothing of this network can be cut" in " ".join(refused.stderr.split())
 
 
 def test_interrupted_in_tuning_the_same_command_goes_on_from_the_cut(
@@ -238,7 +266,7 @@ def test_interrupted_in_tuning_the_same_command_goes_on_from_the_cut(
     with monkeypatch.context() as patch:
         patch.setattr("latprune.pipeline.tune", interrupt)
         stopped = latprune(*command, "--out", str(tmp_path))
-    monkeypatch.setattr("latprune.pipeline.fit", never)
+    monkeypatch.setattr("latprune.bench.fit", never)
 
     resumed = latprune(*command, "--out", str(tmp_path))
 

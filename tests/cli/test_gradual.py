@@ -148,7 +148,7 @@ def test_a_config_gives_options_and_the_command_line_has_the_last_word(
 
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
     assert found.exit_code == 0
-    assert asked["budget"] == {"fraction": 0.7}
+    assert asked["budget"] == "70%"
     assert (asked["lr"], asked["label_smoothing"], asked["keep"]) == (0.5, 0.1, ["0"])
     assert (asked["steps"], asked["soft"]) == (2, True)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from latprune.errors import DamagedTable, NotMeasured, StaleTable
 from latprune.graph.layers import LayerShape
-from latprune.latency.table import LatencyTable, default_folder, table_path
+from latprune.latency.table import LatencyTable
+from latprune.latency.table_files import default_folder, table_path
 from latprune.latency.timing import Comparison, Measurement
 from tests.latency.synthetic import TARGET, conv, network
 

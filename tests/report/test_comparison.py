@@ -64,6 +64,14 @@ def test_an_unused_budget_is_explained() -> None:
     assert "could keep more" in wasted.verdict
 
 
+def test_a_budget_that_no_better_network_was_predicted_to_fit_is_not_called_wasted() -> None:
+    coarse = report(budget=HALF, small_ms=4.0)
+    best = replace(coarse.plan, predicted_ms=4.0, bound=coarse.plan.value)
+
+    assert "no network that keeps more" in replace(coarse, plan=best).verdict
+    assert "could keep more" in replace(coarse, plan=replace(best, bound=110.0)).verdict
+
+
 def test_a_callers_remark_takes_the_place_of_a_guess() -> None:
     judged = report(budget=HALF, small_ms=6.0, remark="This is the narrowest network.")
 

@@ -47,3 +47,16 @@ def test_no_channel_is_lost_in_merging() -> None:
 
     assert sum(int(row.name[:-1].rpartition("(")[2]) for row in rows) == len(widths)
     assert all(row.kept == 0.5 for row in rows)
+
+
+def test_further_targets_follow_without_the_widths() -> None:
+    first = report(budget=Budget(fraction=0.5))
+    further = report(budget=Budget(ms=4.0), small_ms=4.5)
+
+    text = to_text(first, also=[further])
+
+    assert text.startswith(to_text(first))
+    rest = text.removeprefix(to_text(first))
+    assert "Not met" in rest
+    assert "4.500 ms" in rest
+    assert "channel group" not in rest

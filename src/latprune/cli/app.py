@@ -17,6 +17,7 @@ from latprune.cli.commands.measure import measure_command
 from latprune.cli.commands.prune import prune_command
 from latprune.cli.commands.table import tables
 from latprune.cli.commands.trace import trace_command
+from latprune.cli.options import Sectioned
 from latprune.cli.shown import FAILED, IMPOSSIBLE, INTERRUPTED, complain
 from latprune.errors import BudgetTooSmall, LatpruneError
 
@@ -41,6 +42,11 @@ class Commands(TyperGroup):
             complain(f"error: {error}")
             code = IMPOSSIBLE if isinstance(error, BudgetTooSmall) else FAILED
             raise typer.Exit(code) from None
+        except OSError as error:  # a full disk, a folder that may not be written to
+            if ctx.params["debug"]:
+                raise
+            complain(f"error: {error}")
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             resumable = ctx.invoked_subcommand in RESUMABLE
             complain(f"interrupted. {KEPT}" if resumable else "interrupted")
@@ -60,13 +66,13 @@ app = typer.Typer(
         "interrupted."
     ),
 )
-app.command("trace")(trace_command)
-app.command("measure")(measure_command)
-app.command("plan")(plan_command)
-app.command("frontier")(frontier_command)
-app.command("prune")(prune_command)
-app.command("check")(check_command)
-app.command("export")(export_command)
+app.command("trace", cls=Sectioned)(trace_command)
+app.command("measure", cls=Sectioned)(measure_command)
+app.command("plan", cls=Sectioned)(plan_command)
+app.command("frontier", cls=Sectioned)(frontier_command)
+app.command("prune", cls=Sectioned)(prune_command)
+app.command("check", cls=Sectioned)(check_command)
+app.command("export", cls=Sectioned)(export_command)
 app.command("demo")(demo_command)
 app.add_typer(tables, name="table")
 

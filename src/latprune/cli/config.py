@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,11 @@ def _by_parameter(context: typer.Context, path: Path, values: dict[str, Any]) ->
     }
     unknown = sorted(values.keys() - names.keys())
     if unknown:
+        near = [found for name in unknown for found in get_close_matches(name, names, n=1)]
+        meant = f"; did you mean {', '.join(near)}?" if near else "."
         raise typer.BadParameter(
-            f"{path} has {', '.join(unknown)}, and {context.command.name} takes "
-            f"{', '.join(sorted(names))}"
+            f"{path} has {', '.join(unknown)}, which {context.command.name} does not take{meant} "
+            f"It may have what --help lists, without the dashes."
         )
     return {str(names[name]): value for name, value in values.items()}
 

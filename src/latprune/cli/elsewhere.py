@@ -59,13 +59,6 @@ def chosen_device(
         yield HERE
 
 
-def needs_table(table: Path | None, pack: Path | None) -> None:
-    """See that a device was measured before anything is planned for it."""
-    if pack is not None and table is None:
-        sentence = "measure the device first: latprune measure --pack; then give its --table"
-        raise typer.BadParameter(sentence, param_hint="--pack")
-
-
 def told(unpacked: Unpacked) -> str:
     """Say what came of reading results, and how to go on."""
     table = unpacked.table

@@ -33,9 +33,12 @@ class RunFolder:
         """Take a folder for a command, or go on with that command's run in it.
 
         Raises:
-            FolderTaken: If another command, or the same one with other arguments, has it.
+            FolderTaken: If another command, or the same one with other arguments, has it, or if
+                it is a file.
         """
         asked = json.loads(json.dumps({"command": command, **arguments}, default=str))
+        if path.exists() and not path.is_dir():
+            raise FolderTaken(f"{path} is a file; name a folder.")
         file = path / "run.json"
         if not file.is_file():
             path.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from latprune.batches import first
 from latprune.errors import DataError, ModelMismatch
 from latprune.tasks.classification import evaluate
 from latprune.tasks.data import listed, open_images
 from latprune.tasks.models import load_model, load_weights
 from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
 from latprune.tuning.losses import cross_entropy, main_output
-from latprune.tuning.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -134,8 +133,7 @@ class Data:
 
     def calibration(self, batches: int) -> list[Tensor]:
         """Give the pictures of the first batches of `train`, the same ones every time."""
-        drawn = replayed(self.train, seed=0).epoch(0)
-        return [pictures for pictures, _ in islice(drawn, batches)]
+        return [pictures for pictures, _ in first(self.train, batches, seed=0)]
 
 
 def open_data(

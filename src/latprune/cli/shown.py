@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from latprune.report import Report
@@ -26,14 +31,28 @@ def show(result: dict[str, Any] | RenderableType) -> None:
         Console().print(result)
 
 
-def conclude(report: Report, facts: dict[str, Any] | None, *, after: str = "") -> None:
-    """Show a report and leave with the code that says whether the budget is met."""
+def conclude(reports: Sequence[Report], facts: dict[str, Any] | None, *, after: str = "") -> None:
+    """Show reports, one per target, and leave with the code that says whether all budgets are met.
+
+    Args:
+        reports: The first target's first.
+        facts: What to show as JSON instead; None: a table.
+        after: What to say below the table.
+    """
     from latprune.report.text import render
 
-    show(render(report) if facts is None else facts)
+    first, *also = reports
+    show(render(first, also=also) if facts is None else facts)
     if after and facts is None:
         show(f"\n{after}")
-    raise typer.Exit(0 if report.met else NOT_MET)
+    raise typer.Exit(0 if all(report.met for report in reports) else NOT_MET)
+
+
+def program() -> str:
+    """Give the word that starts this command: a path, where the shell would not find `latprune`."""
+    started = Path(sys.argv[0])
+    is_found = started.name != "latprune" or shutil.which("latprune") is not None
+    return "latprune" if is_found else str(started)
 
 
 def complain(sentence: str) -> None:

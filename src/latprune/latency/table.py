@@ -9,25 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from latprune.errors import DamagedTable, NotMeasured, StaleTable
+from latprune.errors import DamagedTable, NotMeasured
 from latprune.graph.layers import LayerShape
 from latprune.latency.journal import append_line, mended_lines, whole_lines
-from latprune.latency.target import Target
+from latprune.latency.table_files import check_target, default_folder, header, read_header
 from latprune.latency.timing import Comparison, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from latprune.graph.groups import PruningGraph
+    from latprune.latency.target import Target
 
 T = TypeVar("T")
-
-_FORMAT = "latprune-table"
-_VERSION = 1
 
 
 class Cut(NamedTuple):
@@ -77,9 +75,9 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = mended_lines(path)
         if not lines:
-            append_line(path, _header(target))
+            append_line(path, header(target))
             return table
-        _check_target(path, _read_header(path, lines[0]), target)
+        check_target(path, read_header(path, lines[0]), target)
         table._read_all(path, lines)
         return table
 
@@ -107,7 +105,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         if not lines:
             why = "it is empty: not even a header that names the target"
             raise DamagedTable(path, 0, why, remedy="Measure again: latprune measure.")
-        table = cls(_read_header(path, lines[0]))
+        table = cls(read_header(path, lines[0]))
         table._read_all(path, lines)
         return table
 
@@ -284,7 +282,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def _entries(self) -> Iterator[Mapping[str, Any]]:
         """What `read` reads, line by line."""
-        yield _header(self.target)
+        yield header(self.target)
         for shape, measurement in self._layers.items():
             yield {"shape": shape.to_json(), **measurement.to_json()}
         for key, measurement in self._networks.items():
@@ -307,48 +305,3 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
 def _kernel(shape: LayerShape) -> tuple[object, ...]:
     return shape.kind, shape.kernel, shape.stride, shape.dilation, shape.transposed
-
-
-def default_folder() -> Path:
-    """Give the folder of this user's tables.
-
-    It is `LATPRUNE_CACHE` where that is set, else `latprune` in `XDG_CACHE_HOME` or `~/.cache`.
-    """
-    if own := os.environ.get("LATPRUNE_CACHE"):
-        return Path(own)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "latprune"
-
-
-def table_path(target: Target, *, folder: Path | None = None) -> Path:
-    """Give the file of a target's table, in the default folder or another."""
-    return (folder or default_folder()) / f"{target.runtime}-{target.fingerprint}.jsonl"
-
-
-def _header(target: Target) -> dict[str, Any]:
-    return {"format": _FORMAT, "version": _VERSION, "target": target.to_json()}
-
-
-def _read_header(path: Path, line: str) -> Target:
-    try:
-        header = json.loads(line)
-        if header["format"] != _FORMAT:
-            raise ValueError(f"the format is {header['format']!r}")
-        if isinstance(header["version"], int) and header["version"] > _VERSION:
-            why = f"it is of version {header['version']}; this latprune reads version {_VERSION}"
-            raise DamagedTable(path, 1, why, remedy="Update latprune to read it.")
-        if header["version"] != _VERSION:
-            raise ValueError(f"version {header['version']} is not version {_VERSION}")
-        return Target.from_json(header["target"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedTable(path, 1, f"not the header of a latency table ({error})") from error
-
-
-def _check_target(path: Path, found: Target, target: Target) -> None:
-    if found != target:
-        raise StaleTable(
-            f"{path} was measured on {found.describe()} ({found.fingerprint}), not on "
-            f"{target.describe()} ({target.fingerprint}). Measure again: latprune measure "
-            f"--model MODEL --runtime {target.runtime} --precision {target.precision} "
-            f"--batch {target.batch} --threads {target.threads}"
-        )

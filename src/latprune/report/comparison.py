@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Inputs = Tensor | tuple[Tensor, ...]
 
 UNDER_USED = 0.97
+PROVEN = 1e-3
+"""The gap up to which a plan counts as the best one."""
+
 CHECK_LIMIT_S = 20.0
 OPENINGS = 4
 KNOWN = 0.002
@@ -76,7 +79,8 @@ class Report:
         small: The pruned one.
         ratio: Median over interleaved rounds of the pruned network's time over the dense one's.
         ratio_iqr: Its interquartile range.
-        remark: Why the budget was not met or not used, where the caller knows; else empty.
+        remark: Why the budget was not met or not used, where more is known of it than this; else
+            empty.
         foreign_cores: How many cores others kept busy while the networks were timed.
     """
 
@@ -238,7 +242,10 @@ class Report:
                 f"The spread of the measurement (interquartile range {_percent(self.spread)}) is "
                 f"as large as what is missing: check again on a quieter machine."
             )
-        return f"{self.predicted_ms:.3f} ms were predicted: a new plan could keep more channels."
+        predicted = f"{self.predicted_ms:.3f} ms were predicted"
+        if self.predicted_ms < UNDER_USED * self.plan.budget_ms and self.gap < PROVEN:
+            return f"{predicted}, and no network that keeps more was predicted to fit."
+        return f"{predicted}: a new plan could keep more channels."
 
 
 def check(
@@ -251,7 +258,6 @@ def check(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     calibration: Iterable[Inputs] | None = None,
     comparison: Comparison | None = None,
-    remark: str = "",
     device: Device = HERE,
 ) -> Report:
     """Measure a pruned network beside the dense one, interleaved, on the plan's target.
@@ -268,7 +274,6 @@ def check(
         calibration: For a target in int8: batches of inputs like `example`, of any number of
             samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
-        remark: Why the budget may not be met or used, for the verdict.
         device: Where to measure.
 
     Raises:
@@ -309,7 +314,6 @@ def check(
         small=facts(small, comparison.small, plan.widths),
         ratio=comparison.ratio,
         ratio_iqr=comparison.ratio_iqr,
-        remark=remark,
         foreign_cores=comparison.foreign_cores,
     )
 

@@ -14,10 +14,11 @@ from latprune.errors import import_extra
 from latprune.report.wording import percent, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from latprune.report.comparison import Report
 
@@ -25,8 +26,12 @@ SINGLE_ROWS = 16
 BAR_CELLS = 20
 
 
-def render(report: Report) -> RenderableType:
+def render(report: Report, *, also: Sequence[Report] = ()) -> RenderableType:
     """Give a report as something that a rich console prints.
+
+    Args:
+        report: Of the first target.
+        also: Of the same networks on further targets.
 
     Raises:
         MissingExtra: If rich is not installed.
@@ -35,23 +40,23 @@ def render(report: Report) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    style = "bold green" if report.met else "bold red"
+    proof = Text(
+        f"proven gap {100 * report.gap:.3f} % (solver {report.plan.solver}, "
+        f"saliency {report.plan.criterion})",
+        style="dim",
+    )
     return Group(
-        Text(f"latprune on {report.target.describe()}", style="bold"),
+        _target(report),
         _summary(report),
-        Text(
-            f"proven gap {100 * report.gap:.3f} % (solver {report.plan.solver}, "
-            f"saliency {report.plan.criterion})",
-            style="dim",
-        ),
+        proof,
         widths_table(report.widths),
-        Text(report.verdict, style=style),
-        *(Text(sentence) for sentence in (report.unjudged,) if sentence),
+        *_verdict(report),
+        *(part for other in also for part in _further(other)),
     )
 
 
-def to_text(report: Report, *, columns: int = 80) -> str:
-    """Give a report as plain text, without colour.
+def to_text(report: Report, *, also: Sequence[Report] = (), columns: int = 80) -> str:
+    """Give a report, and those of further targets, as plain text, without colour.
 
     Raises:
         MissingExtra: If rich is not installed.
@@ -60,7 +65,8 @@ def to_text(report: Report, *, columns: int = 80) -> str:
     from rich.console import Console
 
     file = io.StringIO()
-    Console(file=file, width=columns, no_color=True, force_terminal=False).print(render(report))
+    console = Console(file=file, width=columns, no_color=True, force_terminal=False)
+    console.print(render(report, also=also))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -120,6 +126,28 @@ def merged(widths: Mapping[str, tuple[int, int]]) -> list[WidthRow]:
         )
         for (pattern, before), afters in together.items()
     ]
+
+
+def _target(report: Report) -> Text:
+    from rich.text import Text
+
+    return Text(f"latprune on {report.target.describe()}", style="bold")
+
+
+def _verdict(report: Report) -> Iterator[Text]:
+    from rich.text import Text
+
+    yield Text(report.verdict, style="bold green" if report.met else "bold red")
+    if report.unjudged:
+        yield Text(report.unjudged)
+
+
+def _further(report: Report) -> Iterator[RenderableType]:
+    """Show what differs on a further target: the widths are the same."""
+    yield ""
+    yield _target(report)
+    yield _summary(report)
+    yield from _verdict(report)
 
 
 def _summary(report: Report) -> Table:

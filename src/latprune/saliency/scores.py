@@ -43,7 +43,10 @@ class Saliency:
         object.__setattr__(self, "curves", _float64(self.curves))
         for group, of_channels in self.scores.items():
             if not np.isfinite(of_channels).all():
-                raise NotFinite(f"{self.criterion} scores a channel of {group} as nan or inf")
+                raise NotFinite(
+                    f"{self.criterion} scores a channel of {group} as nan or inf: check the "
+                    f"weights for numbers that are not finite"
+                )
             if of_channels.ndim != 1 or (of_channels < 0).any():
                 raise ValueError(
                     f"{group} needs one score ≥ 0 per channel, not {of_channels.shape} scores "

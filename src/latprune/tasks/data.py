@@ -182,6 +182,11 @@ def read_rgb(store: Store, name: str) -> Any:
     try:
         with image_module.open(io.BytesIO(store.read(name))) as image:
             return image.convert("RGB")
+    except image_module.UnidentifiedImageError as error:
+        raise DataError(
+            f"{store.path}: the picture {name} cannot be read: Pillow knows no such format. "
+            f"Replace or remove it."
+        ) from error
     except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{store.path}: the picture {name} cannot be read ({error}). Replace or remove it."

@@ -199,7 +199,7 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise DamagedFile(
             f"{path} cannot be read as tensors alone. Save model.state_dict() instead of the "
-            f"whole model, best as .safetensors ({str(error).splitlines()[0]})"
+            f"whole model, best as .safetensors"
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise DamagedFile(f"{path} cannot be read: {error}") from error

@@ -8,27 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from latprune.cli.elsewhere import chosen_device
-from latprune.cli.opening import opened
-from latprune.cli.options import (
-    AsJson,
-    Calibration,
-    Classes,
-    CropPct,
-    DataPath,
-    Input,
-    Model,
-    On,
-    Pretrained,
-    PrunedFile,
-    Task,
-    TestSplit,
-    TrainBatch,
-    TrainSplit,
-    Weights,
-    Workers,
-    source_of,
-    target_of,
-)
+from latprune.cli.options import spread
+from latprune.cli.options.data import Calibrating
+from latprune.cli.options.network import Judged, PrunedFile
+from latprune.cli.options.output import AsJson
+from latprune.cli.options.place import On, Setting
 from latprune.cli.shown import complain, conclude
 
 if TYPE_CHECKING:
@@ -36,69 +20,72 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.latency.devices import Device
+    from latprune.latency.target import Target
+    from latprune.planning import Plan
 
+
+@spread
 def check_command(
     context: typer.Context,
-    model: Model,
+    *,
+    network: Judged,
     pruned: PrunedFile,
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    task: Task = "classification",
-    classes: Classes = None,
-    input: Input = None,
-    crop_pct: CropPct = None,
-    data: DataPath = None,
-    train_split: TrainSplit = None,
-    test_split: TestSplit = None,
-    train_batch: TrainBatch = 32,
-    workers: Workers = 0,
-    calibration: Calibration = 8,
+    labelled: Calibrating,
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a pruned network again.
 
-    It is timed beside the dense one, and with --data both are judged, as torch runs them in fp32
-    and, if the plan was made for int8, as they ship. Without the dense network's weights only the
-    pruned one's accuracy is shown.
+    It is timed beside the dense one, on all targets that it was pruned for, and with --data both
+    are judged, as torch runs them in fp32 and, if the plan was made for int8, as they ship.
+    Without the dense network's weights only the pruned one's accuracy is shown.
     """
+    from latprune.batches import calibrating
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
-    from latprune.report import check
+    from latprune.report.targets import check_everywhere
     from latprune.surgery import load, load_plan
 
-    source = source_of(model, weights, pretrained, classes, input, crop_pct, task)
-    stored = load_plan(pruned)
-    was = stored.target
+    source, stored = network.source(), load_plan(pruned)
     with chosen_device(context, on) as device, working() as progress:
-        here = target_of(
-            device, was.runtime, precision=was.precision, batch=was.batch, threads=was.threads
-        )
-        if here != was:
-            complain(f"planned for {was.describe()}; measured on {here.describe()}")
-        in_int8 = here.precision == "int8"
-        network = source.open()
-        small = load(pruned, network.model)
-        example = network.example(here.batch)
-        found = None
-        if data is not None:
-            found = opened(data, network, train_batch, workers, (train_split, test_split))
+        plan = _on(device, stored)
+        dense = source.open()
+        small, example = load(pruned, dense.model), dense.example(plan.target.batch)
+        data = labelled.open(dense)
 
         def judge(judged: nn.Module) -> Mapping[str, float]:
-            known = judged is not network.model or source.is_trained
-            return found.judge(judged) if found and known else {}
+            known = judged is not dense.model or source.is_trained
+            return data.judge(judged) if data and known else {}
 
         progress.stage("trace")
-        graph = trace(network.model, example)
+        graph = trace(dense.model, example)
         progress.stage("check")
-        report = check(
-            network.model,
+        targets = [plan.target, *(promise.target for promise in plan.also)]
+        loader = data.train if data else None
+        reports = check_everywhere(
+            dense.model,
             small,
-            replace(stored, target=here),
+            plan,
             example,
             graph=graph,
             evaluate=judge,
-            calibration=found.calibration(calibration) if found and in_int8 else None,
+            calibration=calibrating(loader, labelled.calibration, targets, seed=0),
             device=device,
         )
-    conclude(report, report.to_json() if as_json else None)
+    first, *also = reports
+    facts = {**first.to_json(), "also": [report.to_json() for report in also]}
+    conclude(reports, facts if as_json else None)
+
+
+def _on(device: Device, stored: Plan) -> Plan:
+    """Give a plan as one for this device, and say so if it was made for another."""
+
+    def here(was: Target) -> Target:
+        found = Setting.of(was).on(device)
+        if found != was:
+            complain(f"planned for {was.describe()}; measured on {found.describe()}")
+        return found
+
+    also = tuple(replace(promise, target=here(promise.target)) for promise in stored.also)
+    return replace(stored, target=here(stored.target), also=also)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from latprune.cli.options import AsJson, BudgetText, budget_of, usage
-from latprune.cli.shown import conclude
+from latprune.cli.options import usage
+from latprune.cli.options.choice import BudgetText, budget_of
+from latprune.cli.options.output import AsJson
+from latprune.cli.shown import conclude, program
 
 
 def demo_command(
@@ -30,9 +32,9 @@ def demo_command(
     allowed = budget_of(budget)
     with working() as progress:
         with usage("--out"):
-            folder = RunFolder.claim(out, "demo", {"budget": allowed.to_json()})
+            folder = RunFolder.claim(out, "demo", {"budget": str(allowed)})
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         folder.keep(pruned, facts=facts, text=to_text(pruned.report))
-    after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out)])
-    conclude(pruned.report, facts if as_json else None, after=after)
+    after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out, program=program())])
+    conclude([pruned.report], facts if as_json else None, after=after)

@@ -7,43 +7,25 @@ from typing import Annotated
 
 import typer
 
-from latprune.cli.opening import opened
-from latprune.cli.options import (
-    AsJson,
-    Batch,
-    Calibration,
-    Classes,
-    DataPath,
-    Input,
-    Model,
-    PrunedFile,
-    Task,
-    TestSplit,
-    TrainBatch,
-    TrainSplit,
-    Workers,
-    source_of,
-)
+from latprune.cli.options import spread
+from latprune.cli.options.data import Calibrating
+from latprune.cli.options.network import Architecture, PrunedFile
+from latprune.cli.options.output import AsJson
+from latprune.cli.options.place import Batch
 from latprune.cli.shown import show
 
 
+@spread
 def export_command(
-    model: Model,
+    *,
+    network: Architecture,
     pruned: PrunedFile,
     to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx, .xml or .pt2.")],
-    task: Task = "classification",
-    classes: Classes = None,
-    input: Input = None,
-    data: DataPath = None,
-    train_split: TrainSplit = None,
-    test_split: TestSplit = None,
+    labelled: Calibrating,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32 or int8; by default the plan's.")
     ] = None,
     batch: Batch = 1,
-    train_batch: TrainBatch = 32,
-    workers: Workers = 0,
-    calibration: Calibration = 8,
     as_json: AsJson = False,
 ) -> None:
     """Write a pruned network as ONNX, for OpenVINO (.xml) or as .pt2.
@@ -59,26 +41,29 @@ def export_command(
         sentence = f"{to} ends in none of .onnx, .xml (OpenVINO), .pt2"
         raise typer.BadParameter(sentence, param_hint="--to")
     in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
-    _check_export(to, precision, in_int8=in_int8, has_data=data is not None)
-    source = source_of(model, classes=classes, input=input, task=task)
+    _check_export(to, precision, in_int8=in_int8, has_data=labelled.data is not None)
+    source = network.source()
     with working() as progress:
-        network = source.open()
-        small = load(pruned, network.model)
-        example = network.example(batch)
+        dense = source.open()
+        small, example = load(pruned, dense.model), dense.example(batch)
         progress.stage("export")
         to.parent.mkdir(parents=True, exist_ok=True)
         write = export_openvino if to.suffix == ".xml" else export_onnx
         if to.suffix == ".pt2":
             export_pt2(small, example, to)
-        elif in_int8 and data is not None:
-            found = opened(data, network, train_batch, workers, (train_split, test_split))
-            batches = found.calibration(calibration)
-            write(small, example, to, precision="int8", calibration=batches)
+        elif in_int8 and (data := labelled.open(dense)):
+            write(
+                small,
+                example,
+                to,
+                precision="int8",
+                calibration=data.calibration(labelled.calibration),
+            )
         else:
             write(small, example, to)
     files = [to, to.with_suffix(".bin")] if to.suffix == ".xml" else [to]
     size = sum(file.stat().st_size for file in files)
-    text = f"{to} ({size / 1e6:.1f} MB) agrees with torch"
+    text = f"{to} ({size / 1e6:.2f} MB) agrees with torch"
     show({"file": str(to), "bytes": size} if as_json else text)
 
 

@@ -9,38 +9,21 @@ from typing import Annotated
 import typer
 
 from latprune.cli.elsewhere import chosen_device, next_command, told
-from latprune.cli.options import (
-    AsJson,
-    Batch,
-    Classes,
-    Input,
-    On,
-    OptionalModel,
-    Pack,
-    Precision,
-    Runtime,
-    TableFile,
-    Task,
-    Threads,
-    source_of,
-    target_of,
-)
+from latprune.cli.options import spread
+from latprune.cli.options.network import Architecture, Form, OptionalModel
+from latprune.cli.options.output import AsJson
+from latprune.cli.options.place import Carried, Setting
 from latprune.cli.shown import FAILED, show
 
 
+@spread
 def measure_command(
     context: typer.Context,
+    *,
     model: OptionalModel = None,
-    task: Task = "classification",
-    classes: Classes = None,
-    input: Input = None,
-    runtime: Runtime = "onnxruntime",
-    precision: Precision = "fp32",
-    batch: Batch = 1,
-    threads: Threads = 1,
-    on: On = None,
-    table: TableFile = None,
-    pack: Pack = None,
+    form: Form,
+    setting: Setting,
+    place: Carried,
     unpack: Annotated[
         Path | None,
         typer.Option("--unpack", metavar="RESULTS", help="Read what the device answered."),
@@ -52,7 +35,7 @@ def measure_command(
     The measurements go into a table that all later commands use.
     """
     if unpack is not None:
-        _unpack(unpack, table, as_json)
+        _unpack(unpack, place.table, as_json)
         return
     if model is None:
         raise typer.BadParameter("which network is to be measured?", param_hint="--model")
@@ -61,11 +44,11 @@ def measure_command(
     from latprune.latency.interpolation import held_out
     from latprune.latency.measuring import measure, outlook
 
-    source = source_of(model, classes=classes, input=input, task=task)
-    with chosen_device(context, on, table, pack) as device, working() as progress:
-        target = target_of(device, runtime, precision=precision, batch=batch, threads=threads)
+    source = Architecture(model=model, **vars(form)).source()
+    with chosen_device(context, **vars(place)) as device, working() as progress:
+        target = setting.on(device)
         network = source.open()
-        example = network.example(batch)
+        example = network.example(setting.batch)
         progress.stage("trace")
         graph = trace(network.model, example)
         progress.stage(f"measure ({outlook(graph, device.table(target))})")

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latprune.cli.options import AsJson, Classes, Input, Keep, Model, Task, source_of
+from latprune.cli.options import spread
+from latprune.cli.options.choice import Keep
+from latprune.cli.options.network import Architecture
+from latprune.cli.options.output import AsJson
 from latprune.cli.shown import show
 
 if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
 
 
+@spread
 def trace_command(
-    model: Model,
-    task: Task = "classification",
-    classes: Classes = None,
-    input: Input = None,
+    *,
+    network: Architecture,
     keep: Keep = None,
     exact: Annotated[
         bool,
@@ -25,16 +27,16 @@ def trace_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what of a network can be cut, what cannot, and why; measure nothing."""
+    """Show what of a network can be cut, what cannot, and why. Nothing is measured."""
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
 
-    source = source_of(model, classes=classes, input=input, task=task)
+    source = network.source()
     with working() as progress:
-        network = source.open()
+        dense = source.open()
         progress.stage("trace")
         graph = trace(
-            network.model, network.example(1), keep=tuple(keep or ()), exact=exact, branches=True
+            dense.model, dense.example(1), keep=tuple(keep or ()), exact=exact, branches=True
         )
     show(_facts(graph) if as_json else graph.describe())
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 from latprune.latency.networks import steady, time_in_turns, time_whole
 from latprune.latency.runtimes import get_runtime
 from latprune.latency.sentinel import SENTINEL, paced
-from latprune.latency.table import LatencyTable, table_path
+from latprune.latency.table import LatencyTable
+from latprune.latency.table_files import table_path
 from latprune.latency.target import Target
 from latprune.latency.timing import Opened
 

@@ -18,7 +18,8 @@ from latprune.latency.devices.packing import (
     write_runner,
 )
 from latprune.latency.journal import whole_lines
-from latprune.latency.table import LatencyTable, table_path
+from latprune.latency.table import LatencyTable
+from latprune.latency.table_files import table_path
 from latprune.latency.target import Target
 
 if TYPE_CHECKING:

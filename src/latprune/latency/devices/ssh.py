@@ -31,7 +31,8 @@ from latprune.latency.devices.packing import (
     write_runner,
 )
 from latprune.latency.sentinel import SENTINEL
-from latprune.latency.table import LatencyTable, table_path
+from latprune.latency.table import LatencyTable
+from latprune.latency.table_files import table_path
 from latprune.latency.target import Target
 from latprune.latency.timing import Comparison, Measurement
 

@@ -75,6 +75,11 @@ class Runtime(Protocol):
         """
 
 
+def runtime_names() -> tuple[str, ...]:
+    """Give the names of all runtimes, installed or not."""
+    return tuple(_MODULES)
+
+
 def get_runtime(name: str) -> Runtime:
     """Give a runtime by its name; only then is its file imported.
 

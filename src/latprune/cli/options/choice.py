@@ -1,0 +1,124 @@
+"""Options that say what may be cut, what a channel is worth, and what chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+
+import typer
+
+from latprune.cli.options.usage import usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latprune.knapsack import Solver
+    from latprune.planning import Budget
+    from latprune.saliency import CriterionName
+
+SOLVERS = ("joint", "halp", "greedy", "uniform", "milp")
+OF_ONE_BUDGET = ("halp",)
+
+BudgetText = Annotated[
+    str,
+    typer.Option("--budget", metavar="60%|12ms", help="A share of the dense latency, or a time."),
+]
+CriterionNames = Annotated[
+    str | None,
+    typer.Option(
+        "--criterion",
+        help="What makes a channel worth keeping: taylor, taylor_squared, fisher or probe, which "
+        "need --data, or magnitude. prune takes several, as taylor,fisher: whichever network does "
+        "best on held-out pictures.",
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
+]
+Branches = Annotated[
+    bool,
+    typer.Option("--branches/--no-branches", help="Whether residual branches may go as a whole."),
+]
+SolverName = Annotated[
+    str,
+    typer.Option(
+        "--solver",
+        help="What chooses the widths: joint (the best choice, with a proof), or to compare with: "
+        "halp, greedy, uniform, milp (needs the extra milp).",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosable:
+    """What may be cut, and what a channel is worth."""
+
+    heading: ClassVar[str] = "What goes"
+
+    criterion: CriterionNames = None
+    keep: Keep = None
+    branches: Branches = False
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Layers to leave as they are."""
+        return tuple(self.keep or ())
+
+    def one(self, data: Path | None) -> CriterionName:
+        """Read one criterion; by default the better one that the data allow."""
+        return _criterion(self.criterion, data)
+
+    def several(self, data: Path | None) -> list[CriterionName]:
+        """Read one criterion, or several between commas."""
+        if self.criterion is None:
+            return [_criterion(None, data)]
+        chosen = [_criterion(name.strip(), data) for name in self.criterion.split(",")]
+        if len(chosen) > 1 and data is None:
+            sentence = "several criteria need --data to decide"
+            raise typer.BadParameter(sentence, param_hint="--criterion")
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solvable(Choosable):
+    """What may be cut, what a channel is worth, and what chooses."""
+
+    solver: SolverName = "joint"
+
+    def solve(self, *, budgets: int = 1) -> Solver:
+        """Read the solver, which has so many budgets to hold.
+
+        Raises:
+            BadParameter: If there is no such solver, or it holds only one budget.
+        """
+        from latprune import knapsack
+
+        if self.solver not in SOLVERS:
+            sentence = f"{self.solver} is none of {', '.join(SOLVERS)}"
+            raise typer.BadParameter(sentence, param_hint="--solver")
+        if budgets > 1 and self.solver in OF_ONE_BUDGET:
+            sentence = f"{self.solver} takes one budget: choose with joint, or leave out --also"
+            raise typer.BadParameter(sentence, param_hint="--solver")
+        solver: Solver = getattr(knapsack, self.solver)
+        return solver
+
+
+def budget_of(text: str) -> Budget:
+    """Read a budget."""
+    from latprune.planning import Budget
+
+    with usage("--budget"):
+        return Budget.parse(text)
+
+
+def _criterion(name: str | None, data: Path | None) -> CriterionName:
+    from latprune.saliency import check_name
+
+    if name is None:
+        return "magnitude" if data is None else "taylor"
+    with usage("--criterion"):
+        check_name(name)
+    if data is None and name != "magnitude":
+        raise typer.BadParameter(f"{name} needs --data", param_hint="--criterion")
+    return cast("CriterionName", name)

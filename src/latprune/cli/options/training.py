@@ -1,0 +1,154 @@
+"""Options that say how a network is trained, and in how many cuts it is pruned meanwhile."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+from latprune.cli.options.usage import usage
+
+if TYPE_CHECKING:
+    from latprune.tuning import Recipe
+
+Epochs = Annotated[int, typer.Option("--epochs", min=0, help="Of tuning.")]
+Lr = Annotated[float, typer.Option("--lr", help="Highest learning rate of tuning.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of tuning.")]
+Optimizer = Annotated[str, typer.Option("--optimizer", help="Of tuning: sgd or adamw.")]
+Momentum = Annotated[float, typer.Option("--momentum", help="Of sgd.")]
+WeightDecay = Annotated[
+    float, typer.Option("--weight-decay", help="On weights; never on norms and biases.")
+]
+WarmupEpochs = Annotated[
+    float, typer.Option("--warmup-epochs", help="Over which the learning rate climbs from 0.")
+]
+LabelSmoothing = Annotated[
+    float, typer.Option("--label-smoothing", help="Share of a label spread over all classes.")
+]
+Distillation = Annotated[
+    float, typer.Option("--distillation", help="Weight of the dense network's word, 0 to 1.")
+]
+Ema = Annotated[
+    float | None,
+    typer.Option("--ema", help="Keep a moving average of the weights, with this decay: 0.9999."),
+]
+ClipNorm = Annotated[
+    float | None, typer.Option("--clip-norm", help="Longest gradient, over all weights.")
+]
+AutoAugment = Annotated[
+    str | None,
+    typer.Option(
+        "--auto-augment",
+        metavar="POLICY",
+        help="timm's augmentation of pictures for tuning, such as rand-m9-mstd0.5.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Prune in so many cuts while the network is trained for --epochs, as HALP does, "
+        "instead of once before.",
+    ),
+]
+Every = Annotated[
+    int, typer.Option("--every", min=1, help="Steps of the optimizer from one cut to the next.")
+]
+Soft = Annotated[
+    bool, typer.Option("--soft", help="Mask channels, which may come back, until the last cut.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained."""
+
+    heading: ClassVar[str] = "Training"
+
+    epochs: Epochs = 5
+    lr: Lr = 0.01
+    optimizer: Optimizer = "sgd"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 1e-4
+    warmup_epochs: WarmupEpochs = 0.5
+    label_smoothing: LabelSmoothing = 0.0
+    distillation: Distillation = 0.5
+    ema: Ema = None
+    clip_norm: ClipNorm = None
+    seed: Seed = 0
+    auto_augment: AutoAugment = None
+
+    def recipe(self, task: str) -> Recipe:
+        """Read how to train.
+
+        Raises:
+            BadParameter: If a number is out of its range, or not for the task.
+        """
+        from latprune.tuning import Recipe
+
+        numbers = {name: value for name, value in vars(self).items() if name != "auto_augment"}
+        for name, value in numbers.items():
+            with usage(f"--{name.replace('_', '-')}"):
+                Recipe(**{"epochs": 1, name: value})
+        if task == "detection" and self.label_smoothing:
+            sentence = "a detector's loss smooths no labels"
+            raise typer.BadParameter(sentence, param_hint="--label-smoothing")
+        return Recipe(**numbers)
+
+    def check_augmentation(self, task: str) -> None:
+        """See that the policy is timm's, and for pictures without boxes.
+
+        Raises:
+            BadParameter: If not.
+        """
+        if self.auto_augment is None:
+            return
+        if task == "detection":
+            sentence = "boxes would not follow it: detectors have an augmentation of their own"
+            raise typer.BadParameter(sentence, param_hint="--auto-augment")
+        from latprune.tasks.preprocessing import check_policy
+
+        with usage("--auto-augment"):
+            check_policy(self.auto_augment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """In how many cuts a network is pruned while it is trained."""
+
+    heading: ClassVar[str] = "Pruning while training"
+
+    steps: Steps = None
+    every: Every = 40
+    soft: Soft = False
+
+    def check(
+        self, *, trains: bool, criterion: str | None, branches: bool, is_by_hand: bool
+    ) -> None:
+        """Refuse to prune in steps where that cannot be, and several processes where it need not.
+
+        Raises:
+            BadParameter: If so.
+        """
+        if self.steps is None:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                sentence = (
+                    "several processes prune together only while they train: say in how many cuts"
+                )
+                raise typer.BadParameter(sentence, param_hint="--steps")
+            return
+        if not trains:
+            sentence = "it prunes while it trains: give --data, and --epochs above 0"
+            raise typer.BadParameter(sentence, param_hint="--steps")
+        if criterion not in (None, "taylor"):
+            sentence = "with --steps, the gradients of training score, by taylor"
+            raise typer.BadParameter(sentence, param_hint="--criterion")
+        if branches:
+            sentence = "while a network trains its branches are narrowed, but none of them goes"
+            raise typer.BadParameter(sentence, param_hint="--branches")
+        if is_by_hand:
+            sentence = "the last cut is timed while training waits: reach the device by --on"
+            raise typer.BadParameter(sentence, param_hint="--steps")

@@ -1,0 +1,143 @@
+"""Choose the channels that are worth most together, within one budget or at every latency.
+
+`plan` frames the network as a knapsack problem, has it solved, and reads the choice back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from latprune.errors import BudgetsTooSmall, BudgetTooSmall
+from latprune.knapsack import Choice, joint
+from latprune.knapsack import frontier as corners
+from latprune.planning.budget import Budget
+from latprune.planning.question import Demand, Question
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.latency.table import LatencyTable
+    from latprune.planning.plans import Plan
+    from latprune.saliency.scores import Saliency
+
+
+def plan(
+    graph: PruningGraph,
+    table: LatencyTable,
+    saliency: Saliency,
+    budget: Budget,
+    *,
+    solver: Solver = joint,
+    rest_ms: float | None = None,
+    aim: float = 1.0,
+    also: Sequence[Demand] = (),
+    within: Mapping[str, Sequence[int]] | None = None,
+) -> Plan:
+    """Choose the channels that are worth most together, within a budget.
+
+    Args:
+        graph: What can be cut.
+        table: What widths cost; holds the dense network, too.
+        saliency: What channels are worth.
+        budget: What the network may take.
+        solver: Chooses one width per group.
+        rest_ms: What the network takes beside its layers; by default it follows from what the
+            dense network takes beside its own (`rest_at`).
+        aim: The share of the budgets to spend, > 0.
+        also: Further targets, each with its own budget: the network is within all of them.
+        within: Per group the channels to choose among, where others are gone already, ascending;
+            None: all. Branches are removed as a whole only where it is None.
+
+    Returns:
+        A plan whose predicted latency is at most `aim` times the budget. It keeps everything if
+        the dense network was measured to be that fast.
+
+    Raises:
+        BudgetTooSmall: If nothing fits; its numbers are the whole network's.
+        NotMeasured: If a table lacks the network or what its layers' widths cost.
+        ModelMismatch: If `saliency` is another network's.
+        ValueError: If the solver takes only one budget and there are several.
+    """
+    if not aim > 0:
+        raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
+    demands = [Demand(table, budget, rest_ms), *also]
+    question = Question.of(graph, saliency, demands, aim=aim, within=within)
+    if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
+        choice = question.dense
+    else:
+        choice = _solve(question, solver, aim=aim)
+    return question.plan(choice, solver=solver_name(solver))
+
+
+def solver_name(solver: Solver) -> str:
+    """Give a solver's name, also where some of its arguments are filled in."""
+    function = getattr(solver, "func", solver)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def frontier(
+    graph: PruningGraph,
+    table: LatencyTable,
+    saliency: Saliency,
+    *,
+    rest_ms: float | None = None,
+    tolerance: float = 1e-4,
+) -> list[Plan]:
+    """Draw the frontier: the most saliency at every latency, each point a plan to cut.
+
+    Args:
+        graph: What can be cut.
+        table: What widths cost; holds the dense network, too.
+        saliency: What channels are worth.
+        rest_ms: What networks take beside their layers; by default it follows from what the
+            dense network takes beside its own (`rest_at`).
+        tolerance: Points that would raise the curve by less than this share of all saliency are
+            left out; 0 gives every corner of the concave frontier.
+
+    Returns:
+        Plans of rising latency and saliency, from the fastest network to the dense one; the
+        budget of each is what it is predicted to take.
+
+    Raises:
+        NotMeasured: If the table lacks the network or what its layers' widths cost.
+        ProblemTooDense: If exact tables would take too much memory.
+        ModelMismatch: If `saliency` is another network's.
+    """
+    anything = Budget(ms=table.network(graph).median_ms)
+    question = Question.of(graph, saliency, [Demand(table, anything, rest_ms)])
+    plans = (
+        question.plan(corner, solver="frontier")
+        for corner in corners(question.problem([math.inf]), tolerance=tolerance)
+    )
+    return [
+        replace(found, budget=Budget(ms=found.predicted_ms), budget_ms=found.predicted_ms)
+        for found in plans
+    ]
+
+
+def _solve(question: Question, solver: Solver, *, aim: float) -> Choice:
+    """Choose, with totals from the tables and errors about the whole network."""
+    rests_ms = [promise.rest_ms for promise in question.dense_promises]
+    problem = question.problem(
+        [aim * promise.budget_ms - promise.rest_ms for promise in question.dense_promises]
+    )
+    try:
+        choice = solver(problem)
+    except BudgetsTooSmall as error:
+        asked = [ms + rest_ms for ms, rest_ms in zip(error.budgets_ms, rests_ms, strict=True)]
+        nearest = zip(error.nearest_ms, question.rests, strict=True)
+        raise BudgetsTooSmall(asked, [ms + rest(ms) for ms, rest in nearest]) from None
+    except BudgetTooSmall as error:
+        rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
+        floor_ms += question.rests[error.target](floor_ms)
+        remedy = None
+        if not question.values:
+            remedy = "or see by `latprune trace` why nothing of this network can be cut"
+        raise BudgetTooSmall(
+            error.budget_ms + rest_ms, floor_ms, target=error.target, remedy=remedy
+        ) from None
+    return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)

@@ -1,0 +1,191 @@
+"""A network framed as a knapsack problem, and a choice read back as a plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latprune.framing import frame
+from latprune.knapsack import Choice
+from latprune.latency.interpolation import layer_cost
+from latprune.latency.rest import Whole, rest_at, rest_within
+from latprune.latency.staircase import options
+from latprune.planning.plans import Plan, Promise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from latprune.framing import Framing
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Problem
+    from latprune.latency.table import LatencyTable
+    from latprune.planning.budget import Budget
+    from latprune.saliency.scores import Saliency
+
+
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """A target that the same network must be quick on, too.
+
+    Attributes:
+        table: What widths cost there; holds the dense network, too.
+        budget: What the network may take there.
+        rest_ms: What the network takes there beside its layers; None: see `plan`.
+    """
+
+    table: LatencyTable
+    budget: Budget
+    rest_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A network framed as a knapsack problem, without the budgets.
+
+    Attributes:
+        framing: Its variables and tables.
+        ranked: Per group the channels to choose among, from the most to the least worth.
+        values: Per group what the first 0, 1, 2, … of them are worth together.
+        dense: The choice that keeps them all.
+        dense_promises: What the dense network takes on every target, with the rest of a network
+            within budget.
+        rests: Give a network's rest on every target, in ms, by what its layers take.
+        criterion: Of the values.
+    """
+
+    framing: Framing
+    ranked: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray]
+    dense: Choice
+    dense_promises: tuple[Promise, ...]
+    rests: tuple[Callable[[float], float], ...]
+    criterion: str
+
+    @classmethod
+    def of(
+        cls,
+        graph: PruningGraph,
+        saliency: Saliency,
+        demands: Sequence[Demand],
+        *,
+        aim: float = 1.0,
+        within: Mapping[str, Sequence[int]] | None = None,
+    ) -> Question:
+        """Frame what can be cut: all channels, or those `within`."""
+        saliency.check(graph)
+        dense_ms = [demand.table.network(graph).median_ms for demand in demands]
+        everything = {group.name: range(group.channels) for group in graph.groups}
+        present: Mapping[str, Sequence[int]] = within or everything
+        framing = _framed(graph, demands, present, branches=within is None)
+        ranked, values = (
+            {name: of(name, among=present[name]) for name in everything}
+            for of in (saliency.ranked, saliency.values)
+        )
+        dense = _dense(framing, values, targets=len(demands))
+        layers_ms = dense.costs_ms
+        if within is not None:
+            layers_ms = tuple(demand.table.layers_ms(graph, graph.widths) for demand in demands)
+        wholes = [Whole(*both_ms, both_ms[1]) for both_ms in zip(layers_ms, dense_ms, strict=True)]
+        promises = tuple(map(partial(_promise, aim=aim), demands, wholes))
+        rests = tuple(map(_rest, demands, wholes))
+        return cls(framing, ranked, values, dense, promises, rests, saliency.criterion)
+
+    def problem(self, budgets_ms: Sequence[float]) -> Problem:
+        """Give the knapsack problem at budgets for the layers alone."""
+        first, *further = budgets_ms
+        return self.framing.problem(self.values, budget_ms=first, further_ms=further)
+
+    def plan(self, choice: Choice, *, solver: str) -> Plan:
+        """Read a choice back."""
+        widths = self.framing.widths(choice.picks)
+        first, *also = (
+            replace(promise, rest_ms=rest(cost_ms), predicted_ms=cost_ms + rest(cost_ms))
+            for promise, rest, cost_ms in zip(
+                self.dense_promises, self.rests, choice.costs_ms, strict=True
+            )
+        )
+        return Plan(
+            **vars(first),
+            kept={group: _first(order, widths[group]) for group, order in self.ranked.items()},
+            value=choice.value,
+            bound=choice.bound,
+            dense_value=self.dense.value,
+            solver=solver,
+            criterion=self.criterion,
+            price_ms=choice.prices[0] if choice.prices else math.nan,
+            also=tuple(also),
+        )
+
+
+def _framed(
+    graph: PruningGraph,
+    demands: Sequence[Demand],
+    present: Mapping[str, Sequence[int]],
+    *,
+    branches: bool,
+) -> Framing:
+    """Give the variables and tables: widths up to the present ones, 0 where a branch can go."""
+    tables = [demand.table for demand in demands]
+    allowed = _options(graph, tables, most={name: len(kept) for name, kept in present.items()})
+    if branches:
+        allowed = _with_none(graph, allowed)
+    cost, *further = (partial(layer_cost, table) for table in tables)
+    return frame(graph, allowed, cost, further=further)
+
+
+def _dense(framing: Framing, values: Mapping[str, np.ndarray], *, targets: int) -> Choice:
+    """Choose to keep everything."""
+    unbounded = framing.problem(values, budget_ms=math.inf, further_ms=[math.inf] * (targets - 1))
+    return Choice.of(unbounded, framing.dense, bound=unbounded.value_of(framing.dense))
+
+
+def _promise(demand: Demand, whole: Whole, *, aim: float) -> Promise:
+    """What the dense network takes, and the rest of one that spends the budget."""
+    budget_ms = demand.budget.in_ms(whole.whole_ms)
+    rest_ms = demand.rest_ms
+    return Promise(
+        target=demand.table.target,
+        budget=demand.budget,
+        budget_ms=budget_ms,
+        baseline_ms=whole.whole_ms,
+        rest_ms=rest_within([whole], aim * budget_ms) if rest_ms is None else rest_ms,
+        predicted_ms=whole.whole_ms,
+    )
+
+
+def _rest(demand: Demand, whole: Whole) -> Callable[[float], float]:
+    """Give a network's rest by what its layers take."""
+    rest_ms = demand.rest_ms
+    if rest_ms is not None:
+        return lambda _: rest_ms
+    return lambda layers_ms: rest_at([whole], layers_ms)[0]
+
+
+def _options(
+    graph: PruningGraph, tables: Sequence[LatencyTable], *, most: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Give the widths that are worth having on any of the targets, up to the present ones."""
+    found = [options(graph, table) for table in tables]
+    return {
+        name: np.unique([width, *(w for allowed in found for w in allowed[name] if w < width)])
+        for name, width in most.items()
+    }
+
+
+def _with_none(graph: PruningGraph, allowed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Let the groups of branches that can go have no channels, too."""
+    inside = {group for branch in graph.branches for group in branch.groups}
+    none = np.zeros(1, dtype=np.int64)
+    return {
+        name: np.concatenate([none, widths]) if name in inside else widths
+        for name, widths in allowed.items()
+    }
+
+
+def _first(ranked: np.ndarray, width: int) -> tuple[int, ...]:
+    """Give the first `width` channels, ascending."""
+    return tuple(sorted(int(channel) for channel in ranked[:width]))

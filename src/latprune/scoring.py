@@ -1,0 +1,93 @@
+"""Score channels by one criterion, or by several of which held-out batches decide."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+from latprune.batches import first, last
+from latprune.reranking import rerank
+from latprune.saliency import check_name, scored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.planning import Plan
+    from latprune.progress import Progress
+    from latprune.reranking import Candidate
+    from latprune.saliency import CriterionName, Saliency
+    from latprune.tuning.losses import Loss
+    from latprune.tuning.replay import Batches
+
+    Score = Callable[[nn.Module, PruningGraph], Saliency]
+    Criteria = CriterionName | Score | Sequence[CriterionName | Score]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """By what channels are scored, and on which batches.
+
+    Attributes:
+        criteria: Names or functions of model and graph; at least one.
+        loader: Batches of (inputs, labels); without them channels are scored by `magnitude`.
+        loss: Of (outputs, labels).
+        score_batches: How many of the loader's first batches score.
+        held_out_batches: How many of its last ones decide between several criteria.
+        seed: Of the loader's order.
+    """
+
+    criteria: tuple[str | Score, ...]
+    loader: Batches | None
+    loss: Loss
+    _: KW_ONLY
+    score_batches: int
+    held_out_batches: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for criterion in self.criteria:
+            if isinstance(criterion, str):
+                check_name(criterion)
+        if not self.criteria or (len(self.criteria) > 1 and self.loader is None):
+            raise ValueError(
+                f"give one criterion, or several and a loader with images that decide, not "
+                f"{len(self.criteria)} and {'no' if self.loader is None else 'a'} loader"
+            )
+
+    def score(self, model: nn.Module, graph: PruningGraph, *, progress: Progress) -> list[Saliency]:
+        """Score all channels by every criterion."""
+        return [self._by(criterion, model, graph, progress) for criterion in self.criteria]
+
+    def ranked(
+        self, model: nn.Module, graph: PruningGraph, plans: Sequence[Plan], *, progress: Progress
+    ) -> list[Candidate]:
+        """Sort plans by what their networks lose on the held-out batches, the best first."""
+        assert self.loader is not None  # there are several criteria
+        return rerank(
+            model,
+            graph,
+            plans,
+            calibration=self.loader,
+            held_out=last(self.loader, self.held_out_batches, seed=self.seed),
+            loss=self.loss,
+            seed=self.seed,
+            progress=progress,
+        )
+
+    def _by(
+        self, criterion: str | Score, model: nn.Module, graph: PruningGraph, progress: Progress
+    ) -> Saliency:
+        if callable(criterion):
+            return criterion(model, graph)
+        batches = None
+        if self.loader is not None:
+            batches = first(self.loader, self.score_batches, seed=self.seed)
+        return scored(criterion, model, graph, batches, self.loss, progress=progress)
+
+
+def as_criteria(criterion: Criteria) -> tuple[str | Score, ...]:
+    """Give the criteria where one may stand for itself."""
+    return (criterion,) if isinstance(criterion, str) or callable(criterion) else tuple(criterion)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import latprune.fitting
+import latprune.fitting.loop
 import latprune.latency.devices.here
 import latprune.report.comparison
 from latprune.graph.tracing import trace
@@ -101,8 +101,8 @@ class Synthetic:
         patch.setattr(latprune.latency.runtimes, "get_runtime", runtime)
         patch.setattr(latprune.latency.devices.here, "get_runtime", runtime)
         patch.setattr(latprune.latency.devices.here, "time_whole", time_whole)
-        patch.setattr(latprune.fitting, "prepare", lambda model, example, target, **_: model)
-        patch.setattr(latprune.fitting, "compare", self.compare)
+        patch.setattr(latprune.fitting.loop, "prepare", lambda model, example, target, **_: model)
+        patch.setattr(latprune.fitting.loop, "compare", self.compare)
         patch.setattr(latprune.report.comparison, "compare", self.compare)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import latprune as lp
 import latprune.progress
-from latprune.fitting import AIM, QUICK_OWN, _decided
+from latprune.fitting.care import AIM, QUICK, decided
 from latprune.latency.timing import Comparison, Measurement
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
@@ -130,7 +130,7 @@ def test_a_quick_network_is_believed_after_several_timings_of_its_own(
     first = fitted(runtime, budget, tmp_path, monkeypatch, widths=FINE)
     second = fitted(runtime, budget, tmp_path, monkeypatch, widths=FINE)
 
-    assert first.rounds >= QUICK_OWN
+    assert first.rounds >= QUICK.own
     assert second.plan.widths == first.plan.widths
     assert second.rounds == 1  # the table remembers the others
 
@@ -146,7 +146,7 @@ def test_a_dense_network_that_is_ready_is_not_made_ready_again(
         made.append(network)
         return network
 
-    monkeypatch.setattr(latprune.fitting, "prepare", prepare)
+    monkeypatch.setattr(latprune.fitting.loop, "prepare", prepare)
     table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
     asked = (lp.magnitude(model, graph), lp.Budget(fraction=0.5))
 
@@ -236,7 +236,7 @@ def test_a_network_is_timed_until_it_is_clear_whether_it_is_near(
 ) -> None:
     found = compared(used, spread=spread, rounds=rounds)
 
-    assert _decided(lp.Budget(fraction=0.5), found) is clear
+    assert decided(lp.Budget(fraction=0.5), found) is clear
 
 
 def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_for_the_last_cut_only_candidates_are_opened(monkeypatch: pytest.MonkeyP
         opened.append(sum(parameter.numel() for parameter in model.parameters()))
         return model
 
-    monkeypatch.setattr("latprune.fitting.prepare", prepare)
+    monkeypatch.setattr("latprune.fitting.loop.prepare", prepare)
     done = pruned(steps=2)
 
     assert opened

@@ -12,6 +12,7 @@ from torch import nn
 
 import latprune as lp
 from latprune.errors import DeviceError
+from latprune.fitting.care import Care
 from latprune.latency.devices.ssh import Address, Ssh
 from latprune.latency.layer_timing import model_for
 from latprune.latency.timing import Measurement
@@ -203,8 +204,8 @@ def tiny() -> nn.Module:
 def test_a_network_is_pruned_to_what_it_takes_on_a_real_host(
     loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latprune.fitting.TIMING_S", 0.5)
-    monkeypatch.setattr("latprune.fitting.TIMINGS", 2)
+    monkeypatch.setattr("latprune.fitting.loop.TIMING_S", 0.5)
+    monkeypatch.setattr("latprune.fitting.loop.QUICK", Care(timings=2, sure=0.1, own=1))
     monkeypatch.setattr("latprune.report.comparison.CHECK_LIMIT_S", 0.5)
     model, example = tiny(), torch.zeros(1, 3, 32, 32)
     with Ssh(loopback.url()) as device:

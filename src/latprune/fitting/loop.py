@@ -1,0 +1,250 @@
+"""The closed loop: plan, cut, time the real small network beside the dense one, plan again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from latprune.errors import BudgetTooSmall
+from latprune.fitting.candidate import Candidate, is_near, is_sure, preference, promise
+from latprune.fitting.care import AIM, FLOOR, QUICK, SLOW, TIMING_S, decided, used
+from latprune.fitting.place import Place
+from latprune.fitting.refining import Refining
+from latprune.knapsack import joint
+from latprune.latency.devices import CutName
+from latprune.latency.devices.here import HERE
+from latprune.latency.measuring import compare, prepare
+from latprune.planning import Demand
+from latprune.progress import Quiet
+from latprune.surgery import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.latency.devices import Device, Ready
+    from latprune.latency.table import LatencyTable
+    from latprune.latency.target import Target
+    from latprune.latency.timing import Comparison
+    from latprune.planning import Budget, Plan
+    from latprune.progress import Progress
+    from latprune.saliency.scores import Saliency
+
+REPLANS = 4
+"""Plans before a network is timed, each with the rest of the one before: it may not be that of
+networks about as large."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A network cut to a budget, as measured.
+
+    Attributes:
+        model: The small network.
+        plan: What it was cut to.
+        comparison: It and the dense network, timed in turns.
+        table: With every layer of the plan measured.
+        rounds: How many times a network was timed.
+        is_dense: Whether nothing was cut.
+        also: The same comparison on every further target.
+    """
+
+    model: nn.Module
+    plan: Plan
+    comparison: Comparison
+    table: LatencyTable
+    rounds: int
+    is_dense: bool = False
+    also: tuple[Comparison, ...] = ()
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that the network takes; above 1 it is not met.
+
+        Of several budgets the one that is used most.
+        """
+        budgets = [self.plan.budget, *(promise.budget for promise in self.plan.also)]
+        return max(map(used, budgets, (self.comparison, *self.also)))
+
+
+def fit(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    table: LatencyTable,
+    saliency: Saliency,
+    budget: Budget,
+    *,
+    solver: Solver = joint,
+    also: Sequence[Demand] = (),
+    within: Mapping[str, Sequence[int]] | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    device: Device = HERE,
+    ready: Mapping[Target, Ready] | None = None,
+) -> Fitted:
+    """Cut a network so that its measured time is within a budget, and close to it.
+
+    Args:
+        model: The dense network.
+        graph: Traced from it.
+        example: Its input.
+        table: What `measure` gave; new measurements are added to its file.
+        saliency: What its channels are worth.
+        budget: What it may take.
+        solver: Chooses the widths.
+        also: Further targets of the device, each with its table and budget: the network is
+            timed on all of them, and is within all budgets. Their `rest_ms` is not looked at.
+        within: Per group the channels to choose among, as for `plan`; None for all.
+        folder: Of the tables, as for `measure`.
+        progress: Is told of every plan and every network.
+        device: Where networks and layers are timed.
+        ready: What `prepare` made of the dense network, by target, where somebody has it already:
+            exporting or compiling it takes as long as a candidate.
+
+    Returns:
+        Of the networks within the budget the one that spends it best; if none is, the one
+        nearest to it. Never one that is slower than the dense network: then the dense one.
+
+    Raises:
+        BudgetTooSmall: If nothing fits, by what was measured.
+        DeviceError: If the device fails; what it measured before is kept.
+        JobsPacked: If somebody has to carry what is missing to the device.
+    """
+    refining = Refining(model, graph, example, saliency, solver, within, folder, device)
+    loop = _Loop(refining, progress or Quiet())
+    demands = [Demand(table, budget), *also]
+    best = loop.run(demands, ready or {})
+    slower = best.comparison.ratio > 1 and not best.is_dense
+    return loop.dense(best, demands) if slower else best
+
+
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """What stays the same from round to round."""
+
+    refining: Refining
+    progress: Progress
+
+    def run(self, demands: Sequence[Demand], ready: Mapping[Target, Ready]) -> Fitted:
+        """Time candidates until one is surely near the aim, or there is nothing more to try."""
+        places = [self._place(demand, ready.get(demand.table.target)) for demand in demands]
+        care = QUICK if all(place.is_quick for place in places) else SLOW
+        tried: list[Candidate] = []
+        near = sure = False
+        for timing in range(care.timings):
+            if not near:
+                self.progress.step(timing, None, "choosing widths")
+                planned = self._plan(places, tried)
+                if planned is None or (sure and planned.kept == tried[-1].plan.kept):
+                    break  # as near as it gets
+                tried = self._with(planned, tried)
+            candidate = tried[-1]
+            self.progress.step(timing, None, "timing the network")
+            candidate.add(self._times(candidate, places))
+            share = 100 * max(candidate.used)
+            self.progress.step(timing, None, f"takes {share:.1f} % of the budget")
+            near, sure = is_near(candidate.plan, places), is_sure(candidate, places, care)
+            if self._is_dense(candidate.plan) or (near and sure):
+                break
+        best = min(tried, key=partial(preference, places=places))
+        comparison, *also = best.compared
+        rounds = sum(candidate.timings for candidate in tried)
+        is_dense = self._is_dense(best.plan)
+        table = places[0].table
+        return Fitted(best.model, best.plan, comparison, table, rounds, is_dense, tuple(also))
+
+    def dense(self, slower: Fitted, demands: Sequence[Demand]) -> Fitted:
+        """The dense network, as a cut of nothing."""
+        plan = replace(
+            slower.plan,
+            kept={group.name: tuple(range(group.channels)) for group in self.refining.graph.groups},
+            predicted_ms=slower.plan.baseline_ms,
+            value=slower.plan.dense_value,
+            bound=slower.plan.dense_value,
+        )
+        small = cut(self.refining.model, self.refining.graph, plan)
+        times, *also = (
+            compare(
+                self.refining.model,
+                small,
+                self.refining.example,
+                demand.table.target,
+                device=self.refining.device,
+                cut=CutName(self.refining.graph.key, plan.widths),
+            )
+            for demand in demands
+        )
+        return Fitted(small, plan, times, slower.table, slower.rounds, True, tuple(also))
+
+    def _is_dense(self, planned: Plan) -> bool:
+        # Not by its value: a criterion may find channels that are worth nothing.
+        return planned.widths == self.refining.graph.widths
+
+    def _plan(self, places: Sequence[Place], tried: Sequence[Candidate]) -> Plan | None:
+        """Plan with all that is known by now; None if only what was already found fits."""
+        found: list[Plan] = []
+        demands = [place.demand for place in places]
+        for _ in range(REPLANS):
+            try:
+                planned, tables = self.refining.refined(demands, aim=AIM)
+            except BudgetTooSmall:
+                if found:
+                    break
+                if any(max(candidate.used) <= 1 for candidate in tried):
+                    return None
+                raise
+            for place, table in zip(places, tables, strict=True):
+                place.table = table
+            found.append(planned)
+            if is_near(planned, places):
+                break
+            demands = [place.demand_by(planned.widths) for place in places]
+        return min(found, key=partial(promise, places=places))
+
+    def _with(self, planned: Plan, tried: Sequence[Candidate]) -> list[Candidate]:
+        """Put a plan's network last, the one that was tried already if it was."""
+        known = [candidate for candidate in tried if candidate.plan.kept == planned.kept]
+        others = [candidate for candidate in tried if candidate.plan.kept != planned.kept]
+        if not known:
+            small = cut(self.refining.model, self.refining.graph, planned)
+            targets = [planned.target, *(promise.target for promise in planned.also)]
+            runs = [self._ready(small, target) for target in targets]
+            known = [Candidate(small, planned, runs)]
+        return others + known
+
+    def _place(self, demand: Demand, dense: Ready | None) -> Place:
+        if dense is None:
+            dense = self._ready(self.refining.model, demand.table.target)
+        return Place(self.refining.graph, demand, dense)
+
+    def _ready(self, model: nn.Module, target: Target) -> Ready:
+        return prepare(model, self.refining.example, target, device=self.refining.device)
+
+    def _times(self, candidate: Candidate, places: Sequence[Place]) -> list[Comparison]:
+        """Time a candidate beside the dense network on every target, and remember it there."""
+        times = []
+        for number, place in enumerate(places):
+            self.refining.device.open_anew(place.dense)
+            if candidate.timings:  # else it has just been opened
+                self.refining.device.open_anew(candidate.runs[number])
+            compared = compare(
+                place.dense,
+                candidate.runs[number],
+                self.refining.example,
+                place.table.target,
+                enough=partial(decided, place.budget),
+                tolerance=FLOOR / 4,
+                limit_s=TIMING_S,
+                device=self.refining.device,
+                cut=CutName(self.refining.graph.key, candidate.plan.widths),
+            )
+            place.table.add_cut(self.refining.graph, candidate.plan.widths, compared)
+            times.append(compared)
+        return times

@@ -1,0 +1,83 @@
+"""A target, and what is known there of networks timed whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from latprune.fitting.care import AIM, FLOOR, QUICK_MS, relative_error, used
+from latprune.latency.rest import Relative, Whole, rest_within, whole_at
+from latprune.planning import Demand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.latency.devices import Ready
+    from latprune.latency.table import Cut
+
+OWN = 0.01
+"""How far a network's rest may lie from that of others about as large, relative to its time."""
+
+
+class Place:
+    """A target: its budget, what is known of networks there, and the dense one, ready to run."""
+
+    def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
+        self.graph, self.dense = graph, dense
+        self.table, self.budget = demand.table, demand.budget
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether timing networks costs little here."""
+        return self.table.network(self.graph).median_ms < QUICK_MS
+
+    @property
+    def demand(self) -> Demand:
+        """What a plan needs to know: a network that spends the aim has such a rest."""
+        known = [self._dense, *map(self._whole, self.table.cuts(self.graph))]
+        return Demand(self.table, self.budget, rest_within(known, AIM * self._budget_ms))
+
+    def demand_by(self, widths: Mapping[str, int]) -> Demand:
+        """The same by what is known of one network: it has such a rest."""
+        share, _ = self.believed(widths)
+        rest_ms = share * self._budget_ms - self.table.layers_ms(self.graph, widths)
+        return Demand(self.table, self.budget, rest_ms)
+
+    def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
+        """The share of the budget that a network takes by all that is known, and its error."""
+        layers_ms = self.table.layers_ms(self.graph, widths)
+        known = [Relative(self._dense, self._differs(widths, self.graph.widths))]
+        for one in self.table.cuts(self.graph):
+            known.append(Relative(self._whole(one), self._differs(widths, one.widths)))
+        whole_ms, error_ms = whole_at(known, layers_ms, differs_ms=OWN * self._budget_ms)
+        return whole_ms / self._budget_ms, error_ms / self._budget_ms
+
+    def timings(self, widths: Mapping[str, int]) -> int:
+        """How many timings of a network are known, those of earlier runs too."""
+        return sum(one.widths == widths for one in self.table.cuts(self.graph))
+
+    def _differs(self, widths: Mapping[str, int], others: Mapping[str, int]) -> float:
+        """The share of a network's layers, by their time, that another one does not have."""
+        theirs = self.graph.shapes_at(others)
+        times_ms = [
+            (self.table[shape].median_ms, shape != theirs.get(name))
+            for name, shape in self.graph.shapes_at(widths).items()
+        ]
+        return sum(ms for ms, differs in times_ms if differs) / sum(ms for ms, _ in times_ms)
+
+    @property
+    def _dense(self) -> Whole:
+        dense_ms = self.table.network(self.graph).median_ms
+        layers_ms = self.table.layers_ms(self.graph, self.graph.widths)
+        return Whole(layers_ms, dense_ms, FLOOR * dense_ms)
+
+    @property
+    def _budget_ms(self) -> float:
+        return self.budget.in_ms(self._dense.whole_ms)
+
+    def _whole(self, one: Cut) -> Whole:
+        """One timing of a pruned network, in the dense one's pace."""
+        taken_ms = self._budget_ms * used(self.budget, one.comparison)
+        error_ms = taken_ms * math.hypot(relative_error(one.comparison), FLOOR)
+        return Whole(self.table.layers_ms(self.graph, one.widths), taken_ms, error_ms)

@@ -1,0 +1,105 @@
+"""Plan, measure what the plan costs, plan again: until every layer of the plan is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from latprune.knapsack import joint
+from latprune.latency.devices.here import HERE
+from latprune.latency.measuring import measure
+from latprune.planning import Demand, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.knapsack import Solver
+    from latprune.latency.devices import Device
+    from latprune.latency.table import LatencyTable
+    from latprune.planning import Budget, Plan
+    from latprune.saliency.scores import Saliency
+
+REFINEMENTS = 8
+"""Plans, each with the layers of the one before measured, at the most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refining:
+    """A network to plan for, and what plans and measures; see `fit` for the fields."""
+
+    model: nn.Module
+    graph: PruningGraph
+    example: torch.Tensor | tuple[torch.Tensor, ...]
+    saliency: Saliency
+    solver: Solver = joint
+    within: Mapping[str, Sequence[int]] | None = None
+    folder: Path | None = None
+    device: Device = HERE
+
+    def refined(self, demands: Sequence[Demand], *, aim: float) -> tuple[Plan, list[LatencyTable]]:
+        """Plan and measure the plan's layers until none of them is new, on any target."""
+        for _ in range(REFINEMENTS):
+            first, *also = demands
+            planned = plan(
+                self.graph,
+                first.table,
+                self.saliency,
+                first.budget,
+                solver=self.solver,
+                rest_ms=first.rest_ms,
+                aim=aim,
+                also=also,
+                within=self.within,
+            )
+            measured = [self._with_layers(demand, planned) for demand in demands]
+            new = [
+                len(now.table) > len(old.table) for now, old in zip(measured, demands, strict=True)
+            ]
+            demands = measured
+            if not any(new):
+                break
+        return planned, [demand.table for demand in demands]
+
+    def _with_layers(self, demand: Demand, planned: Plan) -> Demand:
+        table = measure(
+            self.model,
+            self.graph,
+            self.example,
+            demand.table.target,
+            widths=planned.widths,
+            folder=self.folder,
+            device=self.device,
+        )
+        return replace(demand, table=table)
+
+
+def refine(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    table: LatencyTable,
+    saliency: Saliency,
+    budget: Budget,
+    *,
+    solver: Solver = joint,
+    rest_ms: float | None = None,
+    aim: float = 1.0,
+    also: Sequence[Demand] = (),
+    folder: Path | None = None,
+    device: Device = HERE,
+) -> tuple[Plan, LatencyTable]:
+    """Plan, measure the plan's own layers, and plan again until none of them is new.
+
+    Args and errors are those of `measure` and `plan`.
+
+    Returns:
+        The plan, and the table with its layers.
+    """
+    refining = Refining(model, graph, example, saliency, solver, folder=folder, device=device)
+    planned, (table, *_) = refining.refined([Demand(table, budget, rest_ms), *also], aim=aim)
+    return planned, table

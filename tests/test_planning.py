@@ -217,6 +217,7 @@ def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -
     with pytest.raises(BudgetTooSmall) as error:
         plan(GRAPH, table, random_saliency(), Budget(ms=0.01))
     assert error.value.budget_ms == pytest.approx(0.01)
+    assert "--branches" in str(error.value)
     floor_ms = layers_ms(narrowest)
     floor_ms += rest_ms * floor_ms / DENSE_MS  # the rest shrinks with the layers
     assert error.value.floor_ms == pytest.approx(floor_ms)

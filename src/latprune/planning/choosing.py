@@ -69,7 +69,7 @@ def plan(
     if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
         choice = question.dense
     else:
-        choice = _solve(question, solver, aim=aim)
+        choice = _solve(graph, question, solver, aim=aim)
     return question.plan(choice, solver=solver_name(solver))
 
 
@@ -119,7 +119,7 @@ def frontier(
     ]
 
 
-def _solve(question: Question, solver: Solver, *, aim: float) -> Choice:
+def _solve(graph: PruningGraph, question: Question, solver: Solver, *, aim: float) -> Choice:
     """Choose, with totals from the tables and errors about the whole network."""
     rests_ms = [promise.rest_ms for promise in question.dense_promises]
     problem = question.problem(
@@ -134,10 +134,19 @@ def _solve(question: Question, solver: Solver, *, aim: float) -> Choice:
     except BudgetTooSmall as error:
         rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
         floor_ms += question.rests[error.target](floor_ms)
-        remedy = None
-        if not question.values:
-            remedy = "or see by `latprune trace` why nothing of this network can be cut"
         raise BudgetTooSmall(
-            error.budget_ms + rest_ms, floor_ms, target=error.target, remedy=remedy
+            error.budget_ms + rest_ms, floor_ms, target=error.target, remedy=_remedy(graph)
         ) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
+
+
+def _remedy(graph: PruningGraph) -> str | None:
+    """What to do about a budget that nothing fits into, beside raising it; None: what is usual."""
+    if not graph.groups:
+        return "or see by `latprune trace` why nothing of this network can be cut"
+    if graph.branches:
+        return None
+    return (
+        "protect fewer layers with keep=, or let residual branches go as a whole with "
+        "branches=True (--branches)"
+    )

@@ -125,6 +125,27 @@ class Shuffled(nn.Module):
         return self.head(x.reshape(batch, channels, height, width))  # type: ignore[no-any-return]
 
 
+class ShuffledAgain(nn.Module):
+    """A trunk that is chunked and shuffled block by block, of a width that halves only once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 20)
+        self.blocks = nn.ModuleList(ConvNorm(10, 10) for _ in range(3))
+        self.after = nn.Conv2d(20, 8, 1)
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            passed, worked = x.chunk(2, dim=1)
+            x = torch.cat([passed, block(worked)], dim=1)
+            batch, channels, height, width = x.shape
+            x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+            x = x.reshape(batch, channels, height, width)
+        return self.head(self.after(x))  # type: ignore[no-any-return]
+
+
 class Chunked(nn.Module):
     """Two halves of one layer go to two readers: wrong where positions are not followed."""
 
@@ -559,6 +580,7 @@ EVERY = (
     Depthwise,
     Grouped,
     Shuffled,
+    ShuffledAgain,
     Chunked,
     Flattened,
     PaddedShortcut,

@@ -23,7 +23,7 @@ EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
 def a_plan(graph: lp.PruningGraph, *, seed: int = 0) -> lp.Plan:
-    kept = random_kept(graph.groups, share=0.4, seed=seed)
+    kept = random_kept(graph.groups, share=0.4, seed=seed, ties=graph.ties)
     return lp.Plan(
         kept={name: tuple(channels) for name, channels in kept.items()},
         target=lp.Target(device="a device", runtime="onnxruntime", runtime_version="1.0"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from latprune.graph.groups import ChannelGroup, PruningGraph
 
@@ -110,10 +111,17 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     plan, groups, branches, ties, _ = _read_metadata(Path(path))
     small = _cut(model, groups, branches, ties, plan)
     try:
-        small.load_state_dict(load_file(str(path)), strict=True)
+        small.load_state_dict(_with_versions(load_file(str(path)), small), strict=True)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
     return small
+
+
+def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Give tensors as this model's state dict, with its modules' versions, which some ask for."""
+    state = OrderedDict(tensors)
+    vars(state)["_metadata"] = vars(model.state_dict())["_metadata"]
+    return state
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:

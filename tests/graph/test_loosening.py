@@ -68,6 +68,13 @@ def test_the_trunk_follows_one_width_in_every_option() -> None:
         assert shapes["after"].in_channels == 4 * (option + 1)
 
 
+def test_what_moves_the_trunk_is_priced_with_its_width() -> None:
+    joins = [layer for layer in GRAPH.layers if layer.shape.kind == "concat"]
+
+    assert len(joins) == 3
+    assert not any("concat" in name for name in GRAPH.unpriced)
+
+
 def every_choice(graph: lp.PruningGraph, table: lp.LatencyTable) -> list[dict[str, int]]:
     """All widths that a plan may have."""
     alone = {g: w for g, w in options(graph, table).items() if g not in TIE.groups}

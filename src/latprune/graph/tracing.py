@@ -79,7 +79,7 @@ def trace(
         if tied_groups(ties).isdisjoint(broken):
             break
     sound = tuple(group for group in found.read.groups if group.name not in broken)
-    priced, passed_over = _priced(list(found.read.layers(sound)))
+    priced, passed_over = _priced(list(found.read.layers(sound)), ties)
     failed = (group for group in found.read.groups if group.name in broken)
     free = tuple(group for group in sound if group.name not in tied_groups(ties))
     shown = found.shown
@@ -170,12 +170,13 @@ def _loosened(
         yield loose, ties
 
 
-def _priced(layers: Sequence[Layer]) -> tuple[list[Layer], list[str]]:
+def _priced(layers: Sequence[Layer], ties: Sequence[Tie]) -> tuple[list[Layer], list[str]]:
     """Leave out operators whose time cannot change, and those that would entangle groups.
 
     An operator on the channels of several groups is priced where a layer with weights lies on the
-    same ones: the choice knows their sum anyway.
+    same ones, or where they are tied: the choice knows their sum anyway.
     """
+    trunks = {group: tie.groups[0] for tie in ties for group in tie.groups}
     sums = {
         _terms(width)
         for layer in layers
@@ -185,7 +186,8 @@ def _priced(layers: Sequence[Layer]) -> tuple[list[Layer], list[str]]:
     priced, passed_over = [], []
     for layer in layers:
         terms = _terms(layer.writes)
-        if layer.shape.has_weights or len(terms) == 1 or (terms and terms in sums):
+        apart = {trunks.get(group, group) for group, _ in terms}
+        if layer.shape.has_weights or len(apart) == 1 or (terms and terms in sums):
             priced.append(layer)
         else:
             passed_over.append(layer.name.replace("/", ": "))

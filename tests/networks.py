@@ -128,11 +128,11 @@ class Shuffled(nn.Module):
 class ShuffledAgain(nn.Module):
     """A trunk that is chunked and shuffled block by block, of a width that halves only once."""
 
-    def __init__(self) -> None:
+    def __init__(self, half: int = 10, blocks: int = 3) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, 20)
-        self.blocks = nn.ModuleList(ConvNorm(10, 10) for _ in range(3))
-        self.after = nn.Conv2d(20, 8, 1)
+        self.stem = ConvNorm(3, 2 * half)
+        self.blocks = nn.ModuleList(ConvNorm(half, half) for _ in range(blocks))
+        self.after = nn.Conv2d(2 * half, 8, 1)
         self.head = Head(8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

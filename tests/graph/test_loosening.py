@@ -51,6 +51,17 @@ def test_any_channels_can_stay_of_as_many_as_go_together(option: int, seed: int)
     assert judge(networks.ShuffledAgain(), cutter, EXAMPLE).holds == "exact"
 
 
+def test_no_width_needs_more_channels_of_a_way_than_there_are() -> None:
+    # Of seven channels of a block one takes a way that two of six would take.
+    graph = trace(networks.ShuffledAgain(half=7), EXAMPLE)
+    (tie,) = graph.ties
+
+    assert (tie.widths <= tie.widths[-1]).all()
+    widths = [dict(zip(tie.groups, row, strict=True)) for row in tie.widths.tolist()]
+    trunk = [graph.shapes_at({**graph.widths, **at})["after"].in_channels for at in widths]
+    assert trunk == [4, 6, 8, 10, 14]
+
+
 def test_every_layer_of_the_trunk_can_be_cut() -> None:
     written = {layer.name: layer.writes for layer in GRAPH.layers if layer.shape.has_weights}
 

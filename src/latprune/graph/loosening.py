@@ -162,10 +162,11 @@ def _way(group: ChannelGroup) -> frozenset[tuple[str, int, int]]:
 def _option(
     trunk: Sequence[ChannelGroup], found: Sequence[ChannelGroup], sizes: Mapping[Axis, int]
 ) -> _Option | None:
-    """Read the widths off a narrower network; None where it has ways that the dense one has not."""
+    """Read the widths off a narrower network; None where more take a way than there are now."""
     of_trunk = [group for group in found if not sizes.keys().isdisjoint(_axes(group))]
-    known = {_way(group) for group in trunk}
-    if any(_way(group) not in known for group in of_trunk) or _filled(of_trunk) != dict(sizes):
+    most = {_way(group): group.channels for group in trunk}
+    enough = all(group.channels <= most.get(_way(group), 0) for group in of_trunk)
+    if not enough or _filled(of_trunk) != dict(sizes):
         return None
     return _Option(trunk, {_way(group): group for group in of_trunk})
 

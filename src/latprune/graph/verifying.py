@@ -107,8 +107,8 @@ def random_kept(
     tied: dict[str, int] = {}
     for tie in ties:
         present = [channels[name] for name in tie.groups]
-        options = int((tie.widths <= present).all(axis=1).sum())
-        option = min(round((options - 1) * (1 - share)), max(options - 2, 0))
+        options = np.flatnonzero((tie.widths <= present).all(axis=1))
+        option = options[min(round((len(options) - 1) * (1 - share)), max(len(options) - 2, 0))]
         tied.update(zip(tie.groups, tie.widths[option].tolist(), strict=True))
     kept = {}
     for group in groups:

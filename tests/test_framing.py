@@ -16,6 +16,7 @@ from latprune.errors import ProblemTooDense
 from latprune.framing import Framing, frame
 from latprune.graph.groups import Branch, PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
+from latprune.graph.ties import Tie
 from tests.strategies import framed_networks, group_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def allowed_costs(framing: Framing, picks: Sequence[int]) -> list[float]:
         {group: np.zeros(100) for group in framing.groups}, budget_ms=math.inf
     )
     known = [tuple(picks)]
-    for variable in range(len(framing.groups), len(problem.sizes)):
+    for variable in range(len(framing.grouped), len(problem.sizes)):
         tables = [table for table in problem.tables if max(table.scope, default=-1) == variable]
         known = [
             found
@@ -101,6 +102,32 @@ def test_the_dense_picks_keep_everything(
 
     assert framing.widths(framing.dense) == graph.widths
     assert problem.cost_of(framing.dense) == cost_of_layers(graph, graph.widths)
+
+
+@given(network=framed_networks(), data=st.data())
+def test_tied_groups_are_one_variable_and_cost_what_the_layers_cost(
+    network: tuple[PruningGraph, Mapping[str, np.ndarray]], data: st.DataObject
+) -> None:
+    graph, options = network
+    names = data.draw(st.lists(st.sampled_from(list(options)), min_size=1, unique=True))
+    rows = data.draw(st.integers(1, 3))
+    narrower = np.array(
+        [[graph.widths[name] * row // rows for name in names] for row in range(rows)]
+    )
+    widths = np.array([*narrower, [graph.widths[name] for name in names]])
+    graph = replace(graph, ties=(Tie(tuple(names), widths, ({},) * len(widths)),))
+    options = {**options, **dict(zip(names, widths.T, strict=True))}
+
+    framing = frame(graph, options, bumpy_cost)
+
+    assert [*names] in [[*groups] for groups in framing.grouped]
+    picks_of_groups = list(
+        itertools.product(*(range(n) for n in map(len, framing.channels[: len(framing.grouped)])))
+    )
+    for picks in picks_of_groups[:: max(1, len(picks_of_groups) // 8)]:
+        found = framing.widths(picks)
+        assert graph.allows(found)
+        assert allowed_costs(framing, picks) == [cost_of_layers(graph, found)]
 
 
 def test_layers_that_read_the_same_beginning_share_its_sum() -> None:

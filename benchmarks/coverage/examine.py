@@ -108,6 +108,8 @@ def _forward_s(model: nn.Module, example: torch.Tensor) -> float:
 def _described(graph: PruningGraph) -> Record:
     """What the graph says of itself: groups, MACs that could go, and what is frozen, by reason."""
     narrowest = {group.name: group.multiple for group in graph.groups}
+    for tie in graph.ties:
+        narrowest.update(zip(tie.groups, tie.widths[0].tolist(), strict=True))
     dense = network_macs(graph, graph.widths)
     reasons: dict[str, list[tuple[str, int]]] = {}
     for frozen in graph.frozen:
@@ -134,7 +136,7 @@ def _described(graph: PruningGraph) -> Record:
 
 def _at_random(graph: PruningGraph) -> lp.Plan:
     """A plan that keeps a random 70 % of every group; its times are nobody's."""
-    kept = random_kept(graph.groups, share=SHARE, seed=1)
+    kept = random_kept(graph.groups, share=SHARE, seed=1, ties=graph.ties)
     return lp.Plan(
         kept={name: tuple(channels) for name, channels in kept.items()},
         target=lp.Target("none", "none", "none"),

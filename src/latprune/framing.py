@@ -1,8 +1,9 @@
 """A network's widths as variables and its layers' costs as tables over them.
 
-Every channel group is a variable. An axis that several groups share, such as the input of a layer
-behind a concatenation, is an auxiliary variable: the sum of their channels. Long sums are chains
-of partial sums, shared between layers that read the same beginning, so that every table is small.
+Every channel group is a variable, and groups that are tied are one. An axis that several share,
+such as the input of a layer behind a concatenation, is an auxiliary variable: the sum of their
+channels. Long sums are chains of partial sums, shared between layers that read the same beginning,
+so that every table is small.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ class Framing:
     """A network as variables and tables; a budget and values make it a `Problem`.
 
     Attributes:
-        groups: The names of the first variables, in the graph's order.
-        channels: Per variable an int array [options], ascending: the width of a group, or the
-            sum that an auxiliary variable stands for.
+        grouped: Per variable, the first ones, what every option is for its group, or its tied
+            groups, by name: int [options]. In the graph's order.
+        channels: Per variable an int array [options], ascending: the width of a group or of
+            several tied ones together, or the sum that an auxiliary variable stands for.
         tables: Costs, and 0 or inf where widths must add up.
     """
 
-    groups: tuple[str, ...]
+    grouped: tuple[Mapping[str, np.ndarray], ...]
     channels: tuple[np.ndarray, ...]
     tables: tuple[Table, ...]
 
@@ -59,17 +61,25 @@ class Framing:
             budget_ms: For the layers alone.
             further_ms: The same for targets 1, 2, ….
         """
-        auxiliary = self.channels[len(self.groups) :]
+        auxiliary = self.channels[len(self.grouped) :]
         return Problem(
             values=[
-                *(values[group][self.channels[v]] for v, group in enumerate(self.groups)),
+                *(
+                    np.sum([values[name][widths] for name, widths in groups.items()], axis=0)
+                    for groups in self.grouped
+                ),
                 *(np.zeros(len(sums)) for sums in auxiliary),
             ],
             tables=self.tables,
             budget_ms=budget_ms,
             further_ms=further_ms,
-            widths=[*self.channels[: len(self.groups)], *(None for _ in auxiliary)],
+            widths=[*self.channels[: len(self.grouped)], *(None for _ in auxiliary)],
         )
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of all groups, variable by variable."""
+        return tuple(name for groups in self.grouped for name in groups)
 
     @property
     def dense(self) -> tuple[int, ...]:
@@ -78,7 +88,11 @@ class Framing:
 
     def widths(self, picks: Sequence[int]) -> dict[str, int]:
         """Give the groups' widths at these picks."""
-        return {group: int(self.channels[v][picks[v]]) for v, group in enumerate(self.groups)}
+        return {
+            name: int(widths[pick])
+            for groups, pick in zip(self.grouped, picks, strict=False)
+            for name, widths in groups.items()
+        }
 
 
 def frame(
@@ -93,6 +107,7 @@ def frame(
     Args:
         graph: The layers and the channel groups that their widths follow.
         options: Per group the widths allowed, ascending; 0 in all groups of a branch that can go.
+            Those of tied groups go together, one by one.
         cost: Gives a layer's milliseconds [in widths, out widths] at int arrays of channels read
             and written, all above 0; inf where a layer cannot have both. Layers of the same shape
             cost the same.
@@ -112,7 +127,7 @@ def frame(
         for layer in graph.layers
     ]
     return Framing(
-        groups=tuple(axes.variable_of),
+        grouped=tuple(axes.grouped),
         channels=tuple(axes.channels),
         tables=(*layers, *axes.sums, *_together(removable, axes)),
     )
@@ -182,11 +197,16 @@ class _Axes:
     """Gives axes their variables, and makes auxiliary ones where groups share an axis."""
 
     def __init__(self, graph: PruningGraph, options: Mapping[str, np.ndarray]) -> None:
-        self.variable_of = {group.name: v for v, group in enumerate(graph.groups)}
-        self.channels = [np.asarray(options[group], dtype=np.int64) for group in self.variable_of]
+        self._widths = {g.name: np.asarray(options[g.name], np.int64) for g in graph.groups}
+        tied = {group: tie.groups for tie in graph.ties for group in tie.groups}
+        together = dict.fromkeys(tied.get(name, (name,)) for name in self._widths)
+        self.grouped = [{name: self._widths[name] for name in names} for names in together]
+        self.variable_of = {name: v for v, groups in enumerate(self.grouped) for name in groups}
+        self.channels = [np.sum([*groups.values()], axis=0) for groups in self.grouped]
+        # Of tied groups some may have no channels; another group's 0 is a removed branch.
         self._least = {
-            group: int(self.channels[v][self.channels[v] > 0][0])
-            for group, v in self.variable_of.items()
+            name: int(widths[0] if name in tied else widths[widths > 0][0])
+            for name, widths in self._widths.items()
         }
         self.sums: list[Table] = []
         self._made: dict[Terms, int] = {}
@@ -212,12 +232,13 @@ class _Axes:
 
     def _part(self, terms: Terms) -> tuple[int, np.ndarray]:
         """Give the variable of a partial sum and its channels at each option."""
-        if len(terms) == 1:
-            ((group, count),) = terms
-            variable = self.variable_of[group]
-            return variable, count * self.channels[variable]
+        variable = self.variable_of[terms[-1][0]]
+        before = tuple(term for term in terms if self.variable_of[term[0]] != variable)
+        own = sum(count * self._widths[group] for group, count in terms[len(before) :])
+        if not before:
+            return variable, np.asarray(own)
         if terms not in self._made:
-            self._made[terms] = self._add(self._part(terms[:-1]), self._part(terms[-1:]))
+            self._made[terms] = self._add(self._part(before), (variable, np.asarray(own)))
         variable = self._made[terms]
         return variable, self.channels[variable]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,22 @@ from latprune.errors import DamagedFile, ModelMismatch
 from latprune.graph.groups import Branch, groups_from_json, groups_to_json
 from latprune.graph.removing import remove_branches
 from latprune.graph.slicing import tensor_of
+from latprune.graph.ties import Tie
 from latprune.planning import Plan
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from latprune.graph.groups import ChannelGroup, PruningGraph
 
 FORMAT = "latprune-network"
-VERSION = 2
-READABLE = ("1", "2")
-"""Versions that `load` reads; from 2 on a file may name branches that were removed."""
+VERSION = 3
+READABLE = ("1", "2", "3")
+"""Versions that `load` reads; from 2 on a file may name branches that were removed, from 3 on tied
+groups."""
 
 
 def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
@@ -53,7 +56,7 @@ def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
     """
     if set(plan.kept) != set(graph.widths):
         raise ModelMismatch("the plan was made for another network than the graph's")
-    return _cut(model, graph.groups, graph.branches, plan)
+    return _cut(model, graph.groups, graph.branches, graph.ties, plan)
 
 
 def save(
@@ -81,6 +84,7 @@ def save(
         "plan": json.dumps(plan.to_json()),
         "groups": json.dumps(groups_to_json(graph.groups)),
         "branches": json.dumps([b.to_json() for b in graph.branches if b.is_removed(plan.widths)]),
+        "ties": json.dumps([tie.only(plan.widths).to_json() for tie in graph.ties]),
         "notes": json.dumps(dict(notes or {})),
     }
     unfinished = path.with_name(path.name + ".part")
@@ -104,13 +108,20 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         DamagedFile: If the file cannot be read.
         ModelMismatch: If the file's network is not a cut of `model`.
     """
-    plan, groups, branches, _ = _read_metadata(Path(path))
-    small = _cut(model, groups, branches, plan)
+    plan, groups, branches, ties, _ = _read_metadata(Path(path))
+    small = _cut(model, groups, branches, ties, plan)
     try:
-        small.load_state_dict(load_file(str(path)), strict=True)
+        small.load_state_dict(_with_versions(load_file(str(path)), small), strict=True)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
     return small
+
+
+def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Give tensors as this model's state dict, with its modules' versions, which some ask for."""
+    state = OrderedDict(tensors)
+    vars(state)["_metadata"] = vars(model.state_dict())["_metadata"]
+    return state
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
@@ -132,7 +143,11 @@ def load_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _cut(
-    model: nn.Module, groups: Sequence[ChannelGroup], branches: Sequence[Branch], plan: Plan
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    branches: Sequence[Branch],
+    ties: Sequence[Tie],
+    plan: Plan,
 ) -> nn.Module:
     for group in groups:
         for member in group.members:
@@ -144,13 +159,13 @@ def _cut(
                     "one that was cut before"
                 )
     small = copy.deepcopy(model)
-    remove_branches(small, groups, branches, plan.kept)
+    remove_branches(small, groups, branches, plan.kept, ties=ties)
     return small
 
 
 def _read_metadata(
     path: Path,
-) -> tuple[Plan, tuple[ChannelGroup, ...], tuple[Branch, ...], dict[str, Any]]:
+) -> tuple[Plan, tuple[ChannelGroup, ...], tuple[Branch, ...], tuple[Tie, ...], dict[str, Any]]:
     if not path.is_file():
         raise DamagedFile(f"{path}: no such file")
     try:
@@ -169,7 +184,8 @@ def _read_metadata(
         plan = Plan.from_json(json.loads(metadata["plan"]))
         groups = groups_from_json(json.loads(metadata["groups"]))
         branches = tuple(map(Branch.from_json, json.loads(metadata.get("branches", "[]"))))
+        ties = tuple(map(Tie.from_json, json.loads(metadata.get("ties", "[]"))))
         notes: dict[str, Any] = json.loads(metadata["notes"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path}: its plan cannot be read: {error!r}") from None
-    return plan, groups, branches, notes
+    return plan, groups, branches, ties, notes

@@ -108,6 +108,16 @@ def test_every_family_has_its_turn_before_any_has_its_second() -> None:
     assert sorted(n.key for n in order) == sorted(n.key for n in networks())
 
 
+def test_a_comment_or_a_docstring_is_no_other_code() -> None:
+    plain = command._statements("def cut(x):\n    return x - 1\n")
+
+    assert (
+        command._statements('"""Cut."""\n\ndef cut(x):\n    "Cut x."\n    return x - 1  # !\n')
+        == plain
+    )
+    assert command._statements("def cut(x):\n    return x - 2\n") != plain
+
+
 def test_what_other_code_found_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

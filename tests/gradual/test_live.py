@@ -44,11 +44,11 @@ def test_cuts_in_turn_leave_what_one_cut_leaves(kind: type[nn.Module]) -> None:
     whole = copy.deepcopy(model)
 
     for seed in range(3):
-        among = random_kept(live.groups, 0.3, seed)
+        among = random_kept(live.groups, 0.3, seed, ties=graph.ties)
         kept = {name: [kept[name][i] for i in places] for name, places in among.items()}
         live.cut(kept)
 
-    slice_model(whole, graph.groups, kept)
+    slice_model(whole, graph.groups, kept, ties=graph.ties)
     expected = whole.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
     assert str(model) == str(whole)  # modules print their sizes

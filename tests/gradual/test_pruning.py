@@ -15,6 +15,7 @@ from torch import nn
 import latprune as lp
 from latprune.knapsack import greedy, halp, joint, uniform
 from tests.gradual.training import EXAMPLE, batch, begun, measured, network, train
+from tests.networks import ShuffledAgain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,25 @@ def test_the_budget_is_met_after_the_last_step(tmp_path: Path, solver: Any, soft
     assert plans[-1].budget == lp.Budget(fraction=0.5)
     assert plans[-1].predicted_ms <= plans[-1].budget_ms
     assert pruning.kept == plans[-1].kept
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=["joint", "greedy", "uniform", "halp"])
+def test_a_shuffled_trunk_shrinks_by_numbers_of_channels_that_go_together(
+    tmp_path: Path, solver: Any
+) -> None:
+    model = ShuffledAgain()
+    graph, table = measured(model, tmp_path)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    pruning = lp.prune_in_steps(
+        model, graph, table, "40%", optimizer=optimizer, every=2, steps=3, solver=solver
+    )
+
+    plans = train(model, optimizer, pruning, range(8))
+
+    assert [graph.allows(plan.widths) for plan in plans] == [True] * 3
+    assert sum(plans[-1].widths.values()) < sum(graph.widths.values())
+    assert plans[-1].predicted_ms <= plans[-1].budget_ms
+    assert model.after.in_channels == graph.shapes_at(plans[-1].widths)["after"].in_channels
 
 
 def test_budgets_fall_geometrically_to_the_one_asked_for(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def kept_without(
     """Keep nothing of some branches, and of all else most channels."""
     kept = {group.name: list(range(group.channels)) for group in graph.groups}
     if share:
-        kept = random_kept(graph.groups, share=share, seed=1)
+        kept = random_kept(graph.groups, share=share, seed=1, ties=graph.ties)
     for branch in graph.branches:
         if branch.name in gone:
             kept |= {group: [] for group in branch.groups}

@@ -26,7 +26,8 @@ def cut_at_random(
     model: nn.Module, graph: PruningGraph, *, share: float = 0.3, seed: int = 1
 ) -> nn.Module:
     small = copy.deepcopy(model)
-    slice_model(small, graph.groups, random_kept(graph.groups, share=share, seed=seed))
+    kept = random_kept(graph.groups, share=share, seed=seed, ties=graph.ties)
+    slice_model(small, graph.groups, kept, ties=graph.ties)
     return small
 
 

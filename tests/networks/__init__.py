@@ -31,6 +31,7 @@ from tests.networks.moving import (
     PaddedShortcut,
     Selected,
     Shuffled,
+    ShuffledAgain,
     Upscaled,
 )
 from tests.networks.parts import ConvNorm, Head
@@ -65,6 +66,7 @@ EVERY = (
     Depthwise,
     Grouped,
     Shuffled,
+    ShuffledAgain,
     Chunked,
     Flattened,
     PaddedShortcut,
@@ -104,6 +106,7 @@ __all__ = [
     "Selected",
     "SharedLayer",
     "Shuffled",
+    "ShuffledAgain",
     "SingleHead",
     "SizedMask",
     "SoftmaxOverChannels",

@@ -40,6 +40,27 @@ class Shuffled(nn.Module):
         return self.head(x.reshape(batch, channels, height, width))  # type: ignore[no-any-return]
 
 
+class ShuffledAgain(nn.Module):
+    """A trunk that is chunked and shuffled block by block, of a width that halves only once."""
+
+    def __init__(self, half: int = 10, blocks: int = 3) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 2 * half)
+        self.blocks = nn.ModuleList(ConvNorm(half, half) for _ in range(blocks))
+        self.after = nn.Conv2d(2 * half, 8, 1)
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            passed, worked = x.chunk(2, dim=1)
+            x = torch.cat([passed, block(worked)], dim=1)
+            batch, channels, height, width = x.shape
+            x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+            x = x.reshape(batch, channels, height, width)
+        return self.head(self.after(x))  # type: ignore[no-any-return]
+
+
 class Chunked(nn.Module):
     """Two halves of one layer go to two readers: wrong where positions are not followed."""
 

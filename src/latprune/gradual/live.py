@@ -47,6 +47,7 @@ class LiveNetwork:
         self.copies = [unwrapped(copy, graph) for copy in copies]
         self.optimizer = optimizer
         self.groups = graph.groups
+        self._ties = graph.ties
         self.kept = {group.name: tuple(range(group.channels)) for group in graph.groups}
 
     def cut(self, kept: Mapping[str, Sequence[int]]) -> None:
@@ -60,7 +61,7 @@ class LiveNetwork:
                 been changed then.
         """
         among = {name: self._places(name, channels) for name, channels in kept.items()}
-        entries = kept_entries(self.model, self.groups, among)
+        entries = kept_entries(self.model, self.groups, among, ties=self._ties)
         for name in entries:
             self._check_slots(name)
         for network in (self.model, *self.copies):
@@ -136,7 +137,8 @@ def _left(group: ChannelGroup, places: Sequence[int], entries: Entries) -> Chann
         positions = member.positions[list(places)]
         stayed = entries.get(member.parameter, {}).get(member.axis)
         if stayed is not None:
-            positions = np.searchsorted(stayed, positions)
+            order = np.argsort(stayed)  # those of tied groups lie in an order of their own
+            positions = order[np.searchsorted(stayed, positions, sorter=order)]
         members.append(replace(member, positions=positions))
     return replace(group, channels=len(places), members=tuple(members))
 

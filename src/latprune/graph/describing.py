@@ -18,7 +18,8 @@ def describe(graph: PruningGraph) -> str:
     A layer counts as prunable if the channels that it reads or writes belong to a group, at least
     some of them. Reasons that several places share are listed once.
     """
-    return "\n".join([*_summary(graph), *_groups(graph), *_branches(graph), *_frozen(graph)])
+    parts = (_summary, _groups, _ties, _branches, _frozen)
+    return "\n".join(line for part in parts for line in part(graph))
 
 
 def _summary(graph: PruningGraph) -> Iterator[str]:
@@ -58,6 +59,12 @@ def _groups(graph: PruningGraph) -> Iterator[str]:
 def _terms(group: ChannelGroup) -> str:
     multiple = f", in multiples of {group.multiple}" if group.multiple > 1 else ""
     return multiple + (f"; approximate: {group.approximate}" if group.approximate else "")
+
+
+def _ties(graph: PruningGraph) -> Iterator[str]:
+    for tie in graph.ties:
+        yield ""
+        yield f"these follow one width, in {len(tie.widths)} steps: {', '.join(tie.groups)}"
 
 
 def _branches(graph: PruningGraph) -> Iterator[str]:

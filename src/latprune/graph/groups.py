@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from latprune.graph.describing import describe
+from latprune.graph.ties import tied_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from latprune.graph.layers import Layer, LayerShape
+    from latprune.graph.ties import Tie
 
 Role = Literal["writes", "reads", "through", "scale", "shift", "statistic", "other"]
 
@@ -188,6 +190,7 @@ class PruningGraph:
         unpriced: Operators that take time but that no table prices, by module and operator: what
             they take is part of what is measured as the network's rest.
         branches: What can go as a whole; no group lies in two of them.
+        ties: Groups whose numbers of channels go together; no group lies in two of them.
     """
 
     layers: tuple[Layer, ...]
@@ -195,6 +198,7 @@ class PruningGraph:
     frozen: tuple[Frozen, ...] = ()
     unpriced: tuple[str, ...] = ()
     branches: tuple[Branch, ...] = ()
+    ties: tuple[Tie, ...] = ()
     _by_name: dict[str, ChannelGroup] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -227,10 +231,16 @@ class PruningGraph:
         return {layer.name: layer.shape_at(widths) for layer in left}
 
     def allows(self, widths: Mapping[str, int]) -> bool:
-        """Whether these widths are this graph's, and only removed branches have none."""
-        removed = {g for b in self.branches if b.is_removed(widths) for g in b.groups}
-        return widths.keys() == self.widths.keys() and all(
-            width > 0 or group in removed for group, width in widths.items()
+        """Whether these widths are this graph's, go together, and only removed branches have none.
+
+        Of groups that are tied some may have none, too.
+        """
+        free = {g for b in self.branches if b.is_removed(widths) for g in b.groups}
+        free |= tied_groups(self.ties)
+        return (
+            widths.keys() == self.widths.keys()
+            and all(width > 0 or group in free for group, width in widths.items())
+            and all(tie.option(widths) is not None for tie in self.ties)
         )
 
     def describe(self) -> str:

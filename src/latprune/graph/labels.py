@@ -76,6 +76,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         rules: What each operator does to labels, by the operator's name.
         default: The rule for all others.
         batch: Samples in the input.
+        loose: Whether equal blocks of an axis, and what is shuffled, may lose different positions:
+            `loosening` then finds out how many each can lose.
 
     Attributes:
         classes: Which labels go together.
@@ -85,13 +87,23 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         mixed: Calls (operator, count) whose results depend on how many channels there are, though
             the network still runs without some: norms over channels.
         data_dependent: Whether sizes depend on values, as the number of boxes does.
+        blocks: Labels of axes that were cut into equal blocks.
+        shuffles: Labels of axes whose equal blocks were shuffled, with how many these are.
     """
 
     def __init__(
-        self, model: nn.Module, *, rules: Mapping[str, Rule], default: Rule, batch: int
+        self,
+        model: nn.Module,
+        *,
+        rules: Mapping[str, Rule],
+        default: Rule,
+        batch: int,
+        loose: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.batch = batch
+        self.batch, self.loose = batch, loose
+        self.blocks: list[IntArray] = []
+        self.shuffles: list[tuple[IntArray, int]] = []
         self.classes = LabelClasses()
         self.used: set[str] = set()
         self.seen = SeenLayers(self)
@@ -189,6 +201,26 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def split(self, shadow: IntArray, why: str) -> None:
         """Remember a shadow over several axes: in the end it must be cut along one of them."""
         self._splits.append((shadow, why))
+
+    def shuffle(self, merged: IntArray) -> None:
+        """Remember an axis that two others became; a shuffle, if an axis was split into these."""
+        merged = merged.ravel()
+        for index, (shadow, _) in enumerate(self._splits):
+            before = shadow.ravel()
+            if len(before) != len(merged) or np.array_equal(before, merged):
+                continue
+            if np.array_equal(np.sort(before), np.sort(merged)):
+                self.shuffles.append((merged, min(n for n in shadow.shape if n > 1)))
+                if self.loose:
+                    del self._splits[index]
+                return
+
+    def equal_blocks(self, labels: IntArray, count: int, why: str) -> None:
+        """Cut the same positions from every block of an axis; as many, if that is enough."""
+        self.blocks.append(labels)
+        if not self.loose:
+            rows = labels.reshape(count, -1)
+            self.join(rows, rows[:1], why)
 
     def join(self, first: IntArray, second: IntArray, why: str) -> None:
         """Cut these labels together, pairwise."""

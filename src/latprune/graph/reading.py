@@ -50,6 +50,10 @@ class ReadGraph:
         self._numbers = [(place, mode.classes.find(labels)) for place, labels in numbers]
         self._approximate = mode.classes.approximations()
         self._divisions = list(mode.classes.divisions())
+        apart = [*mode.blocks, *(labels for labels, _ in mode.shuffles)] if mode.loose else []
+        self._loose = frozenset(
+            mode.classes.find(np.concatenate([*apart, []]).astype(int)).tolist()
+        )
         self._members: dict[str, IntArray] = {}
         self.groups = tuple(self._read_groups())
 
@@ -67,7 +71,8 @@ class ReadGraph:
                 continue
             classes = self._in_order(np.array(labels), axes)
             multiple = self._multiple(int(classes[0]))
-            if len(classes) <= multiple or len(classes) % multiple:
+            alone = multiple == 1 and int(classes[0]) in self._loose
+            if not alone and (len(classes) <= multiple or len(classes) % multiple):
                 self._freeze(classes, _too_few(multiple))
                 continue
             name = next((names[c] for c in classes.tolist() if c in names), axes[0].parameter)
@@ -138,6 +143,17 @@ class ReadGraph:
             for reason, count in reasons.items():
                 if not axis.parameter.endswith(".bias"):
                     yield Frozen(axis.parameter.rpartition(".")[0], count, reason)
+
+    @property
+    def loose_groups(self) -> tuple[str, ...]:
+        """The groups with channels that were in equal blocks, or shuffled, by a loose run."""
+        return tuple(g.name for g in self.groups if int(self._members[g.name][0]) in self._loose)
+
+    @property
+    def falls_together(self) -> bool:
+        """Whether fewer positions of a shuffled axis are apart than its blocks leave free."""
+        found = ((self._mode.classes.find(labels), count) for labels, count in self._mode.shuffles)
+        return any(len(np.unique(of)) * count < len(of) for of, count in found)
 
     def layers(self, groups: Sequence[ChannelGroup]) -> Iterator[Layer]:
         """The layers that ran, their widths in terms of these groups."""

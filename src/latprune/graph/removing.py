@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from latprune.errors import ModelMismatch
 from latprune.graph.shortcuts import Constant, Shortcut, Skip, let_norms_settle
 from latprune.graph.slicing import slice_model, tensor_of, zero_channels
+from latprune.graph.ties import tied_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from latprune.graph.groups import Branch, ChannelGroup, Member
+    from latprune.graph.ties import Tie
 
 # Of inputs: past a ReLU a constant shows only where the sum is above 0.
 _SCALES = (1.0, 2.0**10, 2.0**20)
@@ -35,6 +37,8 @@ def remove_branches(
     groups: Sequence[ChannelGroup],
     branches: Sequence[Branch],
     kept: Mapping[str, Sequence[int]],
+    *,
+    ties: Sequence[Tie] = (),
 ) -> None:
     """Keep only some channels of each group, and take out the branches that keep none, in place.
 
@@ -43,6 +47,7 @@ def remove_branches(
         groups: Where the channels lie.
         branches: What can go as a whole.
         kept: Per group the channels that stay.
+        ties: Which of the groups are tied.
 
     Raises:
         ModelMismatch: If the model is another one, or a group keeps nothing and lies in no branch
@@ -51,7 +56,8 @@ def remove_branches(
     widths = {group: len(channels) for group, channels in kept.items()}
     removed = [branch for branch in branches if branch.is_removed(widths)]
     inside = {group for branch in removed for group in branch.groups}
-    if empty := [group for group, width in widths.items() if not width and group not in inside]:
+    may_be_empty = inside | tied_groups(ties)
+    if empty := [g for g, width in widths.items() if not width and g not in may_be_empty]:
         raise ModelMismatch(
             f"the plan leaves no channel of {', '.join(empty)}, and the graph knows no branch "
             "that could go with them"
@@ -61,7 +67,7 @@ def remove_branches(
         constant_of(model, branch, [by_name[name] for name in branch.groups]) for branch in removed
     ]
     others = {group: channels for group, channels in kept.items() if group not in inside}
-    slice_model(model, groups, others)
+    slice_model(model, groups, others, ties=ties)
     for branch, (shift, drift) in zip(removed, constants, strict=True):
         lies = [(by_name[group].channels, others.get(group), m) for group, m in branch.lies]
         entries = torch.from_numpy(_staying(len(shift), lies))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import ChannelGroup, Count, Role
+    from latprune.graph.ties import Tie
 
 
 TOUCHING: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
@@ -26,7 +27,11 @@ TOUCHING: tuple[Role, ...] = ("writes", "reads", "through", "scale", "shift")
 
 
 def slice_model(
-    model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
+    model: nn.Module,
+    groups: Iterable[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    *,
+    ties: Sequence[Tie] = (),
 ) -> None:
     """Keep only some channels of each group, in place.
 
@@ -34,13 +39,14 @@ def slice_model(
         model: The dense model; shared tensors stay shared.
         groups: Where the channels lie.
         kept: Per group the channels that stay; a group that is missing stays whole.
+        ties: Which of the groups are tied.
 
     Raises:
         ModelMismatch: If a tensor is missing or has not the size that the groups say.
     """
     groups = tuple(groups)
     before: dict[int, torch.Size] = {}
-    for name, axes in kept_entries(model, groups, kept).items():
+    for name, axes in kept_entries(model, groups, kept, ties=ties).items():
         tensor = tensor_of(model, name)
         before[id(tensor)] = tensor.shape
         tensor.data = select(tensor.data, axes).contiguous()
@@ -116,7 +122,11 @@ def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
 
 
 def kept_entries(
-    model: nn.Module, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    *,
+    ties: Sequence[Tie] = (),
 ) -> dict[str, dict[int, IntArray]]:
     """Give the entries that stay where some go: by tensor and axis, ascending.
 
@@ -124,9 +134,12 @@ def kept_entries(
         model: What is to be cut.
         groups: Where the channels lie.
         kept: Per group the channels that stay; a group that is missing stays whole.
+        ties: Which of the groups are tied: entries of their axes come in the order in which they
+            are to lie.
 
     Raises:
-        ModelMismatch: If a tensor is missing or has not the size that the groups say.
+        ModelMismatch: If a tensor is missing or has not the size that the groups say, or tied
+            groups keep numbers of channels that do not go together.
     """
     gone: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
     for group in groups:
@@ -145,6 +158,10 @@ def kept_entries(
                 "it is another model, or one that was cut before"
             )
         entries[name][axis] = np.setdiff1d(np.arange(size), removed)
+    by_name = {group.name: group for group in groups}
+    for tie in ties:
+        for (name, axis), in_order in tie.entries(by_name, kept).items():
+            entries[name][axis] = in_order
     return entries
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +20,19 @@ from latprune.errors import UntraceableModel
 from latprune.graph.branching import Shown, find_branches
 from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.labels import LabelMode
+from latprune.graph.loosening import find_ties
 from latprune.graph.reading import ReadGraph
 from latprune.graph.rules import RULES, unknown
+from latprune.graph.ties import tied_groups
 from latprune.graph.verifying import Judgement, find_broken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
     from latprune.graph.layers import Layer, Width
+    from latprune.graph.ties import Tie
 
 
 def trace(
@@ -67,7 +71,65 @@ def trace(
     inputs = example if isinstance(example, tuple) else (example,)
     _check_keep(model, keep)
     working = copy.deepcopy(model).eval()
-    mode = LabelMode(working, rules=RULES, default=unknown, batch=_batch(inputs))
+    tight = _follow(working, inputs, keep=keep, exact=exact)
+    for found, ties in (*_loosened(tight, working, inputs, keep=keep, exact=exact), (tight, ())):
+        witnesses = _witnesses(found.mode) if found.mode.data_dependent else ()
+        judgement = Judgement(found.mode.mixed, witnesses, training=found.pair)
+        broken = find_broken(working, inputs, found.read.groups, judgement, ties=ties)
+        if tied_groups(ties).isdisjoint(broken):
+            break
+    sound = tuple(group for group in found.read.groups if group.name not in broken)
+    priced, passed_over = _priced(list(found.read.layers(sound)), ties)
+    failed = (group for group in found.read.groups if group.name in broken)
+    free = tuple(group for group in sound if group.name not in tied_groups(ties))
+    shown = found.shown
+    removable = find_branches(working, inputs, free, priced, found.read, shown) if branches else ()
+    return PruningGraph(
+        layers=tuple(priced),
+        groups=sound,
+        frozen=(
+            *found.read.frozen(),
+            *(Frozen(group.name, group.channels, broken[group.name]) for group in failed),
+            *found.idle,
+        ),
+        unpriced=(*found.mode.seen.unpriced, *passed_over),
+        branches=removable,
+        ties=ties,
+    )
+
+
+class _Followed(NamedTuple):
+    """What a run of the model showed.
+
+    Attributes:
+        mode: The labels.
+        read: The groups and layers that these are.
+        shown: The labels of what modules returned.
+        idle: Modules that did not run.
+        pair: Inputs with which training mode shows more than evaluation does, if it does.
+    """
+
+    mode: LabelMode
+    read: ReadGraph
+    shown: Shown
+    idle: list[Frozen]
+    pair: tuple[Any, ...]
+
+
+def _follow(
+    working: nn.Module,
+    inputs: tuple[Any, ...],
+    *,
+    keep: Sequence[str],
+    exact: bool,
+    loose: bool = False,
+) -> _Followed:
+    """Follow the labels through runs of a model.
+
+    Raises:
+        UntraceableModel: If the model does not run.
+    """
+    mode = LabelMode(working, rules=RULES, default=unknown, batch=_batch(inputs), loose=loose)
     shown = Shown(mode, working)
     try:
         with shown.watching():
@@ -82,33 +144,39 @@ def trace(
     if exact:
         for label, why in mode.classes.approximations().items():
             mode.classes.freeze(np.array([label]), why)
-    found = ReadGraph(mode)
-    witnesses = _witnesses(mode) if mode.data_dependent else ()
-    judgement = Judgement(mode.mixed, witnesses, training=pair)
-    broken = find_broken(working, inputs, found.groups, judgement)
-    sound = tuple(group for group in found.groups if group.name not in broken)
-    priced, passed_over = _priced(list(found.layers(sound)))
-    failed = (group for group in found.groups if group.name in broken)
-    removable = find_branches(working, inputs, sound, priced, found, shown) if branches else ()
-    return PruningGraph(
-        layers=tuple(priced),
-        groups=sound,
-        frozen=(
-            *found.frozen(),
-            *(Frozen(group.name, group.channels, broken[group.name]) for group in failed),
-            *idle,
-        ),
-        unpriced=(*mode.seen.unpriced, *passed_over),
-        branches=removable,
+    return _Followed(mode, ReadGraph(mode), shown, idle, pair)
+
+
+def _loosened(
+    tight: _Followed,
+    working: nn.Module,
+    inputs: tuple[Any, ...],
+    *,
+    keep: Sequence[str],
+    exact: bool,
+) -> Iterator[tuple[_Followed, tuple[Tie, ...]]]:
+    """Follow the labels with free positions, if equal ones leave too few that are apart."""
+    if not tight.read.falls_together:
+        return
+    follow = partial(_follow, inputs=inputs, keep=keep, exact=exact, loose=True)
+    loose = follow(working)
+    ties = find_ties(
+        working,
+        loose.read.groups,
+        loose.read.loose_groups,
+        lambda narrower: follow(narrower).read.groups,
     )
+    if ties is not None:
+        yield loose, ties
 
 
-def _priced(layers: Sequence[Layer]) -> tuple[list[Layer], list[str]]:
+def _priced(layers: Sequence[Layer], ties: Sequence[Tie]) -> tuple[list[Layer], list[str]]:
     """Leave out operators whose time cannot change, and those that would entangle groups.
 
     An operator on the channels of several groups is priced where a layer with weights lies on the
-    same ones: the choice knows their sum anyway.
+    same ones, or where they are tied: the choice knows their sum anyway.
     """
+    trunks = {group: tie.groups[0] for tie in ties for group in tie.groups}
     sums = {
         _terms(width)
         for layer in layers
@@ -118,7 +186,8 @@ def _priced(layers: Sequence[Layer]) -> tuple[list[Layer], list[str]]:
     priced, passed_over = [], []
     for layer in layers:
         terms = _terms(layer.writes)
-        if layer.shape.has_weights or len(terms) == 1 or (terms and terms in sums):
+        apart = {trunks.get(group, group) for group, _ in terms}
+        if layer.shape.has_weights or len(apart) == 1 or (terms and terms in sums):
             priced.append(layer)
         else:
             passed_over.append(layer.name.replace("/", ": "))

@@ -20,11 +20,15 @@ from torch.utils._pytree import tree_map
 from latprune.graph.labels import labelled_tensors, tensors_in
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import channel_wise
+from latprune.graph.ties import tied_groups
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from latprune.graph.groups import ChannelGroup
+    from latprune.graph.ties import Tie
+
+    Unit = tuple[ChannelGroup, ...]
 
 TOLERANCE = 1e-3
 """Largest difference allowed, relative to the largest output (float32, random weights)."""
@@ -54,16 +58,20 @@ def find_broken(
     inputs: tuple[Any, ...],
     groups: Sequence[ChannelGroup],
     judgement: Judgement | None = None,
+    *,
+    ties: Sequence[Tie] = (),
 ) -> dict[str, str]:
     """Give the groups that cannot be cut, with what went wrong.
 
-    All groups are tried at once; only if that fails, halves are tried, down to single groups.
+    All groups are tried at once; only if that fails, halves are tried, down to single groups, or to
+    single ties.
 
     Args:
         model: A copy of the dense model, for trial use: it gets random weights.
         inputs: An example input.
         groups: The groups to try.
         judgement: How to compare.
+        ties: Which of the groups are tied.
 
     Returns:
         The failing groups' names and reasons; empty if all hold.
@@ -71,21 +79,44 @@ def find_broken(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         randomise(model)
-        trial = _Trial(model.eval(), inputs, judgement or Judgement())
+        trial = _Trial(model.eval(), inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
-        _admit(trial, list(groups), [], broken)
+        _admit(trial, _units(groups, ties), [], broken)
     return broken
 
 
-def random_kept(groups: Sequence[ChannelGroup], share: float, seed: int) -> dict[str, list[int]]:
-    """Choose at random the channels that stay, at least one and all but `share` of each group."""
+def _units(groups: Sequence[ChannelGroup], ties: Sequence[Tie]) -> list[Unit]:
+    """What can only be cut together."""
+    by_name = {group.name: group for group in groups}
+    tied = tied_groups(ties)
+    return [
+        *((group,) for group in groups if group.name not in tied),
+        *(tuple(by_name[name] for name in tie.groups) for tie in ties),
+    ]
+
+
+def random_kept(
+    groups: Sequence[ChannelGroup], share: float, seed: int, ties: Sequence[Tie] = ()
+) -> dict[str, list[int]]:
+    """Choose at random the channels that stay, at least one and all but `share` of each group.
+
+    Of tied groups as many as go together stay; of all that are given a tie must be given whole.
+    """
     generator = np.random.default_rng(seed)
+    channels = {group.name: group.channels for group in groups}
+    tied: dict[str, int] = {}
+    for tie in ties:
+        present = [channels[name] for name in tie.groups]
+        options = np.flatnonzero((tie.widths <= present).all(axis=1))
+        option = options[min(round((len(options) - 1) * (1 - share)), max(len(options) - 2, 0))]
+        tied.update(zip(tie.groups, tie.widths[option].tolist(), strict=True))
     kept = {}
     for group in groups:
         steps = group.channels // group.multiple
         gone = min(max(1, round(steps * share)), steps - 1) * group.multiple
         order = generator.permutation(group.channels)
-        kept[group.name] = sorted(order[: group.channels - max(gone, 0)].tolist())
+        width = tied.get(group.name, group.channels - max(gone, 0))
+        kept[group.name] = sorted(order[:width].tolist())
     return kept
 
 
@@ -138,8 +169,15 @@ def _left(running: list[str]) -> None:
 class _Trial:
     """Cuts a copy of a model and compares what it computes."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], judgement: Judgement) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        judgement: Judgement,
+        ties: Sequence[Tie],
+    ) -> None:
         self._model, self._inputs, self._judgement = model, inputs, judgement
+        self._ties = ties
         self._pair = judgement.training
         self._precise = False
         self.count = 0
@@ -161,10 +199,12 @@ class _Trial:
         self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
-        kept = random_kept(groups, share=0.3, seed=0)
+        names = {group.name for group in groups}
+        ties = [tie for tie in self._ties if names.issuperset(tie.groups)]
+        kept = random_kept(groups, share=0.3, seed=0, ties=ties)
         masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
         zero_channels(masked, groups, kept)
-        slice_model(small, groups, kept)
+        slice_model(small, groups, kept, ties=ties)
         with _watched(small) as running:
             try:
                 found = self._outputs(small)
@@ -216,30 +256,31 @@ def _double(leaf: Any) -> Any:
 
 def _admit(
     trial: _Trial,
-    groups: list[ChannelGroup],
+    units: list[Unit],
     admitted: list[ChannelGroup],
     broken: dict[str, str],
 ) -> None:
     """Move groups to `admitted` as far as all of them together hold; the rest to `broken`."""
-    if not groups:
+    if not units:
         return
+    groups = [group for unit in units for group in unit]
     failure = trial.failure([*admitted, *groups])
     if failure is None:
         admitted.extend(groups)
-    elif len(groups) == 1 or trial.count >= _MOST_TRIALS:
+    elif len(units) == 1 or trial.count >= _MOST_TRIALS:
         broken.update({group.name: failure.reason for group in groups})
     else:
-        for part in _parted(groups, failure):
+        for part in _parted(units, failure):
             _admit(trial, part, admitted, broken)
 
 
-def _parted(groups: list[ChannelGroup], failure: _Failure) -> Sequence[list[ChannelGroup]]:
+def _parted(units: list[Unit], failure: _Failure) -> Sequence[list[Unit]]:
     """Set those apart that lie where the network failed; where that says nothing, halve."""
     inside = f"{failure.module}."
-    near = [g for g in groups if any(m.parameter.startswith(inside) for m in g.members)]
-    if failure.module and 0 < len(near) < len(groups):
-        return [g for g in groups if g not in near], near
-    return groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    near = [u for u in units if any(m.parameter.startswith(inside) for g in u for m in g.members)]
+    if failure.module and 0 < len(near) < len(units):
+        return [unit for unit in units if unit not in near], near
+    return units[: len(units) // 2], units[len(units) // 2 :]
 
 
 def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str | None:

@@ -233,7 +233,8 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
 
     Returns:
         Per group at most 64 widths: int, ascending, multiples of the group's `multiple`; the
-        last, the full width, always is one.
+        last, the full width, always is one. Those of tied groups are all that they can have, in the
+        order in which they go together.
 
     Raises:
         NotMeasured: If the table lacks a line or a layer of the dense network.
@@ -247,7 +248,13 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
             for name, count in width.groups:
                 others = width.at(dense) - count * dense[name]
                 touching[name].append(_Touch(found, count=count, others=others, cost_ms=cost_ms))
-    return {group.name: _options(group, touching[group.name]) for group in graph.groups}
+    tied = {g: tie.widths[:, i] for tie in graph.ties for i, g in enumerate(tie.groups)}
+    return {
+        group.name: tied[group.name]
+        if group.name in tied
+        else _options(group, touching[group.name])
+        for group in graph.groups
+    }
 
 
 def _dense_cost(table: LatencyTable, layer: Layer) -> float:

@@ -170,10 +170,14 @@ def _options(
 ) -> dict[str, np.ndarray]:
     """Give the widths that are worth having on any of the targets, up to the present ones."""
     found = [options(graph, table) for table in tables]
-    return {
-        name: np.unique([width, *(w for allowed in found for w in allowed[name] if w < width)])
+    allowed = {
+        name: np.unique([width, *(w for widths in found for w in widths[name] if w < width)])
         for name, width in most.items()
     }
+    for tie in graph.ties:
+        possible = (tie.widths <= [most[group] for group in tie.groups]).all(axis=1)
+        allowed.update(zip(tie.groups, tie.widths[possible].T, strict=True))
+    return allowed
 
 
 def _with_none(graph: PruningGraph, allowed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -53,6 +53,7 @@ def _facts(graph: PruningGraph) -> dict[str, Any]:
             }
             for group in graph.groups
         ],
+        "ties": [{"groups": list(tie.groups), "widths": tie.widths.tolist()} for tie in graph.ties],
         "branches": [
             {"name": branch.name, "groups": list(branch.groups)} for branch in graph.branches
         ],

@@ -47,6 +47,8 @@ def _seen_again(
         return []
     if len(axes) > axes_before:
         mode.split(shadow, f"an axis was split by {name}")
+    elif len(axes) < axes_before and name in RESHAPES:
+        mode.shuffle(shadow)
     return [shadow]
 
 
@@ -67,7 +69,7 @@ def sliced(mode: LabelMode, call: Call) -> None:
         if _told(mode, call, labels, start=start, stop=start + size, step=step):
             pass
         elif len(sizes) == 1 and len(labels) % size == 0 and start % size == 0 and step == 1:
-            same_positions(mode, labels, len(labels) // size, f"equal blocks of a {call.name}")
+            mode.equal_blocks(labels, len(labels) // size, f"equal blocks of a {call.name}")
         elif mode.numbers.function == "chunk" and len(labels) // size == len(call.outputs) - 1:
             _chunked(mode, labels, size)
         else:
@@ -155,7 +157,9 @@ def channel_shuffle(mode: LabelMode, call: Call) -> None:
     x = call.inputs[0]
     channels = mode.on(x, 1)
     if channels.any():
-        same_positions(mode, channels, int(call.args[1]), "a channel shuffle")
+        blocks = int(call.args[1])
+        mode.shuffles.append((channels, blocks))
+        mode.equal_blocks(channels, blocks, "a channel shuffle")
     movement(mode, call)
 
 

@@ -74,3 +74,8 @@ def test_the_logits_of_a_dict_are_what_counts() -> None:
         distillation(outputs, {"logits": OTHERS}, temperature=2.0),
         distillation(LOGITS, OTHERS, temperature=2.0),
     )
+
+
+def test_a_dict_without_logits_needs_a_loss_of_its_own() -> None:
+    with pytest.raises(ValueError, match="a dict of out, aux without logits"):
+        cross_entropy({"out": LOGITS, "aux": OTHERS}, LABELS)

@@ -85,6 +85,15 @@ def _heads(outputs: Any) -> Sequence[Tensor]:
     if isinstance(outputs, Tensor):
         return (outputs,)
     if isinstance(outputs, Mapping):
-        return (outputs["logits"],)
+        return (_logits(outputs),)
     # A head that was switched off is None.
     return tuple(head for head in outputs if head is not None)
+
+
+def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
+    if "logits" not in outputs:
+        raise ValueError(
+            f"the network gives a dict of {', '.join(outputs)} without logits: what to compare in "
+            f"it, a loss= of your own has to say"
+        )
+    return outputs["logits"]

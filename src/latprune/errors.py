@@ -19,6 +19,7 @@
     ├── DamagedFile           a saved network cannot be read
     ├── DataError             a data set is missing, empty or without classes
     ├── NotFinite             a loss, gradient or score is NaN or infinite
+    ├── ProcessLost           another process that trains the same network is gone
     ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
     ├── NoCompiler            torch.compile finds no C++ compiler
@@ -237,6 +238,22 @@ class DataError(LatpruneError):
 
 class NotFinite(LatpruneError):
     """A loss, gradient or score is NaN or infinite."""
+
+
+class ProcessLost(LatpruneError):
+    """Another process that trains the same network is gone, or cannot be reached.
+
+    Attributes:
+        reason: What the library that connects them said.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"another process of this run has ended, or cannot be reached ({reason}): what it said "
+            f"last, or the launcher's report, has the reason. Started again, the run goes on from "
+            f"its last checkpoint."
+        )
+        self.reason = reason
 
 
 class CannotQuantise(LatpruneError):

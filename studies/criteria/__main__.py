@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "runs"
+RESULT = HERE / "result.json"
 UNIFORM, RANDOM = "uniform", "random"
 SPREAD = 1.0  # of the logarithm of the factors that make random plans
 
@@ -122,8 +123,11 @@ def _shaken(saliency: lp.Saliency, number: int) -> lp.Saliency:
 
 
 def collect(config: dict[str, Any]) -> None:
-    """Gather what was judged, and what every criterion predicted of every plan."""
-    networks = {}
+    """Gather what was judged, and what every criterion predicted of every plan.
+
+    What `result.json` says of networks that were never run in this checkout stays.
+    """
+    networks = json.loads(RESULT.read_text())["networks"] if RESULT.is_file() else {}
     for network, settings in config["networks"].items():
         folder = RUNS / network
         if not (folder / "judged.json").is_file():
@@ -141,7 +145,7 @@ def collect(config: dict[str, Any]) -> None:
                     result.setdefault("predicted_loss", {})[criterion] = lost
         networks[network] = {"scoring_cpu_s": seconds, "plans": judged}
     command = "python -m studies.criteria run"
-    write_result(HERE / "result.json", config, {"networks": networks}, command=command)
+    write_result(RESULT, config, {"networks": networks}, command=command)
 
 
 def _chosen(wanted: str | None, config: dict[str, Any]) -> Iterator[str]:
@@ -159,7 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = json.loads((HERE / "config.json").read_text())
     if arguments.stage == "page":
-        write_page(json.loads((HERE / "result.json").read_text()))
+        write_page(json.loads(RESULT.read_text()))
         return
     require_data()
     if arguments.stage == "collect":

@@ -10,6 +10,7 @@ import torch
 
 import latprune as lp
 from latprune.tasks.digits import network
+from latprune.tuning.losses import main_output
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
@@ -47,6 +48,23 @@ def test_timms_parts_are_cut_along(repository: Path, capsys: pytest.CaptureFixtu
     assert "cut 4 of 4" in capsys.readouterr().out
     small = lp.load("average.safetensors", timm.create_model("resnet10t", num_classes=10))
     assert small(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+
+
+@pytest.mark.filterwarnings("ignore")  # the frameworks' own
+@pytest.mark.parametrize("framework", ["lightning", "transformers"])
+def test_the_trainers_of_others_prune_digits(
+    repository: Path, framework: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip(framework)
+    example = runpy.run_path(str(repository / "examples" / f"gradual_{framework}.py"))
+
+    example["main"](epochs=1)
+
+    assert "of the budget of 50%" in capsys.readouterr().out
+    small = lp.load("small.safetensors", example.get("Classifier", example["network"])())
+    assert main_output(small.eval()(torch.zeros(1, 1, 16, 16))).shape == (1, 10)
+    assert lp.load_plan("small.safetensors").budget == lp.Budget(fraction=0.5)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/gradual.md"])

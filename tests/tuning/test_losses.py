@@ -61,3 +61,21 @@ def test_googlenets_heads_all_receive_gradients() -> None:
         gradient = model.get_parameter(f"{head}.weight").grad
         assert gradient is not None
         assert gradient.abs().sum() > 0
+
+
+def test_the_logits_of_a_dict_are_what_counts() -> None:
+    class Outputs(dict[str, torch.Tensor]):
+        """As transformers' networks give them, beside other things."""
+
+    outputs = Outputs(hidden=OTHERS, logits=LOGITS)
+
+    torch.testing.assert_close(cross_entropy(outputs, LABELS), cross_entropy(LOGITS, LABELS))
+    torch.testing.assert_close(
+        distillation(outputs, {"logits": OTHERS}, temperature=2.0),
+        distillation(LOGITS, OTHERS, temperature=2.0),
+    )
+
+
+def test_a_dict_without_logits_needs_a_loss_of_its_own() -> None:
+    with pytest.raises(ValueError, match="a dict of out, aux without logits"):
+        cross_entropy({"out": LOGITS, "aux": OTHERS}, LABELS)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 from torch.utils.data import DataLoader, TensorDataset
 
+from latprune.errors import ProcessLost
 from latprune.tuning import Recipe, tune
 from tests.processes import run_together
 from tests.tuning.test_loop import RECIPE, loader, network, teacher
@@ -65,6 +66,36 @@ def test_both_processes_end_with_the_same_network(tmp_path: Path) -> None:
 
     assert_same(first, second)
     assert len(first["history"]) == RECIPE.epochs
+
+
+def left_alone(rank: int, folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever waits for both would end this one, too
+    try:
+        tuned(rank, folder, dies_after=2)
+    except ProcessLost as error:
+        (folder / "said").write_text(str(error))
+
+
+def test_whoever_is_left_says_that_another_process_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        run_together(left_alone, tmp_path)
+
+    assert "another process of this run has ended" in (tmp_path / "said").read_text()
+
+
+def wrong(rank: int, folder: Path) -> str:
+    try:
+        tune(network(), loader(), recipe=PLAIN, loss=lambda *_: torch.ones(2).sum())
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_mistakes_of_ones_own_stay_what_they_are(tmp_path: Path) -> None:
+    first, second = run_together(wrong, tmp_path)
+
+    assert "does not require grad" in first
+    assert first == second
 
 
 PLAIN = Recipe(epochs=2, lr=0.1, warmup_epochs=0, precision="no", weight_decay=0.01)

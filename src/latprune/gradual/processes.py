@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from latprune.errors import LatpruneError, import_extra
+from latprune.tuning.together import together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,7 @@ def shared(make: Callable[[], Made]) -> Made:
 
     Raises:
         LatpruneError: In every process, if it fails in the first.
+        ProcessLost: If another process is gone.
     """
     if world() == 1:
         return make()
@@ -90,7 +92,8 @@ def shared(make: Callable[[], Made]) -> Made:
             said = [pickle.dumps(make()), None]
         except LatpruneError as error:
             failure, said = error, [None, f"in process 0: {error}"]
-    dist.broadcast_object_list(said)
+    with together(world()):
+        dist.broadcast_object_list(said)
     if failure is not None:
         raise failure
     if said[1] is not None:

@@ -1,6 +1,7 @@
 """Classification pictures as `split/class/picture`, in a folder or in a zip of one.
 
-`open_images` reads names only; pictures are decoded when a `Split` is indexed.
+`open_images` reads names only; pictures are decoded when a `Split` is indexed. Other sources, such
+as `hf_datasets`, are a `Store` of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 SPLITS = ("train", "val", "test")
+HUGGING_FACE = "hf:"  # before the name of a data set
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 IMAGENET_CLASSES = 1000
 
@@ -138,12 +140,13 @@ class Split(Dataset[tuple[Any, int]]):
         return (image if self.transform is None else self.transform(image)), label
 
 
-def open_images(path: Path) -> ImageData:
-    """Find the splits, classes and pictures in a folder or a zip.
+def open_images(path: Path | str) -> ImageData:
+    """Find the splits, classes and pictures in a folder, a zip or a data set of Hugging Face's.
 
     Args:
         path: Holds `train/`, `val/` or `test/` (any of them), itself or in one folder inside it;
-            in each a folder for every class, with pictures at any depth.
+            in each a folder for every class, with pictures at any depth. Or `hf:NAME`, as for
+            `hf_datasets.open_dataset`.
 
     Returns:
         The data, ordered the same on every machine.
@@ -151,6 +154,10 @@ def open_images(path: Path) -> ImageData:
     Raises:
         DataError: If there is no such file, split or class, or a class without pictures.
     """
+    if str(path).startswith(HUGGING_FACE):
+        from latprune.tasks.hf_datasets import open_dataset  # it makes what is defined here
+
+        return open_dataset(str(path))
     store = open_store(Path(path))
     folders: dict[tuple[str, str], list[str]] = {}
     loose: Counter[str] = Counter()

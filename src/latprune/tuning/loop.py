@@ -21,6 +21,7 @@ from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.losses import cross_entropy, distillation
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, replayed
+from latprune.tuning.together import together
 from latprune.tuning.training import Epoch, Lesson, Training
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def tune(
         ModelMismatch: If the checkpoint belongs to another model or recipe.
         DamagedFile: If the checkpoint cannot be read.
         DataError: If the loader has no batch.
+        ProcessLost: If another process of the run is gone; the last checkpoint stays.
         KeyboardInterrupt: On Ctrl-C, after the step under way was finished and saved.
         MissingExtra: If accelerate is not installed.
     """
@@ -140,6 +142,7 @@ def tune(
     run |= {} if along is None else {"something going along": True}
     folder = None if checkpoint is None else Path(checkpoint)
     with ExitStack() as stack:
+        stack.enter_context(together(accelerator.num_processes))
         stack.enter_context(placed(model, accelerator.device))
         if teacher is not None:
             stack.enter_context(placed(teacher, accelerator.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -22,9 +23,9 @@ def cross_entropy(outputs: Any, labels: Tensor, *, label_smoothing: float = 0.0)
     """Compare logits with labels.
 
     Args:
-        outputs: Logits [n, classes], or, from networks with auxiliary heads in training
-            (GoogLeNet, Inception), a tuple of them with the main head first; each of the others
-            counts 0.3.
+        outputs: Logits [n, classes], alone or as `logits` in a dict (transformers' networks), or,
+            from networks with auxiliary heads in training (GoogLeNet, Inception), a tuple of them
+            with the main head first; each of the others counts 0.3.
         labels: Class numbers [n], or probabilities [n, classes].
         label_smoothing: Share of the target spread evenly over all classes.
 
@@ -46,7 +47,8 @@ def distillation(outputs: Any, taught: Any, *, temperature: float) -> Tensor:
     """Compare logits with a teacher's: T² KL(teacher ‖ network) at temperature T.
 
     Args:
-        outputs: Logits [n, classes] or a tuple with the main head first; only that is compared.
+        outputs: Logits [n, classes], alone, as `logits` in a dict, or in a tuple with the main
+            head first; only that is compared.
         taught: The teacher's, of the same shape.
         temperature: T; the factor T² keeps the gradients' size independent of it.
 
@@ -82,5 +84,16 @@ def main_output(outputs: Any) -> Tensor:
 def _heads(outputs: Any) -> Sequence[Tensor]:
     if isinstance(outputs, Tensor):
         return (outputs,)
+    if isinstance(outputs, Mapping):
+        return (_logits(outputs),)
     # A head that was switched off is None.
     return tuple(head for head in outputs if head is not None)
+
+
+def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
+    if "logits" not in outputs:
+        raise ValueError(
+            f"the network gives a dict of {', '.join(outputs)} without logits: what to compare in "
+            f"it, a loss= of your own has to say"
+        )
+    return outputs["logits"]

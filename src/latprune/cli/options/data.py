@@ -18,7 +18,8 @@ DataPath = Annotated[
     typer.Option(
         "--data",
         help="Pictures as train/CLASS/*, test/CLASS/* (or val/), in a folder or a zip. Folders "
-        "named by WordNet id are ImageNet's classes. For detection, VOC's layout.",
+        "named by WordNet id are ImageNet's classes. For detection, VOC's layout. Or hf:NAME, of "
+        "Hugging Face's data sets, with the name on the hub or a folder.",
     ),
 ]
 TrainSplit = Annotated[

@@ -72,6 +72,13 @@ def test_a_budget_that_no_better_network_was_predicted_to_fit_is_not_called_wast
     assert "could keep more" in replace(coarse, plan=replace(best, bound=110.0)).verdict
 
 
+def test_a_budget_that_worthless_channels_leave_unused_is_put_down_to_their_scores() -> None:
+    coarse = report(budget=HALF, small_ms=4.0)
+    worthless = replace(coarse.plan, value=coarse.plan.dense_value)
+
+    assert "worth nothing" in replace(coarse, plan=worthless).verdict
+
+
 def test_a_callers_remark_takes_the_place_of_a_guess() -> None:
     judged = report(budget=HALF, small_ms=6.0, remark="This is the narrowest network.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -241,6 +242,12 @@ class Report:
             return (
                 f"The spread of the measurement (interquartile range {_percent(self.spread)}) is "
                 f"as large as what is missing: check again on a quieter machine."
+            )
+        if math.isclose(self.plan.value, self.plan.dense_value):
+            return (
+                f"By their scores ({self.plan.criterion}) the channels that went are worth "
+                "nothing. If that cannot be, score a trained network, on more data, or by another "
+                "criterion."
             )
         predicted = f"{self.predicted_ms:.3f} ms were predicted"
         if self.predicted_ms < UNDER_USED * self.plan.budget_ms and self.gap < PROVEN:

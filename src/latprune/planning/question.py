@@ -168,10 +168,16 @@ def _rest(demand: Demand, whole: Whole) -> Callable[[float], float]:
 def _options(
     graph: PruningGraph, tables: Sequence[LatencyTable], *, most: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Give the widths that are worth having on any of the targets, up to the present ones."""
+    """Give the widths that are worth having on any of the targets, up to the present ones.
+
+    None is narrower than every target knows the price of.
+    """
     found = [options(graph, table) for table in tables]
+    least = {name: max(int(widths[name].min()) for widths in found) for name in most}
     allowed = {
-        name: np.unique([width, *(w for widths in found for w in widths[name] if w < width)])
+        name: np.unique(
+            [width, *(w for widths in found for w in widths[name] if least[name] <= w < width)]
+        )
         for name, width in most.items()
     }
     for tie in graph.ties:

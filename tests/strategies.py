@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,15 @@ def group_of(name: str, channels: int, *, multiple: int = 1) -> ChannelGroup:
     )
 
 
+def _products(names: list[str]) -> st.SearchStrategy[tuple[tuple[str, str, int], ...]]:
+    """Draw at most one pair of groups that cross."""
+    pairs = list(pairwise(names))
+    if not pairs:
+        return st.just(())
+    crossing = st.tuples(st.sampled_from(pairs), st.integers(1, 2)).map(lambda t: ((*t[0], t[1]),))
+    return st.one_of(st.just(()), crossing)
+
+
 @st.composite
 def framed_networks(draw: st.DrawFn) -> tuple[PruningGraph, Mapping[str, np.ndarray]]:
     """Draw channel groups with their options, and layers on any sums of them."""
@@ -40,6 +50,7 @@ def framed_networks(draw: st.DrawFn) -> tuple[PruningGraph, Mapping[str, np.ndar
         groups=st.lists(st.tuples(st.sampled_from(names), st.integers(1, 3)), max_size=4).map(
             tuple
         ),
+        products=_products(names),
     )
     dense = {group.name: group.channels for group in groups}
     axes = draw(st.lists(st.tuples(widths, widths), max_size=4))

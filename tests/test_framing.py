@@ -141,6 +141,21 @@ def test_layers_that_read_the_same_beginning_share_its_sum() -> None:
     assert max(len(table.scope) for table in framing.tables) == 3
 
 
+def test_what_crosses_is_one_axis_as_wide_as_the_product() -> None:
+    width = Width(0, products=(("heads", "each", 3),))
+    layers = [
+        Layer("qkv", LayerShape("linear", 5, 72, size=(1,)), Width(5), width),
+        Layer("proj", LayerShape("linear", 72, 5, size=(1,)), width, Width(5)),
+    ]
+    graph = PruningGraph(tuple(layers), (group_of("heads", 4), group_of("each", 6)))
+
+    framing = frame(graph, {"heads": np.array([2, 4]), "each": np.array([3, 6])}, bumpy_cost)
+
+    assert [widths.tolist() for widths in framing.channels] == [[2, 4], [3, 6], [6, 12, 24]]
+    priced = [table.scope for table in framing.tables if len(table.scope) == 1]
+    assert priced == [(2,), (2,)]
+
+
 def test_a_depthwise_layer_is_priced_only_where_its_two_widths_agree() -> None:
     group = group_of("g0", 8)
     axis = Width(0, (("g0", 1),))
@@ -190,9 +205,7 @@ def networks_with_a_branch(
     graph, options = draw(framed_networks())
     inside = draw(st.sets(st.sampled_from([group.name for group in graph.groups]), min_size=1))
     on_it = [
-        layer.name
-        for layer in graph.layers
-        if inside & {group for group, _ in (*layer.reads.groups, *layer.writes.groups)}
+        layer.name for layer in graph.layers if inside & {*layer.reads.names, *layer.writes.names}
     ]
     others = draw(st.sets(st.sampled_from([layer.name for layer in graph.layers] or [""])))
     branch = Branch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,23 +57,25 @@ GRAPH = PruningGraph(
 )
 
 
-def made_up_ms(shape: LayerShape) -> float:
-    """Climb in stairs of 8 channels."""
-    outputs = math.ceil(shape.out_channels / 8)
-    inputs = 1 if shape.groups > 1 else math.ceil(shape.in_channels / 8)
+def made_up_ms(shape: LayerShape, *, step: int = 8) -> float:
+    """Climb in stairs of so many channels."""
+    outputs = math.ceil(shape.out_channels / step)
+    inputs = 1 if shape.groups > 1 else math.ceil(shape.in_channels / step)
     return round(0.01 + inputs * outputs * shape.size[0] ** 2 / 1000, 6)
 
 
-def measured(graph: PruningGraph, *, network_ms: float | None) -> LatencyTable:
+def measured(
+    graph: PruningGraph, *, network_ms: float | None, step: int = 8, target: Target = TARGET
+) -> LatencyTable:
     """Make a table that holds every width a plan may choose; without a network where None."""
-    table = LatencyTable(TARGET)
+    table = LatencyTable(target)
     for shape in (*lines_needed(graph), *(layer.shape for layer in graph.layers)):
-        table.add(shape, Measurement(made_up_ms(shape), 0.0, 1))
+        table.add(shape, Measurement(made_up_ms(shape, step=step), 0.0, 1))
     allowed = options(graph, table)
     for widths in itertools.product(*allowed.values()):
         for layer in graph.layers:
             shape = layer.shape_at(dict(zip(allowed, widths, strict=True)))
-            table.add(shape, Measurement(made_up_ms(shape), 0.0, 1))
+            table.add(shape, Measurement(made_up_ms(shape, step=step), 0.0, 1))
     if network_ms is not None:
         table.add_network(graph, Measurement(network_ms, 0.0, 1))
     return table
@@ -397,3 +400,20 @@ def test_a_solver_without_prices_leaves_the_price_open() -> None:
 
     assert math.isnan(made.price_ms)
     assert math.isnan(Plan.from_json(json.loads(json.dumps(made.to_json()))).price_ms)
+
+
+def test_no_width_is_chosen_that_one_of_the_targets_knows_no_price_of() -> None:
+    saliency = Saliency({g.name: np.ones(g.channels) for g in GROUPS}, "even")
+    fine, coarse = (
+        measured(
+            GRAPH, network_ms=50.0, step=step, target=replace(TARGET, device=f"steps of {step}")
+        )
+        for step in (8, 16)
+    )
+    narrowest = {name: int(widths[0]) for name, widths in options(GRAPH, coarse).items()}
+    assert narrowest["left"] > options(GRAPH, fine)["left"][0]
+
+    for one, other in ((fine, coarse), (coarse, fine)):
+        also = [Demand(other, Budget.parse("99.5%"))]
+        found = plan(GRAPH, one, saliency, Budget.parse("99%"), also=also)
+        assert all(found.widths[name] >= width for name, width in narrowest.items())

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -279,10 +280,20 @@ class _SameScale(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+        if func is _attention and kwargs.get("scale") is None:
             query = args[0] if args else kwargs["query"]
             kwargs["scale"] = self._replaying.same(query.shape[-1] ** -0.5)
-        return func(*args, **kwargs)
+        with patch.object(F, _attention.__name__, self._unseen):
+            return func(*args, **kwargs)
+
+    def _unseen(self, query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Stand in where no mode sees it: inside torch's own multi-head attention."""
+        if kwargs.get("scale") is None:
+            kwargs["scale"] = self._replaying.same(query.shape[-1] ** -0.5)
+        return _attention(query, *args, **kwargs)
+
+
+_attention = F.scaled_dot_product_attention
 
 
 _STATISTICS = frozenset({"mean", "var", "var_mean", "std", "std_mean"})

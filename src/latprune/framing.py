@@ -2,8 +2,8 @@
 
 Every channel group is a variable, and groups that are tied are one. An axis that several share,
 such as the input of a layer behind a concatenation, is an auxiliary variable: the sum of their
-channels. Long sums are chains of partial sums, shared between layers that read the same beginning,
-so that every table is small.
+channels, or the product where those of one lie within each of another's. Long sums are chains of
+partial sums, shared between layers that read the same beginning, so that every table is small.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Cost = Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
 
-# Terms of a sum: pairs (group, channels of the axis per channel of the group).
-Terms = tuple[tuple[str, int], ...]
+# Terms of a sum: pairs (group or two that cross, channels of the axis per channel or pair of them).
+Terms = tuple[tuple[tuple[str, ...], int], ...]
 
 # One table that says which widths add up to which sum.
 MOST_TABLE_MIB = 512.0
@@ -39,8 +39,8 @@ class Framing:
         grouped: Per variable, the first ones, what every option is for its group, or its tied
             groups, by name: int [options]. In the graph's order.
         channels: Per variable an int array [options], ascending: the width of a group or of
-            several tied ones together, or the sum that an auxiliary variable stands for.
-        tables: Costs, and 0 or inf where widths must add up.
+            several tied ones together, or the sum or product that an auxiliary variable stands for.
+        tables: Costs, and 0 or inf where widths must add up or multiply.
     """
 
     grouped: tuple[Mapping[str, np.ndarray], ...]
@@ -138,7 +138,7 @@ def _priced_once(cost: Cost) -> Cost:
     known: dict[tuple[object, ...], np.ndarray] = {}
 
     def price(layer: Layer, reads: np.ndarray, writes: np.ndarray) -> np.ndarray:
-        moving = bool(layer.reads.groups), bool(layer.writes.groups), layer.tied
+        moving = bool(layer.reads.names), bool(layer.writes.names), layer.tied
         key = (layer.shape, moving, reads.tobytes(), writes.tobytes())
         if key not in known:
             known[key] = cost(layer, reads, writes)
@@ -209,7 +209,7 @@ class _Axes:
             for name, widths in self._widths.items()
         }
         self.sums: list[Table] = []
-        self._made: dict[Terms, int] = {}
+        self._made: dict[Terms | tuple[str, ...], int] = {}
 
     def on(self, width: Width) -> tuple[int | None, np.ndarray]:
         """Give an axis's variable and its channels at each option; no variable if it is fixed."""
@@ -225,32 +225,54 @@ class _Axes:
 
     def _terms(self, width: Width) -> Terms:
         """Count each group once, in the graph's order, so that equal sums start alike."""
-        counts: dict[str, int] = {}
-        for group, count in width.groups:
-            counts[group] = counts.get(group, 0) + count
-        return tuple(sorted(counts.items(), key=lambda term: self.variable_of[term[0]]))
+        counts: dict[tuple[str, ...], int] = {}
+        for *groups, count in (*width.groups, *width.products):
+            counts[tuple(groups)] = counts.get(tuple(groups), 0) + count
+        return tuple(sorted(counts.items(), key=lambda term: self._variable(term[0])))
+
+    def _variable(self, groups: tuple[str, ...]) -> int:
+        """Give the variable of a group, or of the product of two."""
+        own = {self.variable_of[name] for name in groups}
+        if len(own) == 1:
+            return own.pop()
+        if groups not in self._made:
+            one, two = ((self.variable_of[name], self._widths[name]) for name in groups)
+            self._made[groups] = self._combine(one, two, np.multiply.outer)
+        return self._made[groups]
+
+    def _count(self, groups: tuple[str, ...]) -> np.ndarray:
+        """Give the channels of a group, or the pairs of two, at each option of their variable."""
+        if groups in self._made:
+            return self.channels[self._made[groups]]
+        return np.prod([self._widths[name] for name in groups], axis=0)
 
     def _part(self, terms: Terms) -> tuple[int, np.ndarray]:
         """Give the variable of a partial sum and its channels at each option."""
-        variable = self.variable_of[terms[-1][0]]
-        before = tuple(term for term in terms if self.variable_of[term[0]] != variable)
-        own = sum(count * self._widths[group] for group, count in terms[len(before) :])
+        variable = self._variable(terms[-1][0])
+        before = tuple(term for term in terms if self._variable(term[0]) != variable)
+        own = sum(count * self._count(groups) for groups, count in terms[len(before) :])
         if not before:
             return variable, np.asarray(own)
         if terms not in self._made:
-            self._made[terms] = self._add(self._part(before), (variable, np.asarray(own)))
+            last = variable, np.asarray(own)
+            self._made[terms] = self._combine(self._part(before), last, np.add.outer)
         variable = self._made[terms]
         return variable, self.channels[variable]
 
-    def _add(self, first: tuple[int, np.ndarray], second: tuple[int, np.ndarray]) -> int:
-        """Make the variable that stands for a sum of two."""
-        totals = np.add.outer(first[1], second[1])
-        sums = np.unique(totals)
-        needed_mib = totals.size * sums.size * np.dtype(np.float64).itemsize / 2**20
+    def _combine(
+        self,
+        first: tuple[int, np.ndarray],
+        second: tuple[int, np.ndarray],
+        every: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> int:
+        """Make the variable that stands for a sum or a product of two."""
+        totals = every(first[1], second[1])
+        found = np.unique(totals)
+        needed_mib = totals.size * found.size * np.dtype(np.float64).itemsize / 2**20
         if needed_mib > MOST_TABLE_MIB:
             raise ProblemTooDense(needed_mib, MOST_TABLE_MIB)
         variable = len(self.channels)
-        self.channels.append(sums)
-        allowed = np.where(totals[:, :, None] == sums, 0.0, np.inf)
+        self.channels.append(found)
+        allowed = np.where(totals[:, :, None] == found, 0.0, np.inf)
         self.sums.append(Table((first[0], second[0], variable), allowed))
         return variable

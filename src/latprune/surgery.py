@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from latprune.graph.groups import ChannelGroup, PruningGraph
 
 FORMAT = "latprune-network"
-VERSION = 3
-READABLE = ("1", "2", "3")
+VERSION = 4
+READABLE = ("1", "2", "3", "4")
 """Versions that `load` reads; from 2 on a file may name branches that were removed, from 3 on tied
-groups."""
+groups, from 4 on groups that cross others."""
 
 
 def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:

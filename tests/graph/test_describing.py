@@ -21,6 +21,7 @@ def test_members_and_the_numbers_that_count_a_group_are_listed() -> None:
 
     assert "  reads proj.weight, axis 1, 6 entries each" in text
     assert "  counted by the model: heads" in text
+    assert "qkv#within: 6 channels within each of qkv; approximate: " in text
 
 
 def test_the_share_of_work_is_of_layers_that_touch_a_group() -> None:

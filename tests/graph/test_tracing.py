@@ -118,7 +118,7 @@ def test_attention_loses_whole_heads_and_the_module_knows() -> None:
     small = copy.deepcopy(model)
     slice_model(small, graph.groups, {"qkv": [0, 3]})
 
-    assert graph.widths == {"patches": 16, "qkv": 4}
+    assert graph.widths == {"patches": 16, "qkv": 4, "qkv#within": 6}
     assert {m.parameter: m.positions.shape for m in heads.members if m.role != "other"} == {
         "qkv.weight": (4, 18),
         "qkv.bias": (4, 18),
@@ -128,8 +128,51 @@ def test_attention_loses_whole_heads_and_the_module_knows() -> None:
     assert torch.equal(small.proj.weight[:, 6:], model.proj.weight[:, 18:])
 
 
-def test_products_written_out_are_cut_by_heads_too() -> None:
-    assert widths(networks.AttentionByHand) == {"stem": 12, "q": 3}
+def test_heads_get_narrower_too_and_the_module_knows() -> None:
+    model = networks.Attention()
+    graph = trace(model, EXAMPLE)
+
+    small = copy.deepcopy(model)
+    kept = {"qkv": [0, 3], "qkv#within": [1, 2, 5]}
+    slice_model(small, graph.groups, kept)
+
+    rows = model.proj.weight.unflatten(1, (4, 6))[:, [0, 3]][:, :, [1, 2, 5]]
+    assert torch.equal(small.proj.weight, rows.flatten(1))
+    assert (small.heads, small.head_dim, small.inner) == (2, 3, 6)
+    qkv = next(layer for layer in graph.layers if layer.name == "qkv")
+    assert qkv.shape_at({**graph.widths, "qkv": 2, "qkv#within": 6}).out_channels == 18
+    assert "root of its length" in graph.group("qkv#within").approximate
+
+
+def test_of_separate_weights_queries_and_keys_get_narrower_apart_from_values() -> None:
+    found = widths(networks.AttentionByHand)
+
+    assert found == {"stem": 12, "q": 3, "q#within": 5, "v#within": 5}
+
+
+def test_a_width_within_heads_that_does_not_hold_is_left_out_and_the_heads_stay() -> None:
+    class Fixed(networks.Attention):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.qkv.out_features != 18 * self.heads:
+                raise ValueError("heads are six wide")
+            return super().forward(x)
+
+    graph = trace(Fixed(), EXAMPLE)
+
+    assert graph.widths == {"patches": 16, "qkv": 4}
+    assert not any("within" in frozen.where for frozen in graph.frozen)
+
+
+def test_torchs_own_attention_lets_its_trunk_keep_fewer_heads_and_narrower_ones() -> None:
+    layer = nn.TransformerEncoderLayer(12, 3, 20, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Linear(5, 12), layer, nn.Linear(12, 4))
+
+    graph = trace(model, torch.randn(2, 7, 5))
+
+    assert graph.widths == {"0": 3, "1.linear1": 20, "0#within": 4}
+    assert next(layer for layer in graph.layers if layer.name == "2").reads.products == (
+        ("0", "0#within", 1),
+    )
 
 
 def test_heads_go_with_what_code_expects_to_be_as_wide() -> None:
@@ -148,7 +191,7 @@ def test_attention_along_channels_is_cut_by_heads() -> None:
 
 
 def test_heads_that_are_mixed_go_with_the_layers_that_mix_them() -> None:
-    assert widths(networks.TalkingHeads) == {"stem": 12, "qkv": 4, "before": 4}
+    assert widths(networks.TalkingHeads) == {"stem": 12, "qkv": 4, "before": 4, "qkv#within": 6}
 
 
 def test_the_width_of_a_single_head_is_cut_unless_cuts_must_be_exact() -> None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from latprune.graph.groups import PruningGraph
+    from latprune.graph.layers import LayerShape
+
 GRAPH = network()
 MODEL = nn.Identity()
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -48,11 +51,15 @@ class Bench:
         monkeypatch.setattr(networks, "clock_for", lambda _: self.processor.clock)
 
     def measure(
-        self, *, dies_after: int | None = None, widths: dict[str, int] | None = None
+        self,
+        *,
+        dies_after: int | None = None,
+        widths: dict[str, int] | None = None,
+        graph: PruningGraph = GRAPH,
     ) -> LatencyTable:
         self.processor.asked.clear()
         self.processor.dies_after = dies_after
-        return measure(MODEL, GRAPH, EXAMPLE, TARGET, folder=self.folder, widths=widths)
+        return measure(MODEL, graph, EXAMPLE, TARGET, folder=self.folder, widths=widths)
 
 
 @pytest.fixture
@@ -73,6 +80,30 @@ def test_after_measuring_every_option_of_every_layer_has_a_cost(bench: Bench) ->
         assert (costs > 0).all()
         assert np.isfinite(costs).any()
     assert table.network(GRAPH).median_ms == pytest.approx(50.0)
+
+
+def test_stairs_that_turn_out_finer_are_measured_down_to_their_ends(bench: Bench) -> None:
+    bench.measure()
+    before = options(GRAPH, bench.measure())
+    bench.processor.reads_step = bench.processor.writes_step = 4
+    wider = replace(GRAPH, layers=tuple(replace(la, shape=_wider(la.shape)) for la in GRAPH.layers))
+    bench.measure(graph=wider)
+
+    table = bench.measure(widths=GRAPH.widths)
+
+    after = options(GRAPH, table)
+    assert any(after[name][0] < before[name][0] for name in after)
+    for layer in GRAPH.layers:
+        axes = [
+            after[width.names[0]] if width.names else np.array([width.fixed])
+            for width in (layer.reads, layer.writes)
+        ]
+        assert np.isfinite(layer_cost(table, layer, *axes)).any()
+
+
+def _wider(shape: LayerShape) -> LayerShape:
+    groups = 256 if shape.groups > 1 else 1
+    return replace(shape, in_channels=256, out_channels=256, groups=groups)
 
 
 def test_nothing_is_measured_twice(bench: Bench) -> None:

@@ -90,3 +90,12 @@ def test_timings_of_its_own_that_contradict_the_others_are_believed() -> None:
     whole_ms, _ = whole_at([*own, *others], 50.0, differs_ms=0.5)
 
     assert whole_ms == pytest.approx(58.0, abs=0.1)
+
+
+def test_a_network_whose_rest_is_most_of_it_is_found_between_its_parts() -> None:
+    known = [Whole(1.0, 50.0, 0.1)]
+
+    rest_ms = rest_within(known, 25.0)
+
+    assert rest_ms == pytest.approx(24.5)
+    assert rest_at(known, 25.0 - rest_ms)[0] == pytest.approx(rest_ms)

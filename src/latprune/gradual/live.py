@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latprune.graph.classes import IntArray
-    from latprune.graph.groups import ChannelGroup, PruningGraph
+    from latprune.graph.groups import ChannelGroup, Count, PruningGraph
 
     Entries = Mapping[str, Mapping[int, IntArray]]
 
@@ -71,7 +71,7 @@ class LiveNetwork:
                 before[id(tensor)] = tensor.shape
                 _cut_tensor(tensor, axes, self.optimizer)
             tell_modules(network, self.groups, among, before)
-        self.groups = tuple(_left(g, among[g.name], entries) for g in self.groups)
+        self.groups = tuple(_left(g, among, entries, self.groups) for g in self.groups)
         self.kept = {name: tuple(channels) for name, channels in kept.items()}
 
     def _places(self, name: str, channels: Sequence[int]) -> list[int]:
@@ -130,17 +130,43 @@ def _is_whole(model: nn.Module, graph: PruningGraph) -> bool:
     )
 
 
-def _left(group: ChannelGroup, places: Sequence[int], entries: Entries) -> ChannelGroup:
+def _left(
+    group: ChannelGroup,
+    among: Mapping[str, Sequence[int]],
+    entries: Entries,
+    groups: Sequence[ChannelGroup],
+) -> ChannelGroup:
     """Give a group after a cut, with positions among the entries that stayed."""
+    places = among[group.name]
     members = []
     for member in group.members:
         positions = member.positions[list(places)]
         stayed = entries.get(member.parameter, {}).get(member.axis)
         if stayed is not None:
+            # A group that this one crosses takes entries of every channel, equally many.
+            positions = positions[np.isin(positions, stayed)].reshape(len(places), -1)
             order = np.argsort(stayed)  # those of tied groups lie in an order of their own
             positions = order[np.searchsorted(stayed, positions, sorter=order)]
         members.append(replace(member, positions=positions))
-    return replace(group, channels=len(places), members=tuple(members))
+    counts = tuple(_count_left(group, count, among, groups) for count in group.counts)
+    return replace(group, channels=len(places), members=tuple(members), counts=counts)
+
+
+def _count_left(
+    group: ChannelGroup,
+    count: Count,
+    among: Mapping[str, Sequence[int]],
+    groups: Sequence[ChannelGroup],
+) -> Count:
+    """Give what a number loses with a channel once groups within that channel were cut."""
+    place = count.module, count.attribute, count.index
+    gone = sum(
+        (other.channels - len(among[other.name])) * inside.per_channel
+        for other in groups
+        for inside in other.counts
+        if inside.within == group.name and (inside.module, inside.attribute, inside.index) == place
+    )
+    return replace(count, per_channel=count.per_channel - gone)
 
 
 def _cut_tensor(

@@ -82,8 +82,7 @@ def find_branches(
     inputs: tuple[Any, ...],
     groups: Sequence[ChannelGroup],
     layers: Sequence[Layer],
-    read: ReadGraph,
-    shown: Shown,
+    places: Sequence[tuple[ReadGraph, Shown]],
 ) -> tuple[Branch, ...]:
     """Give the branches that can be removed, in the order in which they run.
 
@@ -92,8 +91,8 @@ def find_branches(
         inputs: An example input.
         groups: What can be cut.
         layers: What a table prices.
-        read: Where the groups' channels lie.
-        shown: What every module returned when the model was traced.
+        places: Where the groups' channels lie, and what every module returned: per run in which
+            the model was traced.
     """
     model.double()
     inputs = tree_map(_double, inputs)
@@ -111,7 +110,7 @@ def find_branches(
         if branch is None:
             continue
         with suppress(ValueError):
-            lies = tuple(_lies(branch, groups, read, shown))
+            lies = tuple(_lies(branch, groups, places))
             gone = tuple(layer.name for layer in layers if _goes(layer, branch))
             found.append(replace(branch, layers=gone, lies=lies))
             taken |= own
@@ -227,13 +226,14 @@ def _trunks(
 
 
 def _lies(
-    branch: Branch, groups: Sequence[ChannelGroup], read: ReadGraph, shown: Shown
+    branch: Branch, groups: Sequence[ChannelGroup], places: Sequence[tuple[ReadGraph, Shown]]
 ) -> Iterator[tuple[str, Member]]:
     """Say where channels of other groups lie on a branch's constant."""
     where = branch.modules[-1] if branch.trunk is None else branch.block
     others = [group for group in groups if group.name not in branch.groups]
-    for labels in shown.on(where, branch.axis):
-        yield from read.members_on(labels, others, name=where, axis=0)
+    for read, shown in places:
+        for labels in shown.on(where, branch.axis):
+            yield from read.members_on(labels, others, name=where, axis=0)
 
 
 def _goes(layer: Layer, branch: Branch) -> bool:

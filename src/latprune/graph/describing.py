@@ -24,7 +24,7 @@ def describe(graph: PruningGraph) -> str:
 
 def _summary(graph: PruningGraph) -> Iterator[str]:
     layers = [layer for layer in graph.layers if layer.shape.has_weights]
-    free = [layer for layer in layers if layer.reads.groups or layer.writes.groups]
+    free = [layer for layer in layers if layer.reads.names or layer.writes.names]
     channels = sum(group.channels for group in graph.groups)
     yield f"{channels} channels in {len(graph.groups)} groups can be cut"
     yield (
@@ -44,9 +44,12 @@ def _names(layers: list[Layer]) -> set[str]:
 
 
 def _groups(graph: PruningGraph) -> Iterator[str]:
+    crossed = _crossed(graph)
     for group in graph.groups:
+        outer = crossed.get(group.name, ())
+        within = f" within each of {', '.join(outer)}" if outer else ""
         yield ""
-        yield f"{group.name}: {group.channels} channels{_terms(group)}"
+        yield f"{group.name}: {group.channels} channels{within}{_terms(group)}"
         for member in group.members:
             entries = member.positions.shape[1]
             each = f", {entries} entries each" if entries > 1 else ""
@@ -54,6 +57,15 @@ def _groups(graph: PruningGraph) -> Iterator[str]:
         for count in group.counts:
             place = count.attribute + ("" if count.index is None else f"[{count.index}]")
             yield f"  counted by {count.module or 'the model'}: {place}"
+
+
+def _crossed(graph: PruningGraph) -> dict[str, list[str]]:
+    """The groups within whose channels others lie, by those others."""
+    found: dict[str, dict[str, None]] = {}
+    for layer in graph.layers:
+        for outer, inner, _ in (*layer.reads.products, *layer.writes.products):
+            found.setdefault(inner, {})[outer] = None
+    return {inner: list(outer) for inner, outer in found.items()}
 
 
 def _terms(group: ChannelGroup) -> str:

@@ -72,12 +72,15 @@ class Count:
         attribute: Of the module; holds an integer, or a tuple or list of them.
         index: Which entry of a tuple or list.
         per_channel: What the number loses with every channel.
+        within: A group whose channels it counts, too: it then loses this with every channel, for
+            each channel that stays of that group.
     """
 
     module: str
     attribute: str
     index: int | None
     per_channel: int
+    within: str = ""
 
 
 @dataclass(frozen=True, eq=False)

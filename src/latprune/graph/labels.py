@@ -78,6 +78,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         batch: Samples in the input.
         loose: Whether equal blocks of an axis, and what is shuffled, may lose different positions:
             `loosening` then finds out how many each can lose.
+        within: Whether to settle on the last of several axes, the width of heads and not their
+            number: see `crossing`.
 
     Attributes:
         classes: Which labels go together.
@@ -89,6 +91,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         data_dependent: Whether sizes depend on values, as the number of boxes does.
         blocks: Labels of axes that were cut into equal blocks.
         shuffles: Labels of axes whose equal blocks were shuffled, with how many these are.
+        is_ambiguous: Whether a shadow could have been settled on several axes.
     """
 
     def __init__(
@@ -99,9 +102,11 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         default: Rule,
         batch: int,
         loose: bool = False,
+        within: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.batch, self.loose = batch, loose
+        self.is_ambiguous, self._within = False, within
         self.blocks: list[IntArray] = []
         self.shuffles: list[tuple[IntArray, int]] = []
         self.classes = LabelClasses()
@@ -306,7 +311,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         if len(axes) > 1:
             classes = self.classes.find(shadow)
             only = varying(shrunk(classes)) or axes
-            axes = only if len(only) == 1 else [a for a in only if a not in whole] or only
+            axes = only
+            if len(only) > 1:
+                self.is_ambiguous |= not self.classes.is_frozen(classes).all()
+                axes = only[-1:] if self._within else [a for a in only if a not in whole] or only
         axis = max(axes, key=lambda a: shadow.shape[a], default=0)
         rows = np.moveaxis(shadow, axis, -1).reshape(-1, shadow.shape[axis] if axes else 1)
         if len(rows) > 1:

@@ -123,14 +123,29 @@ class Width:
     Attributes:
         fixed: Channels that belong to no group and always stay.
         groups: Pairs (group name, channels of this axis per channel of the group).
+        products: Where channels of one group lie within each of another's, as the width of a head
+            within every head: both names, and channels of this axis per pair of theirs.
     """
 
     fixed: int
     groups: tuple[tuple[str, int], ...] = ()
+    products: tuple[tuple[str, str, int], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups that it follows; none if it is fixed."""
+        crossed = (name for *both, _ in self.products for name in both)
+        return tuple(dict.fromkeys((*(name for name, _ in self.groups), *crossed)))
 
     def at(self, widths: Mapping[str, int]) -> int:
         """Give the number of channels at these group widths."""
-        return self.fixed + sum(count * widths[group] for group, count in self.groups)
+        alone = sum(count * widths[group] for group, count in self.groups)
+        crossed = sum(count * widths[one] * widths[two] for one, two, count in self.products)
+        return self.fixed + alone + crossed
+
+    def per_channel(self, group: str, widths: Mapping[str, int]) -> int:
+        """Give how many of these channels a channel of a group takes, at the others' widths."""
+        return self.at({**widths, group: 1}) - self.at({**widths, group: 0})
 
 
 @dataclass(frozen=True)

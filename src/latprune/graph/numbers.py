@@ -173,7 +173,7 @@ class NumberMode(TorchFunctionMode):
         if isinstance(embed_dim, Number):
             self.count(embed_dim, width)
         if isinstance(heads, Number):
-            self.count(heads, width.reshape(heads, -1)[:, 0])
+            self.counted.append(Counted(heads.origin, width.reshape(heads, -1), 0, heads.times))
 
     def _with_origins(self, tensor: Tensor, found: Any, read: str, dim: int | None = None) -> Any:
         """Let sizes of labelled axes know what they are sizes of."""

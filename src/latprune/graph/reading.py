@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latprune.graph.crossing import owners
 from latprune.graph.groups import ChannelGroup, Count, Frozen, Member
 from latprune.graph.integers import Difference
 from latprune.graph.layers import Layer, Width
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from latprune.graph.groups import Role
     from latprune.graph.integers import Place
     from latprune.graph.labels import LabelMode
+    from latprune.graph.recording import SeenLayer
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,17 @@ class ReadGraph:
 
     Attributes:
         groups: What can be cut, as far as the rules know.
+        channels: How many each of these has.
     """
 
-    def __init__(self, mode: LabelMode) -> None:
-        self._mode = mode
+    def __init__(self, mode: LabelMode, *, suffix: str = "") -> None:
+        """Read.
+
+        Args:
+            mode: After a run.
+            suffix: What the groups' names are to end in.
+        """
+        self._mode, self._suffix = mode, suffix
         numbers = _counted_once(mode)
         self._axes = [
             _Axis(parameter, axis, mode.classes.find(labels), role)
@@ -56,6 +67,8 @@ class ReadGraph:
         )
         self._members: dict[str, IntArray] = {}
         self.groups = tuple(self._read_groups())
+        self.channels = {group.name: group.channels for group in self.groups}
+        self._owner = self._owner_among(self.groups)
 
     def _read_groups(self) -> Iterator[ChannelGroup]:
         """Classes that lie on the same axes, equally often, form a group."""
@@ -77,7 +90,7 @@ class ReadGraph:
                 continue
             name = next((names[c] for c in classes.tolist() if c in names), axes[0].parameter)
             taken[name] += 1
-            name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            name = (name if taken[name] == 1 else f"{name}#{taken[name]}") + self._suffix
             self._members[name] = classes
             yield ChannelGroup(
                 name,
@@ -133,12 +146,34 @@ class ReadGraph:
         order = main[np.sort(first)]
         return order[np.isin(order, classes)]
 
-    def frozen(self) -> Iterator[Frozen]:
-        """Channels that some layer writes and that must stay."""
+    def owners_of(self, parameter: str, axis: int) -> tuple[np.ndarray, IntArray]:
+        """Give group and class of every entry on an axis, nothing and 0 where they must stay."""
+        found = (a.classes for a in self._axes if (a.parameter, a.axis) == (parameter, axis))
+        classes = next(found, np.zeros(0, dtype=np.int64))
+        names = owners(self._owner, classes)
+        return names, np.where(names == "", 0, classes)
+
+    def owners_counted(self, place: Place) -> np.ndarray:
+        """Give the groups of what a number counts; none if it counts nothing."""
+        found = (classes for known, classes in self._numbers if known == place)
+        return owners(self._owner, next(found, np.zeros(0, dtype=np.int64)))
+
+    def frozen(self, inner: ReadGraph | None, within: Sequence[ChannelGroup]) -> Iterator[Frozen]:
+        """Channels that some layer writes and that must stay, all but those of `within`.
+
+        Args:
+            inner: The other reading, if there is one.
+            within: Groups of it.
+        """
+        crossed = {group.name for group in within}
         for axis in self._axes:
             if axis.role != "writes":
                 continue
-            stays = axis.classes[self._mode.classes.is_frozen(axis.classes)]
+            must = self._mode.classes.is_frozen(axis.classes)
+            if inner is not None and crossed:
+                names, _ = inner.owners_of(axis.parameter, axis.axis)
+                must &= [name not in crossed for name in names]
+            stays = axis.classes[must]
             reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
             for reason, count in reasons.items():
                 if not axis.parameter.endswith(".bias"):
@@ -155,20 +190,35 @@ class ReadGraph:
         found = ((self._mode.classes.find(labels), count) for labels, count in self._mode.shuffles)
         return any(len(np.unique(of)) * count < len(of) for of, count in found)
 
-    def layers(self, groups: Sequence[ChannelGroup]) -> Iterator[Layer]:
-        """The layers that ran, their widths in terms of these groups."""
-        owner = {int(c): g.name for g in groups for c in self._members[g.name]}
+    def layers(
+        self, groups: Sequence[ChannelGroup], inner: ReadGraph | None = None
+    ) -> Iterator[Layer]:
+        """The layers that ran, their widths in terms of these groups, the other reading's, too."""
         channels = {group.name: group.channels for group in groups}
+        own = self._owners_on_layers(groups)
+        crossed = {} if inner is None else inner._owners_on_layers(groups)
+        for name, (seen, *sides) in own.items():
+            _, *others = crossed.get(name, (seen, None, None))
+            reads, writes = starmap(partial(_width, channels), zip(sides, others, strict=True))
+            yield Layer(name, seen.shape, reads, writes, groups_follow=seen.groups_follow)
+
+    def _owners_on_layers(
+        self, groups: Sequence[ChannelGroup]
+    ) -> dict[str, tuple[SeenLayer, np.ndarray, np.ndarray]]:
+        """The layers that ran, by name, with the groups of what they read and write."""
+        owner = self._owner_among(groups)
         calls: Counter[str] = Counter()
+        found = {}
         for seen in self._mode.seen.layers:
             calls[seen.name] += 1
-            yield Layer(
-                name=seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else ""),
-                shape=seen.shape,
-                reads=self._width(seen.reads, owner, channels),
-                writes=self._width(seen.writes, owner, channels),
-                groups_follow=seen.groups_follow,
-            )
+            name = seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else "")
+            find = self._mode.classes.find
+            found[name] = seen, *(owners(owner, find(x)) for x in (seen.reads, seen.writes))
+        return found
+
+    def _owner_among(self, groups: Sequence[ChannelGroup]) -> dict[int, str]:
+        own = (group.name for group in groups if group.name in self._members)
+        return {label: name for name in own for label in self._members[name].tolist()}
 
     def members_on(
         self, labels: IntArray, groups: Sequence[ChannelGroup], *, name: str, axis: int
@@ -176,16 +226,30 @@ class ReadGraph:
         """Say where channels of these groups lie on a labelled axis of some result."""
         classes = self._mode.classes.find(labels)
         for group in groups:
-            own = self._members[group.name]
-            if np.isin(own, classes).all():
+            own = self._members.get(group.name)
+            if own is not None and np.isin(own, classes).all():
                 yield group.name, Member(name, axis, _positions(classes, own), "shift")
 
-    def _width(
-        self, labels: IntArray, owner: Mapping[int, str], channels: Mapping[str, int]
-    ) -> Width:
-        found = Counter(owner.get(c, "") for c in self._mode.classes.find(labels).tolist())
-        fixed = found.pop("", 0)
-        return Width(fixed, tuple((name, n // channels[name]) for name, n in found.items()))
+
+def _width(channels: Mapping[str, int], own: np.ndarray, crossed: np.ndarray | None) -> Width:
+    """Count the entries of an axis by group, and by pair of groups where two readings cross."""
+    if crossed is None or len(crossed) != len(own):
+        crossed = np.full(len(own), "", dtype=object)
+    found = Counter(zip(own.tolist(), crossed.tolist(), strict=True))
+    fixed = found.pop(("", ""), 0)
+    alone: Counter[str] = Counter()
+    for (one, two), entries in found.items():
+        if not (one and two):
+            alone[one or two] += entries
+    return Width(
+        fixed,
+        tuple((name, entries // channels[name]) for name, entries in alone.items()),
+        tuple(
+            (one, two, entries // (channels[one] * channels[two]))
+            for (one, two), entries in found.items()
+            if one and two
+        ),
+    )
 
 
 def _positions(axis: IntArray, classes: IntArray) -> IntArray:

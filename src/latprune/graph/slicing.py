@@ -82,10 +82,12 @@ def tell_modules(
         own = (t for t in (*module._parameters.values(), *module._buffers.values()))
         if any(id(tensor) in before for tensor in own):
             _tell(module, before, through)
+    left = {group.name: len(kept.get(group.name, range(group.channels))) for group in groups}
     for group in groups:
-        gone = group.channels - len(kept.get(group.name, range(group.channels)))
+        gone = group.channels - left[group.name]
         for count in group.counts if gone else ():
-            _lower(model.get_submodule(count.module), count, gone * count.per_channel)
+            each = count.per_channel * (left[count.within] if count.within else 1)
+            _lower(model.get_submodule(count.module), count, gone * each)
 
 
 def zero_channels(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,18 @@ def channel_wise(mixed: Collection[tuple[str, int]]) -> Iterator[None]:
         yield
         return
     # With a function mode torch takes the same path as while tracing: no fused transformer layers.
-    with _SamePath(), _StandIns(mixed):
+    with patch.object(F, _ATTENTION, _at_one_scale), _SamePath(), _StandIns(mixed):
         yield
+
+
+# Torch's own multi-head attention calls it where no mode sees it.
+_ATTENTION = "scaled_dot_product_attention"
+_scaled_attention = F.scaled_dot_product_attention
+
+
+def _at_one_scale(*args: Any, scale: float | None = None, **kwargs: Any) -> torch.Tensor:
+    scale = ATTENTION_SCALE if scale is None else scale
+    return _scaled_attention(*args, scale=scale, **kwargs)
 
 
 class _SamePath(TorchFunctionMode):
@@ -46,7 +57,7 @@ class _SamePath(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+        if func is _scaled_attention and kwargs.get("scale") is None:
             kwargs["scale"] = ATTENTION_SCALE
         return func(*args, **kwargs)
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from latprune.errors import UntraceableModel
 from latprune.graph.branching import Shown, find_branches
+from latprune.graph.crossing import SUFFIX, crossing_groups
 from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.labels import LabelMode
 from latprune.graph.loosening import find_ties
@@ -27,10 +28,11 @@ from latprune.graph.ties import tied_groups
 from latprune.graph.verifying import Judgement, find_broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
+    from latprune.graph.groups import ChannelGroup
     from latprune.graph.layers import Layer, Width
     from latprune.graph.ties import Tie
 
@@ -71,24 +73,33 @@ def trace(
     inputs = example if isinstance(example, tuple) else (example,)
     _check_keep(model, keep)
     working = copy.deepcopy(model).eval()
-    tight = _follow(working, inputs, keep=keep, exact=exact)
-    for found, ties in (*_loosened(tight, working, inputs, keep=keep, exact=exact), (tight, ())):
+    follow = partial(_follow, inputs=inputs, keep=keep, exact=exact)
+    tight = follow(working)
+    inner, crossing = _crossing(tight, working, follow)
+    for found, ties in (*_loosened(tight, working, follow), (tight, ())):
+        if ties:
+            inner, crossing = None, ()
         witnesses = _witnesses(found.mode) if found.mode.data_dependent else ()
-        judgement = Judgement(found.mode.mixed, witnesses, training=found.pair)
-        broken = find_broken(working, inputs, found.read.groups, judgement, ties=ties)
+        mixed = found.mode.mixed | (inner.mode.mixed if inner else set())
+        judgement = Judgement(mixed, witnesses, training=found.pair)
+        groups = (*found.read.groups, *crossing)
+        broken = find_broken(
+            working, inputs, found.read.groups, judgement, ties=ties, then=crossing
+        )
         if tied_groups(ties).isdisjoint(broken):
             break
-    sound = tuple(group for group in found.read.groups if group.name not in broken)
-    priced, passed_over = _priced(list(found.read.layers(sound)), ties)
-    failed = (group for group in found.read.groups if group.name in broken)
+    sound = tuple(group for group in groups if group.name not in broken)
+    within = inner.read if inner else None
+    priced, passed_over = _priced(list(found.read.layers(sound, within)), ties)
+    failed = (group for group in groups if group.name in broken and group not in crossing)
     free = tuple(group for group in sound if group.name not in tied_groups(ties))
-    shown = found.shown
-    removable = find_branches(working, inputs, free, priced, found.read, shown) if branches else ()
+    places = [(one.read, one.shown) for one in (found, inner) if one]
+    removable = find_branches(working, inputs, free, priced, places) if branches else ()
     return PruningGraph(
         layers=tuple(priced),
         groups=sound,
         frozen=(
-            *found.read.frozen(),
+            *found.read.frozen(within, [group for group in crossing if group in sound]),
             *(Frozen(group.name, group.channels, broken[group.name]) for group in failed),
             *found.idle,
         ),
@@ -123,13 +134,21 @@ def _follow(
     keep: Sequence[str],
     exact: bool,
     loose: bool = False,
+    within: bool = False,
 ) -> _Followed:
     """Follow the labels through runs of a model.
 
     Raises:
         UntraceableModel: If the model does not run.
     """
-    mode = LabelMode(working, rules=RULES, default=unknown, batch=_batch(inputs), loose=loose)
+    mode = LabelMode(
+        working,
+        rules=RULES,
+        default=unknown,
+        batch=_batch(inputs),
+        loose=loose,
+        within=within,
+    )
     shown = Shown(mode, working)
     try:
         with shown.watching():
@@ -144,27 +163,32 @@ def _follow(
     if exact:
         for label, why in mode.classes.approximations().items():
             mode.classes.freeze(np.array([label]), why)
-    return _Followed(mode, ReadGraph(mode), shown, idle, pair)
+    return _Followed(mode, ReadGraph(mode, suffix=SUFFIX * within), shown, idle, pair)
+
+
+def _crossing(
+    tight: _Followed, working: nn.Module, follow: Callable[..., _Followed]
+) -> tuple[_Followed | None, tuple[ChannelGroup, ...]]:
+    """Follow the labels once more if axes could have been cut along another one, too."""
+    if not tight.mode.is_ambiguous:
+        return None, ()
+    inner = follow(working, within=True)
+    crossing = crossing_groups(tight.read, inner.read)
+    return (inner if crossing else None), crossing
 
 
 def _loosened(
-    tight: _Followed,
-    working: nn.Module,
-    inputs: tuple[Any, ...],
-    *,
-    keep: Sequence[str],
-    exact: bool,
+    tight: _Followed, working: nn.Module, follow: Callable[..., _Followed]
 ) -> Iterator[tuple[_Followed, tuple[Tie, ...]]]:
     """Follow the labels with free positions, if equal ones leave too few that are apart."""
     if not tight.read.falls_together:
         return
-    follow = partial(_follow, inputs=inputs, keep=keep, exact=exact, loose=True)
-    loose = follow(working)
+    loose = follow(working, loose=True)
     ties = find_ties(
         working,
         loose.read.groups,
         loose.read.loose_groups,
-        lambda narrower: follow(narrower).read.groups,
+        lambda narrower: follow(narrower, loose=True).read.groups,
     )
     if ties is not None:
         yield loose, ties
@@ -186,7 +210,7 @@ def _priced(layers: Sequence[Layer], ties: Sequence[Tie]) -> tuple[list[Layer], 
     priced, passed_over = [], []
     for layer in layers:
         terms = _terms(layer.writes)
-        apart = {trunks.get(group, group) for group, _ in terms}
+        apart = {tuple(trunks.get(name, name) for name in groups) for groups, _ in terms}
         if layer.shape.has_weights or len(apart) == 1 or (terms and terms in sums):
             priced.append(layer)
         else:
@@ -194,11 +218,11 @@ def _priced(layers: Sequence[Layer], ties: Sequence[Tie]) -> tuple[list[Layer], 
     return priced, passed_over
 
 
-def _terms(width: Width) -> frozenset[tuple[str, int]]:
-    """The groups on an axis, with how many of its channels each of theirs is."""
-    counts: Counter[str] = Counter()
-    for group, count in width.groups:
-        counts[group] += count
+def _terms(width: Width) -> frozenset[tuple[tuple[str, ...], int]]:
+    """The groups on an axis, or pairs of them, with how many of its channels each of theirs is."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for *groups, count in (*width.groups, *width.products):
+        counts[tuple(groups)] += count
     return frozenset(counts.items())
 
 

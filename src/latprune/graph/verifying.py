@@ -60,6 +60,7 @@ def find_broken(
     judgement: Judgement | None = None,
     *,
     ties: Sequence[Tie] = (),
+    then: Sequence[ChannelGroup] = (),
 ) -> dict[str, str]:
     """Give the groups that cannot be cut, with what went wrong.
 
@@ -72,6 +73,7 @@ def find_broken(
         groups: The groups to try.
         judgement: How to compare.
         ties: Which of the groups are tied.
+        then: More groups, to be tried beside those of the others that hold.
 
     Returns:
         The failing groups' names and reasons; empty if all hold.
@@ -81,7 +83,11 @@ def find_broken(
         randomise(model)
         trial = _Trial(model.eval(), inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
-        _admit(trial, _units(groups, ties), [], broken)
+        if then and trial.failure([*groups, *then]) is None:
+            return broken
+        admitted: list[ChannelGroup] = []
+        for stage in (groups, then):
+            _admit(trial, _units(stage, ties), admitted, broken)
     return broken
 
 
@@ -91,7 +97,7 @@ def _units(groups: Sequence[ChannelGroup], ties: Sequence[Tie]) -> list[Unit]:
     tied = tied_groups(ties)
     return [
         *((group,) for group in groups if group.name not in tied),
-        *(tuple(by_name[name] for name in tie.groups) for tie in ties),
+        *(tuple(by_name[name] for name in tie.groups) for tie in ties if tie.groups[0] in by_name),
     ]
 
 

@@ -73,7 +73,7 @@ def held_out_errors(table: LatencyTable, layer: Layer) -> np.ndarray:
 
 def held_out(table: LatencyTable, graph: PruningGraph) -> np.ndarray:
     """Give `held_out_errors` of all layers of a network, those that are alike once; float [n]."""
-    different = {layer.shape: layer for layer in graph.layers if layer.reads.groups}
+    different = {layer.shape: layer for layer in graph.layers if layer.reads.names}
     errors = [held_out_errors(table, layer) for layer in different.values()]
     return np.concatenate([np.zeros(0), *errors])
 

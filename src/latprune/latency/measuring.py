@@ -90,6 +90,8 @@ def measure(
         if widths is not None:
             plans = [widths] if isinstance(widths, Mapping) else widths
             bench.measure(shape for plan in plans for shape in graph.shapes_at(plan).values())
+            if set(lines_needed(graph)) <= table.keys():
+                _measure_seeds(bench, graph, table)
             return table
         networks = []
         if _is_unknown(graph, table):
@@ -97,7 +99,7 @@ def measure(
             networks = [(graph.key, whole)]
         dense = (layer.shape for layer in graph.layers)
         bench.measure((*lines_needed(graph), *dense), networks, round=1)
-        bench.measure(_seeds(graph, table), round=2)
+        _measure_seeds(bench, graph, table)
         return table
 
 
@@ -298,6 +300,14 @@ class _Bench:
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, self._total, what)
+
+
+def _measure_seeds(bench: _Bench, graph: PruningGraph, table: LatencyTable) -> None:
+    """Measure seeds until none is new: the more is measured, the finer the stairs may be."""
+    known = -1
+    while len(table) > known:
+        known = len(table)
+        bench.measure(_seeds(graph, table), round=2)
 
 
 def _seeds(graph: PruningGraph, table: LatencyTable) -> Iterator[LayerShape]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 ALIKE = 0.03
 """How much the layers of two networks may differ, relatively, to have the same rest."""
 
+_HALVINGS = 50  # of an interval: then its ends are the same to the last digits
+
 NEAR = 0.5
 """The share of a network's layers, by their time, that a near relative may not have."""
 
@@ -69,10 +71,15 @@ def rest_at(known: Sequence[Whole], layers_ms: float) -> tuple[float, float]:
 
 def rest_within(known: Sequence[Whole], whole_ms: float) -> float:
     """Give what a network that takes `whole_ms` takes beside its layers, in ms."""
-    rest_ms = rest_at(known, whole_ms)[0]
-    for _ in range(20):  # the rest changes slowly with the layers: each round is far closer
-        rest_ms = rest_at(known, whole_ms - rest_ms)[0]
-    return rest_ms
+    # The rest may shrink faster than the layers do, so a network is sought between two others.
+    small_ms, large_ms = 0.0, whole_ms + max(abs(one.rest_ms) for one in known)
+    for _ in range(_HALVINGS):
+        layers_ms = (small_ms + large_ms) / 2
+        if layers_ms + rest_at(known, layers_ms)[0] <= whole_ms:
+            small_ms = layers_ms
+        else:
+            large_ms = layers_ms
+    return whole_ms - small_ms
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ _LINE = (*range(1, _POINTS + 1), *(_POINTS + point for point in _REPEATS))
 def moving_axes(layer: Layer) -> tuple[Axis, ...]:
     """Give the axes whose width can change; one where both are tied, as in a depthwise layer."""
     if layer.tied:
-        return ("writes",) if layer.writes.groups else ()
-    axes: list[Axis] = ["reads"] if layer.reads.groups else []
-    return (*axes, "writes") if layer.writes.groups else tuple(axes)
+        return ("writes",) if layer.writes.names else ()
+    axes: list[Axis] = ["reads"] if layer.reads.names else []
+    return (*axes, "writes") if layer.writes.names else tuple(axes)
 
 
 def line_of(layer: Layer, axis: Axis) -> tuple[LayerShape, ...]:
@@ -245,7 +245,8 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
         for axis in moving_axes(layer):
             found, cost_ms = stairs(table, layer, axis), _dense_cost(table, layer)
             width: Width = getattr(layer, axis)
-            for name, count in width.groups:
+            for name in width.names:
+                count = width.per_channel(name, dense)
                 others = width.at(dense) - count * dense[name]
                 touching[name].append(_Touch(found, count=count, others=others, cost_ms=cost_ms))
     tied = {g: tie.widths[:, i] for tie in graph.ties for i, g in enumerate(tie.groups)}

@@ -202,7 +202,9 @@ class _Axes:
         together = dict.fromkeys(tied.get(name, (name,)) for name in self._widths)
         self.grouped = [{name: self._widths[name] for name in names} for names in together]
         self.variable_of = {name: v for v, groups in enumerate(self.grouped) for name in groups}
-        self.channels = [np.sum([*groups.values()], axis=0) for groups in self.grouped]
+        self.channels: list[np.ndarray] = [
+            np.sum([*groups.values()], axis=0) for groups in self.grouped
+        ]
         # Of tied groups some may have no channels; another group's 0 is a removed branch.
         self._least = {
             name: int(widths[0] if name in tied else widths[widths > 0][0])
@@ -226,8 +228,8 @@ class _Axes:
     def _terms(self, width: Width) -> Terms:
         """Count each group once, in the graph's order, so that equal sums start alike."""
         counts: dict[tuple[str, ...], int] = {}
-        for *groups, count in (*width.groups, *width.products):
-            counts[tuple(groups)] = counts.get(tuple(groups), 0) + count
+        for groups, count in width.terms:
+            counts[groups] = counts.get(groups, 0) + count
         return tuple(sorted(counts.items(), key=lambda term: self._variable(term[0])))
 
     def _variable(self, groups: tuple[str, ...]) -> int:
@@ -244,7 +246,8 @@ class _Axes:
         """Give the channels of a group, or the pairs of two, at each option of their variable."""
         if groups in self._made:
             return self.channels[self._made[groups]]
-        return np.prod([self._widths[name] for name in groups], axis=0)
+        product: np.ndarray = np.prod([self._widths[name] for name in groups], axis=0)
+        return product
 
     def _part(self, terms: Terms) -> tuple[int, np.ndarray]:
         """Give the variable of a partial sum and its channels at each option."""

@@ -193,7 +193,7 @@ class _Loop:
         demands = [place.demand for place in places]
         for _ in range(REPLANS):
             try:
-                planned, tables = self.refining.refined(demands, aim=AIM)
+                planned, tables = self._refined(demands)
             except BudgetTooSmall:
                 if found:
                     break
@@ -207,6 +207,13 @@ class _Loop:
                 break
             demands = [place.demand_by(planned.widths) for place in places]
         return min(found, key=partial(promise, places=places))
+
+    def _refined(self, demands: Sequence[Demand]) -> tuple[Plan, list[LatencyTable]]:
+        """Plan a little below the budgets, or to all of them if nothing is that fast."""
+        try:
+            return self.refining.refined(demands, aim=AIM)
+        except BudgetTooSmall:
+            return self.refining.refined(demands, aim=1.0)
 
     def _with(self, planned: Plan, tried: Sequence[Candidate]) -> list[Candidate]:
         """Put a plan's network last, the one that was tried already if it was."""

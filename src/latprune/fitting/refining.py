@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latprune.knapsack import joint
+from latprune.knapsack.joint import BRANCHING_GAP
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
 from latprune.planning import Demand, plan
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 REFINEMENTS = 8
 """Plans, each with the layers of the one before measured, at the most."""
 
+# Dozens of plans are made on the way: only those that may be the last are worth proving better.
+_ON_THE_WAY = partial(joint, search_widths=(64, 512), branches=0)
+_AT_THE_END = partial(joint, branches=8)
+
 
 @dataclass(frozen=True, eq=False)
 class Refining:
@@ -43,6 +49,8 @@ class Refining:
 
     def refined(self, demands: Sequence[Demand], *, aim: float) -> tuple[Plan, list[LatencyTable]]:
         """Plan and measure the plan's layers until none of them is new, on any target."""
+        own = self.solver is joint
+        solver, last = (_ON_THE_WAY, _AT_THE_END) if own else (self.solver, self.solver)
         for _ in range(REFINEMENTS):
             first, *also = demands
             planned = plan(
@@ -50,7 +58,7 @@ class Refining:
                 first.table,
                 self.saliency,
                 first.budget,
-                solver=self.solver,
+                solver=solver,
                 rest_ms=first.rest_ms,
                 aim=aim,
                 also=also,
@@ -62,7 +70,9 @@ class Refining:
             ]
             demands = measured
             if not any(new):
-                break
+                if solver is last or planned.gap <= BRANCHING_GAP:
+                    break
+                solver = last
         return planned, [demand.table for demand in demands]
 
     def _with_layers(self, demand: Demand, planned: Plan) -> Demand:

@@ -132,16 +132,22 @@ class Width:
     products: tuple[tuple[str, str, int], ...] = ()
 
     @property
+    def terms(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """Per group, or two that cross, by name: channels of this axis per channel or pair."""
+        alone = (((name,), count) for name, count in self.groups)
+        crossed = (((one, two), count) for one, two, count in self.products)
+        return (*alone, *crossed)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The groups that it follows; none if it is fixed."""
-        crossed = (name for *both, _ in self.products for name in both)
-        return tuple(dict.fromkeys((*(name for name, _ in self.groups), *crossed)))
+        return tuple(dict.fromkeys(name for names, _ in self.terms for name in names))
 
     def at(self, widths: Mapping[str, int]) -> int:
         """Give the number of channels at these group widths."""
-        alone = sum(count * widths[group] for group, count in self.groups)
-        crossed = sum(count * widths[one] * widths[two] for one, two, count in self.products)
-        return self.fixed + alone + crossed
+        return self.fixed + sum(
+            count * math.prod(widths[name] for name in names) for names, count in self.terms
+        )
 
     def per_channel(self, group: str, widths: Mapping[str, int]) -> int:
         """Give how many of these channels a channel of a group takes, at the others' widths."""

@@ -208,12 +208,13 @@ class ReadGraph:
         """The layers that ran, by name, with the groups of what they read and write."""
         owner = self._owner_among(groups)
         calls: Counter[str] = Counter()
+        find = self._mode.classes.find
         found = {}
         for seen in self._mode.seen.layers:
             calls[seen.name] += 1
             name = seen.name + (f"@{calls[seen.name]}" if calls[seen.name] > 1 else "")
-            find = self._mode.classes.find
-            found[name] = seen, *(owners(owner, find(x)) for x in (seen.reads, seen.writes))
+            reads, writes = owners(owner, find(seen.reads)), owners(owner, find(seen.writes))
+            found[name] = seen, reads, writes
         return found
 
     def _owner_among(self, groups: Sequence[ChannelGroup]) -> dict[int, str]:

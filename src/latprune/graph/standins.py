@@ -43,9 +43,10 @@ _ATTENTION = "scaled_dot_product_attention"
 _scaled_attention = F.scaled_dot_product_attention
 
 
-def _at_one_scale(*args: Any, scale: float | None = None, **kwargs: Any) -> torch.Tensor:
-    scale = ATTENTION_SCALE if scale is None else scale
-    return _scaled_attention(*args, scale=scale, **kwargs)
+def _at_one_scale(*args: Any, **kwargs: Any) -> torch.Tensor:
+    if kwargs.get("scale") is None:
+        kwargs["scale"] = ATTENTION_SCALE
+    return _scaled_attention(*args, **kwargs)
 
 
 class _SamePath(TorchFunctionMode):
@@ -56,10 +57,8 @@ class _SamePath(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is _scaled_attention and kwargs.get("scale") is None:
-            kwargs["scale"] = ATTENTION_SCALE
-        return func(*args, **kwargs)
+        function = _at_one_scale if func is _scaled_attention else func
+        return function(*args, **dict(kwargs or {}))
 
 
 class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

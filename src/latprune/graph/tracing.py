@@ -221,8 +221,8 @@ def _priced(layers: Sequence[Layer], ties: Sequence[Tie]) -> tuple[list[Layer], 
 def _terms(width: Width) -> frozenset[tuple[tuple[str, ...], int]]:
     """The groups on an axis, or pairs of them, with how many of its channels each of theirs is."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for *groups, count in (*width.groups, *width.products):
-        counts[tuple(groups)] += count
+    for groups, count in width.terms:
+        counts[groups] += count
     return frozenset(counts.items())
 
 

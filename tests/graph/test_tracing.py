@@ -150,6 +150,16 @@ def test_of_separate_weights_queries_and_keys_get_narrower_apart_from_values() -
     assert found == {"stem": 12, "q": 3, "q#within": 5, "v#within": 5}
 
 
+def test_a_number_follows_a_cut_of_what_is_a_multiple_of_it() -> None:
+    model = networks.AttentionByMultiples()
+    graph = trace(model, EXAMPLE)
+
+    slice_model(model, graph.groups, {"qkv": [1], "qkv#within": [0, 3]})
+
+    assert graph.widths == {"stem": 10, "qkv": 3, "qkv#within": 4}
+    assert (model.heads, model.head_dim, model.qkv.out_channels) == (1, 2, 6)
+
+
 def test_a_width_within_heads_that_does_not_hold_is_left_out_and_the_heads_stay() -> None:
     class Fixed(networks.Attention):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from tests.networks.attention import (
     Attention,
     AttentionByHand,
+    AttentionByMultiples,
     AttentionBySizes,
     CrossCovariance,
     SingleHead,
@@ -47,6 +48,7 @@ from tests.networks.sizes import (
 EVERY = (
     Attention,
     AttentionByHand,
+    AttentionByMultiples,
     AttentionBySizes,
     CrossCovariance,
     TalkingHeads,
@@ -82,6 +84,7 @@ __all__ = [
     "EVERY",
     "Attention",
     "AttentionByHand",
+    "AttentionByMultiples",
     "AttentionBySizes",
     "Auxiliary",
     "Blurred",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 from latprune.graph.lengths import Length
 
 Place: TypeAlias = tuple[str, str, int | None]
 Origin: TypeAlias = "Place | Length | Difference"
+
+_ONCE = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,14 @@ class Number(int):
     Attributes:
         origin: The module's dotted name, the attribute, and which entry if it is a tuple or list;
             or the axis of a tensor, or what remains of one attribute without another.
-        times: How many times as large the attribute is, as in `self.channels // 2`.
+        times: How many times as large the attribute is: 2 of `self.channels // 2`, a third of
+            `self.channels * 3`.
     """
 
     origin: Origin
-    times: int
+    times: Fraction
 
-    def __new__(cls, value: int, origin: Origin, times: int = 1) -> Number:
+    def __new__(cls, value: int, origin: Origin, times: Fraction = _ONCE) -> Number:
         """Give the number."""
         number = super().__new__(cls, value)
         number.origin, number.times = origin, times
@@ -49,12 +53,17 @@ class Number(int):
         return Number(int(self) // other, self.origin, self.times * int(other))
 
     def __mul__(self, other: Any) -> Any:
-        """Multiply; a multiple of a tensor's size is still one."""
+        """Multiply; a multiple of a tensor's size or of an attribute is still known as one."""
         if not isinstance(other, int):
             return NotImplemented
         product = int(self) * int(other)
-        known = isinstance(self.origin, Length) and not isinstance(other, Number)
-        return Number(product, self.origin) if known else product
+        if isinstance(other, Number) or product < 1:
+            return product
+        if isinstance(self.origin, Length):
+            return Number(product, self.origin)
+        if isinstance(self.origin, tuple):
+            return Number(product, self.origin, self.times / int(other))
+        return product
 
     __rmul__ = __mul__
 
@@ -63,7 +72,7 @@ class Number(int):
         if not isinstance(other, int):
             return NotImplemented
         rest = int(self) - int(other)
-        if not isinstance(other, Number) or (self.times, other.times) != (1, 1) or rest < 1:
+        if not isinstance(other, Number) or not self.times == other.times == 1 or rest < 1:
             return rest
         if isinstance(self.origin, tuple) and isinstance(other.origin, tuple):
             return Number(rest, Difference(self.origin, other.origin))

@@ -25,6 +25,7 @@ from latprune.graph.shadows import varying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+    from fractions import Fraction
 
     from latprune.graph.classes import IntArray, LabelClasses
     from latprune.graph.integers import Origin
@@ -51,18 +52,31 @@ class Counted:
     origin: Origin
     shadow: IntArray
     axis: int
-    times: int
+    times: Fraction
 
     def labels(self, classes: LabelClasses) -> IntArray | None:
         """Give the labels that are counted; None if they do not lie along the axis."""
-        found = np.moveaxis(self.shadow, self.axis, 0).reshape(self.shadow.shape[self.axis], -1)
-        of_class = classes.find(found)
-        return np.tile(found[:, 0], self.times) if (of_class == of_class[:, :1]).all() else None
+        blocks = self._blocks
+        of_class = classes.find(blocks)
+        return np.tile(blocks[0, :, 0], self.times.numerator) if _is_one(of_class) else None
 
     def keep_as_long(self, classes: LabelClasses) -> None:
-        """Cut the axis together with the one that its size was read from, if it was."""
+        """Cut the axis with the one that its size was read from, or all multiples of a number."""
         if isinstance(self.origin, Length):
             self.origin.keep(classes, self.shadow, self.axis)
+        elif len(blocks := self._blocks) > 1 and all(map(_is_one, classes.find(blocks)[:, None])):
+            classes.join(blocks, blocks[:1], "blocks of a multiple of a number")
+
+    @property
+    def _blocks(self) -> IntArray:
+        """The labels, [times that the number fits into the axis, number, along other axes]."""
+        along = np.moveaxis(self.shadow, self.axis, 0)
+        return along.reshape(self.times.denominator, -1, self.shadow.size // len(along))
+
+
+def _is_one(of_class: IntArray) -> bool:
+    """Whether all blocks hold the same classes, which differ along one axis only."""
+    return bool((of_class == of_class[:1, :, :1]).all())
 
 
 class NumberMode(TorchFunctionMode):

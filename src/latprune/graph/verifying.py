@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
     Unit = tuple[ChannelGroup, ...]
 
-TOLERANCE = 1e-3
-"""Largest difference allowed, relative to the largest output (float32, random weights)."""
+TOLERANCE = 1e-6
+"""Largest difference allowed in float64, relative to the largest output (random weights)."""
+
+# What differs by less in float32 differs by rounding; more is looked at in float64.
+_SURE = 1e-5
 
 # A network whose every block fails would take minutes: from then on what fails together stays.
 _MOST_TRIALS = 32
+_MORE_TRIALS = 6  # for what is tried then
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def find_broken(
         if then and trial.failure([*groups, *then]) is None:
             return broken
         admitted: list[ChannelGroup] = []
-        for stage in (groups, then):
-            _admit(trial, _units(stage, ties), admitted, broken)
+        _admit(trial, _units(groups, ties), admitted, broken)
+        trial.most = min(trial.most, trial.count + _MORE_TRIALS)
+        _admit(trial, _units(then, ()), admitted, broken)
     return broken
 
 
@@ -97,7 +102,7 @@ def _units(groups: Sequence[ChannelGroup], ties: Sequence[Tie]) -> list[Unit]:
     tied = tied_groups(ties)
     return [
         *((group,) for group in groups if group.name not in tied),
-        *(tuple(by_name[name] for name in tie.groups) for tie in ties if tie.groups[0] in by_name),
+        *(tuple(by_name[name] for name in tie.groups) for tie in ties),
     ]
 
 
@@ -186,7 +191,7 @@ class _Trial:
         self._ties = ties
         self._pair = judgement.training
         self._precise = False
-        self.count = 0
+        self.count, self.most = 0, _MOST_TRIALS
         if judgement.witnesses:
             self._be_precise()
 
@@ -196,8 +201,12 @@ class _Trial:
         failure = self._failure(groups)
         if failure is None or failure.module or self._precise:
             return failure
-        self._be_precise()  # in deep networks with random weights float32's rounding grows large
+        self._be_precise()
         return self._failure(groups)
+
+    @property
+    def _tolerance(self) -> float:
+        return TOLERANCE if self._precise else _SURE
 
     def _be_precise(self) -> None:
         self._precise = True
@@ -214,7 +223,7 @@ class _Trial:
         with _watched(small) as running:
             try:
                 found = self._outputs(small)
-                reason = _difference(self._outputs(masked), found)
+                reason = _difference(self._outputs(masked), found, self._tolerance)
                 reason = reason or self._difference_in_training(masked, small)
             except Exception as error:  # whatever a stranger's forward raises is the finding
                 how = " in training mode" * small.training
@@ -234,7 +243,7 @@ class _Trial:
         expected, again = (self._in_training(masked, seed=seed) for seed in (0, 1))
         if self._judgement.mixed or not all(map(torch.equal, expected, again)):
             return _difference_of_shapes(expected, found)
-        return _difference(expected, found)
+        return _difference(expected, found, self._tolerance)
 
     def _in_training(self, model: nn.Module, *, seed: int) -> list[torch.Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -273,7 +282,7 @@ def _admit(
     failure = trial.failure([*admitted, *groups])
     if failure is None:
         admitted.extend(groups)
-    elif len(units) == 1 or trial.count >= _MOST_TRIALS:
+    elif len(units) == 1 or trial.count >= trial.most:
         broken.update({group.name: failure.reason for group in groups})
     else:
         for part in _parted(units, failure):
@@ -289,7 +298,9 @@ def _parted(units: list[Unit], failure: _Failure) -> Sequence[list[Unit]]:
     return units[: len(units) // 2], units[len(units) // 2 :]
 
 
-def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str | None:
+def _difference(
+    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], tolerance: float
+) -> str | None:
     if (reason := _difference_of_shapes(expected, found)) is not None:
         return reason
     worst = 0.0
@@ -299,7 +310,7 @@ def _difference(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor])
             return "its outputs on random weights are not finite, so a cut cannot be judged"
         if scale:
             worst = max(worst, float((a - b).abs().max()) / scale)
-    return None if worst <= TOLERANCE else f"cut, its outputs change by {worst:.2g} of their size"
+    return None if worst <= tolerance else f"cut, its outputs change by {worst:.2g} of their size"
 
 
 def _difference_of_shapes(

@@ -41,6 +41,8 @@ def measure_command(
         raise typer.BadParameter("which network is to be measured?", param_hint="--model")
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
+    from latprune.latency.devices.here import HERE
+    from latprune.latency.foreign import BUSY_CORES, ForeignLoad
     from latprune.latency.interpolation import held_out
     from latprune.latency.measuring import measure, outlook
 
@@ -51,10 +53,14 @@ def measure_command(
         example = network.example(setting.batch)
         progress.stage("trace")
         graph = trace(network.model, example)
-        progress.stage(f"measure ({outlook(graph, device.table(target))})")
+        before = device.table(target)
+        progress.stage(f"measure ({outlook(graph, before)})")
+        load = ForeignLoad()
         measured = measure(
             network.model, graph, example, target, progress=progress.step, device=device
         )
+        was_here = device is HERE and len(measured) > len(before)
+        foreign_cores = load.cores() if was_here else 0.0
         errors = [abs(error) for error in held_out(measured, graph).tolist()]
     dense = measured.network(graph)
     facts = {
@@ -63,6 +69,7 @@ def measure_command(
         "measurements": len(measured),
         "dense": dense.to_json(),
         "interpolation": {"points": len(errors), "median_error": median(errors or [0.0])},
+        "foreign_cores": foreign_cores,
     }
     text = (
         f"{model} takes {dense.median_ms:.3f} ms (spread {dense.iqr_ms:.3f} ms, {dense.runs} runs)"
@@ -72,6 +79,11 @@ def measure_command(
         text += (
             f"\nbetween them, interpolation is off by {100 * median(errors):.1f} % (the median of "
             f"{len(errors)} measured points that it was not shown)"
+        )
+    if foreign_cores >= BUSY_CORES:
+        text += (
+            f"\nthe machine was busy: others used {foreign_cores:.1f} of its cores meanwhile; "
+            f"`latprune table check {measured.path}` says how far off that was"
         )
     show(facts if as_json else text)
 

@@ -150,6 +150,16 @@ def test_of_separate_weights_queries_and_keys_get_narrower_apart_from_values() -
     assert found == {"stem": 12, "q": 3, "q#within": 5, "v#within": 5}
 
 
+def test_heads_that_share_keys_and_values_stay_but_get_narrower() -> None:
+    model = networks.SharedKeys()
+    graph = trace(model, EXAMPLE)
+
+    slice_model(model, graph.groups, {"q#within": [1, 2, 4, 5]})
+
+    assert graph.widths == {"stem": 16, "q#within": 6}
+    assert (model.head_dim, model.q.out_features, model.k.out_features) == (4, 16, 8)
+
+
 def test_a_number_follows_a_cut_of_what_is_a_multiple_of_it() -> None:
     model = networks.AttentionByMultiples()
     graph = trace(model, EXAMPLE)

@@ -6,6 +6,7 @@ from tests.networks.attention import (
     AttentionByMultiples,
     AttentionBySizes,
     CrossCovariance,
+    SharedKeys,
     SingleHead,
     TalkingHeads,
 )
@@ -50,6 +51,7 @@ EVERY = (
     AttentionByHand,
     AttentionByMultiples,
     AttentionBySizes,
+    SharedKeys,
     CrossCovariance,
     TalkingHeads,
     SingleHead,
@@ -107,6 +109,7 @@ __all__ = [
     "PreNorm",
     "Residual",
     "Selected",
+    "SharedKeys",
     "SharedLayer",
     "Shuffled",
     "ShuffledAgain",

@@ -52,6 +52,28 @@ class AttentionByHand(nn.Module):
         return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
 
 
+class SharedKeys(nn.Module):
+    """Two heads share one of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.shared, self.head_dim = 4, 2, 6
+        self.stem, self.q = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 24)
+        self.k, self.v = nn.Linear(16, 12), nn.Linear(16, 12)
+        self.proj, self.head = nn.Linear(24, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, _ = x.shape
+        q = self.q(x).view(batch, tokens, self.heads, self.head_dim).transpose(1, 2)
+        k, v = (
+            layer(x).view(batch, tokens, self.shared, self.head_dim).transpose(1, 2)
+            for layer in (self.k, self.v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2)
+        return self.head((x + self.proj(mixed.flatten(2))).mean(dim=1))  # type: ignore[no-any-return]
+
+
 class AttentionByMultiples(nn.Module):
     """Queries, keys and values lie side by side in every head, three times as wide as a number."""
 

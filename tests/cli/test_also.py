@@ -100,6 +100,26 @@ def test_check_times_the_network_on_all_targets_again(
     assert found.exit_code == code
 
 
+def test_a_plan_tells_what_every_target_is_predicted_to_take(disk: Disk) -> None:
+    asked = ("plan", *disk.model, *FORMULA, *TWO_BUDGETS)
+
+    said = json.loads(latprune(*asked, "--json").stdout)
+    text = latprune(*asked).stdout
+
+    (also,) = said["also"]
+    assert also["target"]["threads"] == 2
+    assert also["predicted_ms"] <= also["budget_ms"]
+    assert f"{also['predicted_ms']:.3f} ms predicted" in " ".join(text.split())
+    assert "2 threads" in text
+
+
+def test_a_plan_by_a_solver_of_one_budget_refuses_further_ones(disk: Disk) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, *TWO_BUDGETS, "--solver", "halp")
+
+    assert found.exit_code == 2
+    assert "halp takes one budget" in " ".join(found.stderr.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -123,6 +123,15 @@ def test_a_detector_for_other_classes_says_how_to_build_it(run: Run) -> None:
     assert "build it with --classes 3" in " ".join(said.stderr.split())
 
 
+def test_a_data_set_of_hugging_faces_holds_no_boxes() -> None:
+    asked = ["--task", "detection", "--model", TINY, *FORMULA, "--budget", "80%"]
+
+    said = latprune("plan", *asked, "--data", "hf:somebody/boxes")
+
+    assert said.exit_code == 1
+    assert "only pictures with classes are read" in " ".join(said.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

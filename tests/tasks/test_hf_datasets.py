@@ -100,6 +100,16 @@ def test_a_split_without_labels_is_left_out(splits: Any) -> None:
     assert set(images_of({"train": splits["train"], "test": hidden}).pictures) == {"train"}
 
 
+def test_a_split_with_labels_in_some_rows_only_is_refused(splits: Any) -> None:
+    kinds = [*splits["test"]["kind"][:-1], -1]
+    partly = splits["test"].map(lambda _, row: {"kind": kinds[row]}, with_indices=True)
+
+    with pytest.raises(
+        DataError, match=rf"in 1 of {len(kinds)} rows, the first is row {len(kinds) - 1}"
+    ):
+        images_of({"train": splits["train"], "test": partly})
+
+
 def test_of_several_label_columns_one_has_to_be_named() -> None:
     coarse = datasets.ClassLabel(names=["flies", "does not"])
     both = {"train": rows("train", 3, {**COLUMNS, "can": coarse}, can=[1, 0, 1])}

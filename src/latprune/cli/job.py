@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from latprune.batches import first
 from latprune.errors import DataError, ModelMismatch
 from latprune.tasks.classification import evaluate
-from latprune.tasks.data import listed, open_images
+from latprune.tasks.data import HUGGING_FACE, listed, open_images
 from latprune.tasks.models import load_model, load_weights
 from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
 from latprune.tuning.losses import cross_entropy, main_output
@@ -187,6 +187,11 @@ def open_data(
 def _open_voc(path: Path, detector: Detector, *, batch: int, workers: int, splits: Splits) -> Data:
     from latprune.tasks import detection
 
+    if str(path).startswith(HUGGING_FACE):
+        raise DataError(
+            f"{path}: of Hugging Face's data sets only pictures with classes are read, no boxes: "
+            f"give a detector a folder in VOC's layout"
+        )
     data = detection.open_voc(path, train=splits[0], judged=splits[1])
     outputs = detector.outputs()
     if outputs != len(data.classes) + 1:

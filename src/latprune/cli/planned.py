@@ -14,6 +14,7 @@ from latprune.fitting import refine
 from latprune.graph.tracing import trace
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure, outlook
+from latprune.planning import Demand
 from latprune.report.counting import network_macs
 from latprune.report.text import widths_table
 from latprune.report.wording import count, percent
@@ -21,7 +22,7 @@ from latprune.saliency import scored
 from latprune.tuning import cross_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import RenderableType
     from torch import Tensor, nn
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
-    from latprune.planning import Budget, Plan
+    from latprune.planning import Budget, Plan, Promise
     from latprune.progress import Progress
     from latprune.saliency import Saliency
     from latprune.tuning.losses import Loss
@@ -71,10 +72,8 @@ class Planned:
         plan, (before, after) = self.plan, self.macs
         return Group(
             Text(f"latprune on {plan.target.describe()}", style="bold"),
-            Text(
-                f"{plan.baseline_ms:.3f} ms measured → {plan.predicted_ms:.3f} ms predicted "
-                f"({percent(plan.predicted_ms / plan.baseline_ms)}; budget {plan.budget})"
-            ),
+            Text(_prediction(plan)),
+            *(Text(f"{_prediction(also)}, {also.target.describe()}") for also in plan.also),
             Text(f"MACs {count(before)} → {count(after)}"),
             Text(
                 f"saliency kept {percent(plan.value / plan.dense_value)} ({plan.criterion}), "
@@ -82,6 +81,14 @@ class Planned:
             ),
             widths_table(self.widths),
         )
+
+
+def _prediction(promise: Plan | Promise) -> str:
+    """Say what a network takes, and what its cut is to take."""
+    return (
+        f"{promise.baseline_ms:.3f} ms measured → {promise.predicted_ms:.3f} ms predicted "
+        f"({percent(promise.predicted_ms / promise.baseline_ms)}; budget {promise.budget})"
+    )
 
 
 def _proof(plan: Plan) -> str:
@@ -120,20 +127,44 @@ def look(
     model, example = network.model, network.example(target.batch)
     progress.stage("trace")
     graph = trace(model, example, keep=keep, branches=branches)
-    progress.stage(f"measure ({outlook(graph, device.table(target))})")
-    table = measure(model, graph, example, target, progress=progress.step, device=device)
+    table = _measured(model, graph, example, target, device, progress)
     progress.stage("score")
     batches = None if loader is None else islice(loader, SCORE_BATCHES)
     saliency = scored(criterion, model, graph, batches, loss, progress=progress)
     return Known(model, example, graph, table, saliency, device)
 
 
-def choose(known: Known, budget: Budget, *, solver: Solver, progress: Progress) -> Planned:
-    """Plan, until every layer of the plan is measured.
+def _measured(
+    model: nn.Module,
+    graph: PruningGraph,
+    example: Tensor,
+    target: Target,
+    device: Device,
+    progress: Progress,
+) -> LatencyTable:
+    progress.stage(f"measure ({outlook(graph, device.table(target))})")
+    return measure(model, graph, example, target, progress=progress.step, device=device)
+
+
+def choose(
+    known: Known,
+    budget: Budget,
+    *,
+    also: Mapping[Target, Budget],
+    solver: Solver,
+    progress: Progress,
+) -> Planned:
+    """Plan, until every layer of the plan is measured on every target.
 
     Raises:
         BudgetTooSmall: If no network fits.
+        BudgetsTooSmall: If none fits into all of several.
     """
+    network = known.model, known.graph, known.example
+    demands = [
+        Demand(_measured(*network, target, known.device, progress), further)
+        for target, further in also.items()
+    ]
     progress.stage("plan")
     planned, _ = refine(
         known.model,
@@ -142,6 +173,7 @@ def choose(known: Known, budget: Budget, *, solver: Solver, progress: Progress) 
         known.table,
         known.saliency,
         budget,
+        also=demands,
         solver=solver,
         device=known.device,
     )

@@ -12,11 +12,11 @@ from latprune.errors import DataError, import_extra
 from latprune.tasks.data import HUGGING_FACE, ImageData, Picture, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 OPTIONS = ("config", "image", "label")
-NOT_LABELLED = -1
+NOT_LABELLED = (-1, None)
 
 
 def open_dataset(address: str) -> ImageData:
@@ -53,15 +53,15 @@ def images_of(
 
     Args:
         splits: A `datasets.Dataset` by the name of its split, as a `DatasetDict` is: `train`,
-            `test`, `validation`; those of other names, and those without labels (-1 in the first
-            row), are left out.
+            `test`, `validation`; those of other names, and those without any labels (-1 or None in
+            every row), are left out.
         image: The column of pictures; None for the only one that there is.
         label: The column of class labels; None for the only one that there is.
         said: What errors call it.
 
     Raises:
-        DataError: If there is no such split or column, several columns could be meant, or splits
-            have other classes.
+        DataError: If there is no such split or column, several columns could be meant, splits have
+            other classes, or only some rows of a split have labels.
     """
     chosen = {SPLITS[name]: rows for name, rows in splits.items() if name in SPLITS and len(rows)}
     if not chosen:
@@ -77,7 +77,7 @@ def images_of(
         if rows.features != features:
             raise DataError(f"{said}: the split {split} has other columns or classes than others")
         labels = list(rows.with_format(None)[label])
-        if labels[0] != NOT_LABELLED:
+        if _is_labelled(f"{said}: the split {split}", labels):
             encoded[split] = _encoded(rows, image)
             pictures[split] = tuple(_by_class(split, labels))
     return ImageData(_Rows(Path(said), encoded, image), classes, pictures)
@@ -132,6 +132,17 @@ def _column(
     wanted = f"no column {asked!r} of type {kind}" if asked else f"{len(there)} columns of {kind}"
     remedy = f"name one by {option}=" if there else f"cast one to datasets.{kind}"
     raise DataError(f"{said} has {wanted}, among {columns}: {remedy}")
+
+
+def _is_labelled(split: str, labels: Sequence[int | None]) -> bool:
+    """Whether rows have labels: all of them, or none."""
+    without = [row for row, label in enumerate(labels) if label in NOT_LABELLED]
+    if without and len(without) < len(labels):
+        raise DataError(
+            f"{split} has no label in {len(without)} of {len(labels)} rows, the first is row "
+            f"{without[0]}: leave these out, as `dataset.filter` does"
+        )
+    return not without
 
 
 def _encoded(rows: Any, image: str) -> Any:

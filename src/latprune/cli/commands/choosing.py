@@ -14,7 +14,7 @@ from latprune.cli.options.choice import BudgetText, Choosable, Solvable, budget_
 from latprune.cli.options.data import Labelled
 from latprune.cli.options.network import Dense
 from latprune.cli.options.output import AsJson
-from latprune.cli.options.place import Carried, Setting
+from latprune.cli.options.place import Carried, Setting, Settings
 from latprune.cli.shown import show
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plan_command(
     network: Dense,
     budget: BudgetText,
     labelled: Labelled,
-    setting: Setting,
+    settings: Settings,
     choice: Solvable,
     place: Carried,
     as_json: AsJson = False,
@@ -46,11 +46,13 @@ def plan_command(
     from latprune.cli.planned import choose
 
     asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data))
-    allowed, solver = budget_of(budget), choice.solve()
+    allowed, solver = budget_of(budget), choice.solve(budgets=1 + len(settings.also or ()))
+    place.check_targets(settings.also)
     place.needs_table()
     with chosen_device(context, **vars(place)) as device, working() as progress:
-        known = asked.look(setting.on(device), device, progress)
-        planned = choose(known, allowed, solver=solver, progress=progress)
+        also = settings.further(device)
+        known = asked.look(settings.on(device), device, progress)
+        planned = choose(known, allowed, also=also, solver=solver, progress=progress)
     show(planned.to_json() if as_json else planned.render())
 
 

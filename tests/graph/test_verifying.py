@@ -44,3 +44,19 @@ def test_what_fails_together_stays_where_too_much_is_broken_to_try_one_by_one() 
 
     assert {f"blocks.{i}.grow.0" for i in range(40)} <= {f.where for f in graph.frozen}
     assert not graph.groups
+
+
+def test_a_change_that_float32_might_have_made_is_judged_in_float64() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 3), Head(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scale = 1 + 1e-4 * len(self.stem.weight)
+            return self.head(scale * self.stem(x))  # type: ignore[no-any-return]
+
+    graph = trace(Scaled(), EXAMPLE)
+
+    assert not graph.groups
+    assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)

@@ -178,3 +178,17 @@ def test_without_the_dense_layers_there_are_no_options() -> None:
 
     with pytest.raises(NotMeasured, match="dense network"):
         options(graph, Processor().table(lines_needed(graph)))
+
+
+def test_groups_that_cross_have_few_options_each_since_their_products_are_options_too() -> None:
+    width = Width(0, products=(("heads", "each", 1),))
+    linear = LayerShape("linear", 256, 32 * 64, size=(16,), bias=True)
+    layers = (Layer("values", linear, Width(0, (("trunk", 1),)), width),)
+    channels = {"trunk": 256, "heads": 32, "each": 64}
+    graph = PruningGraph(layers, tuple(ChannelGroup(n, c, ()) for n, c in channels.items()))
+    table = Processor(1, 1).table((*lines_needed(graph), linear))
+
+    found = {name: len(widths) for name, widths in options(graph, table).items()}
+
+    assert found["trunk"] > 16
+    assert found["heads"] == found["each"] == 16

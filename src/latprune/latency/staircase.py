@@ -30,6 +30,7 @@ _POINTS = 16
 _REPEATS = (1, 2, 4, 8)  # these points come again, one period wider
 _UNIT = 4
 _MOST_OPTIONS = 64
+_MOST_CROSSING = 16  # their products are options too
 _SHARE_FINER = 0.2  # of a group's time; layers with less of it do not make its options finer
 _SHARE_INSIDE = 0.15  # of a line's rise that may lie inside what is still taken for one step
 
@@ -232,9 +233,9 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
         table: Holds its lines and the layers of the dense network.
 
     Returns:
-        Per group at most 64 widths: int, ascending, multiples of the group's `multiple`; the
-        last, the full width, always is one. Those of tied groups are all that they can have, in the
-        order in which they go together.
+        Per group at most 64 widths, 16 if it crosses another: int, ascending, multiples of the
+        group's `multiple`; the last, the full width, always is one. Those of tied groups are all
+        that they can have, in the order in which they go together.
 
     Raises:
         NotMeasured: If the table lacks a line or a layer of the dense network.
@@ -249,11 +250,12 @@ def options(graph: PruningGraph, table: LatencyTable) -> dict[str, np.ndarray]:
                 count = width.per_channel(name, dense)
                 others = width.at(dense) - count * dense[name]
                 touching[name].append(_Touch(found, count=count, others=others, cost_ms=cost_ms))
+    most = dict.fromkeys(dense, _MOST_OPTIONS) | dict.fromkeys(_crossing(graph), _MOST_CROSSING)
     tied = {g: tie.widths[:, i] for tie in graph.ties for i, g in enumerate(tie.groups)}
     return {
         group.name: tied[group.name]
         if group.name in tied
-        else _options(group, touching[group.name])
+        else _options(group, touching[group.name], most=most[group.name])
         for group in graph.groups
     }
 
@@ -285,9 +287,15 @@ class _Touch:
         return self.stairs.effective(self.others + self.count * widths)
 
 
-def _options(group: ChannelGroup, touches: Sequence[_Touch]) -> np.ndarray:
+def _crossing(graph: PruningGraph) -> set[str]:
+    """The groups within whose channels others lie, and those others."""
+    axes = (width for layer in graph.layers for width in (layer.reads, layer.writes))
+    return {name for width in axes for *both, _ in width.products for name in both}
+
+
+def _options(group: ChannelGroup, touches: Sequence[_Touch], *, most: int) -> np.ndarray:
     pitch = lcm(group.multiple, _pitch(touches))
-    while group.channels > pitch * _MOST_OPTIONS:
+    while group.channels > pitch * most:
         pitch *= 2
     widths = np.unique(np.append(np.arange(pitch, group.channels, pitch), group.channels))
     if not touches:

@@ -198,6 +198,18 @@ def test_an_impossible_budget_names_the_floor(
     assert caught.value.floor_ms > 0.4
 
 
+def test_a_budget_just_above_the_narrowest_network_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(lp.BudgetTooSmall) as caught:
+        fitted(Synthetic(rest_ms=0.0), lp.Budget(ms=1e-3), tmp_path / "first", monkeypatch)
+
+    budget = lp.Budget(ms=caught.value.floor_ms * 1.005)  # less than 1.7 % above: not below the aim
+    found = fitted(Synthetic(rest_ms=0.0), budget, tmp_path / "second", monkeypatch)
+
+    assert AIM < found.used <= 1
+
+
 def test_a_slower_network_is_never_returned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,8 +59,9 @@ def measure_command(
         measured = measure(
             network.model, graph, example, target, progress=progress.step, device=device
         )
-        was_here = device is HERE and len(measured) > len(before)
-        foreign_cores = load.cores() if was_here else 0.0
+        # Compilers are processes of their own, and would count as others.
+        is_seen = device is HERE and target.runtime != "compile" and len(measured) > len(before)
+        foreign_cores = load.cores() if is_seen else 0.0
         errors = [abs(error) for error in held_out(measured, graph).tolist()]
     dense = measured.network(graph)
     facts = {

@@ -22,6 +22,7 @@ from latprune.latency.layer_modules import (
     threads_of,
 )
 from latprune.latency.layer_timing import time_shapes
+from latprune.latency.memory import keep_memory, torch_version
 from latprune.latency.onnx_layers import is_warm
 from latprune.latency.timing import clock_for, summarise, time_interleaved
 
@@ -54,12 +55,13 @@ class Compile:
             get_cpp_compiler()
         except InvalidCxxCompiler:
             raise NoCompiler from None
-        return str(torch.__version__)
+        return torch_version()
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
+        keep_memory()
         nothing = _compiled(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
         times = time_interleaved([nothing], clock=clock_for(target.threads), limit_s=0.1)
         overhead_ms = summarise(times[0]).median_ms
@@ -77,6 +79,7 @@ class Compile:
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Run:
         """Compile a copy of a network; see `Runtime`."""
+        keep_memory()
         inputs = example if isinstance(example, tuple) else (example,)
         return _compiled(model, inputs, target)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from latprune.latency.layer_modules import (
     PRECISIONS,
     LayerModule,
@@ -15,6 +13,7 @@ from latprune.latency.layer_modules import (
     layer_inputs,
 )
 from latprune.latency.layer_timing import time_shapes
+from latprune.latency.memory import keep_memory, torch_version
 from latprune.latency.onnx_layers import is_warm
 from latprune.latency.timing import Opened
 
@@ -36,12 +35,13 @@ class Eager:
 
     def version(self) -> str:
         """Give torch's version."""
-        return str(torch.__version__)
+        return torch_version()
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
+        keep_memory()
 
         def open_layer(shape: LayerShape) -> TimedCall:
             inputs = layer_inputs(shape, batch=target.batch)
@@ -54,6 +54,7 @@ class Eager:
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Run:
         """Copy a network into evaluation mode; see `Runtime`."""
+        keep_memory()
         inputs = example if isinstance(example, tuple) else (example,)
         return Opened(lambda: call_of(*cast(model, inputs, target), target.threads))
 

@@ -13,7 +13,8 @@ import latprune.report.comparison
 from latprune.graph.tracing import trace
 from latprune.latency import networks
 from latprune.latency.runtimes import get_runtime
-from latprune.latency.timing import Comparison, Measurement
+from latprune.latency.target import processor
+from latprune.latency.timing import Comparison, Measurement, clock_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from latprune.graph.layers import LayerShape
     from latprune.latency.runtimes import Runtime
     from latprune.latency.target import Target
-    from latprune.latency.timing import Run
+    from latprune.latency.timing import Clock, Run
 
 STEP = 8
 
@@ -51,6 +52,12 @@ class Synthetic:
 
     def version(self) -> str:
         return "1"
+
+    def device(self) -> str:
+        return processor()
+
+    def clock(self, threads: int) -> Clock:
+        return clock_for(threads)
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target

@@ -23,6 +23,7 @@
     ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
     ├── NoCompiler            torch.compile finds no C++ compiler
+    ├── NoGpu                 PyTorch finds no GPU
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
@@ -279,6 +280,16 @@ class NoCompiler(LatpruneError):
         super().__init__(
             "torch.compile needs a C++ compiler, and none was found. Install one (on Debian and "
             "Ubuntu: apt-get install g++), or name yours in the environment variable CXX"
+        )
+
+
+class NoGpu(LatpruneError):
+    """PyTorch finds no GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "PyTorch finds no GPU here: torch.cuda.is_available() is False. It needs an NVIDIA "
+            "GPU, its driver, and a PyTorch that was built for CUDA"
         )
 
 

@@ -62,13 +62,20 @@ class Processor:
     dies_after: int | None = None
     asked: list[LayerShape] = field(default_factory=list)
     paces: list[float] = field(default_factory=lambda: [1.0])
-    clock: FakeClock = field(default_factory=FakeClock)
+    time: FakeClock = field(default_factory=FakeClock)
 
     name = "synthetic"
     precisions = ("fp32",)
 
     def version(self) -> str:
         return "1.0"
+
+    def device(self) -> str:
+        return TARGET.device
+
+    def clock(self, threads: int) -> FakeClock:
+        assert threads == TARGET.threads
+        return self.time
 
     def ms(self, shape: LayerShape) -> float:
         reads = -(-shape.in_channels // self.reads_step) * self.reads_step
@@ -100,7 +107,7 @@ class Processor:
         assert target == TARGET
 
         def run() -> None:
-            self.clock.now += 0.05 * self.paces[0]
+            self.time.now += 0.05 * self.paces[0]
 
         return run
 

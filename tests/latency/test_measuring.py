@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latprune.errors import NotMeasured, TableInUse
-from latprune.latency import networks
 from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.journal import alone
@@ -47,8 +46,6 @@ class Bench:
         self.folder = folder
         monkeypatch.setattr(here, "get_runtime", lambda _: self.processor)
         monkeypatch.setattr("latprune.latency.runtimes.get_runtime", lambda _: self.processor)
-        monkeypatch.setattr("latprune.latency.target.processor", lambda: TARGET.device)
-        monkeypatch.setattr(networks, "clock_for", lambda _: self.processor.clock)
 
     def measure(
         self,
@@ -156,7 +153,7 @@ def test_a_network_that_is_ready_is_timed_as_it_is(
 ) -> None:
     made = Counter[str]()
     monkeypatch.setattr(bench.processor, "prepare", lambda *_: made.update(["again"]))
-    ready = bench.processor.clock.takes(0.04)
+    ready = bench.processor.time.takes(0.04)
 
     table = measure(MODEL, GRAPH, EXAMPLE, TARGET, folder=bench.folder, ready=ready)
 
@@ -252,7 +249,7 @@ def test_another_machines_target_is_refused() -> None:
 
 
 def test_a_comparison_times_both_networks_in_turns(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
 
     compared = compare(clock.takes(0.1), clock.takes(0.06), EXAMPLE, TARGET)
 
@@ -262,7 +259,7 @@ def test_a_comparison_times_both_networks_in_turns(bench: Bench) -> None:
 
 
 def test_a_comparison_ends_when_its_question_is_answered(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
 
     compared = compare(
         clock.takes(0.1),
@@ -277,7 +274,7 @@ def test_a_comparison_ends_when_its_question_is_answered(bench: Bench) -> None:
 
 
 def test_quick_networks_are_timed_for_longer_than_a_burst_of_noise(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
 
     compared = compare(clock.takes(0.002), clock.takes(0.001), EXAMPLE, TARGET)
 
@@ -285,7 +282,7 @@ def test_quick_networks_are_timed_for_longer_than_a_burst_of_noise(bench: Bench)
 
 
 def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None:
-    clock = bench.processor.clock
+    clock = bench.processor.time
     numbers = np.random.default_rng(0)
 
     def unsteady() -> None:
@@ -298,7 +295,7 @@ def test_a_comparison_that_never_settles_ends_at_its_limit(bench: Bench) -> None
 
 
 def test_what_one_opening_adds_by_chance_is_averaged(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
     lucks = itertools.cycle([1.0, 1.1])
     dense = Opened(lambda: clock.takes(0.1), clock=clock)
     small = Opened(lambda: clock.takes(0.06 * next(lucks)), clock=clock)
@@ -313,7 +310,7 @@ def test_what_one_opening_adds_by_chance_is_averaged(bench: Bench) -> None:
 
 
 def test_opening_anew_ends_when_all_openings_together_are_enough(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
     dense, small = (Counted(clock) for _ in range(2))
 
     compare(dense, small, EXAMPLE, TARGET, enough=lambda _: True, openings=8)
@@ -322,7 +319,7 @@ def test_opening_anew_ends_when_all_openings_together_are_enough(bench: Bench) -
 
 
 def test_what_takes_long_to_open_is_opened_once_and_timed_for_as_long(bench: Bench) -> None:
-    clock: FakeClock = bench.processor.clock
+    clock: FakeClock = bench.processor.time
     dense, small = (Counted(clock, opening_s=10.0) for _ in range(2))
 
     compared = compare(

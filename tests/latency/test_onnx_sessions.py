@@ -12,6 +12,7 @@ from latprune.graph.layers import Kind, LayerShape
 from latprune.latency.onnx_layers import layer_model
 from latprune.latency.onnx_sessions import ProfiledSession, read_profile
 from latprune.latency.profiled import Profile, time_inside, time_models
+from latprune.latency.timing import clock_for
 from tests.latency.synthetic import conv
 
 if TYPE_CHECKING:
@@ -76,6 +77,6 @@ def test_what_onnx_runtime_makes_of_a_layer_is_found_between_its_neighbours(kind
     small = replace(shape, size=(2, 2))
     models = [(one, layer_model(one, batch=1)) for one in (small, shape)]
 
-    found = dict(time_models(models, partial(ProfiledSession, threads=1), threads=1))
+    found = dict(time_models(models, partial(ProfiledSession, threads=1), clock=clock_for(1)))
 
     assert found[shape].median_ms > found[small].median_ms > 0

@@ -3,18 +3,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import nn
 
-from latprune.errors import MissingExtra, NoCompiler
+from latprune.errors import MissingExtra, NoCompiler, NoGpu
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
+from latprune.latency.processors import Cpu
 from latprune.latency.runtimes import Runtime, get_runtime
+from latprune.latency.runtimes.compile import Compile
+from latprune.latency.runtimes.eager import Eager
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.target import Target
 from tests.latency.synthetic import conv
+
+if TYPE_CHECKING:
+    from latprune.latency.timing import Run
 
 
 class RuntimeContract:
@@ -89,7 +96,7 @@ class RuntimeContract:
     ) -> None:
         run = runtime.prepare(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8), target)
 
-        assert HERE.open_anew(run) is (self.name != "compile")
+        assert HERE.open_anew(run) is not self.name.startswith("compile")
         run()
 
     def test_torchs_threads_are_left_as_they_were(self, runtime: Runtime, target: Target) -> None:
@@ -139,6 +146,67 @@ subprocess.run(["true"], check=True)
 
 class TestEager(RuntimeContract):
     name = "eager"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+class OnGpu(RuntimeContract):
+    """With enough samples to keep a GPU busy: starting a kernel takes as long as a small one."""
+
+    @pytest.fixture
+    def target(self) -> Target:
+        return Target.here(self.name, precision="fp16", batch=256)
+
+
+class TestEagerOnGpu(OnGpu):
+    name = "eager-cuda"
+
+
+class TestCompileOnGpu(OnGpu):
+    name = "compile-cuda"
+
+
+class Pretended(Cpu):
+    """A processor that says itself how long it took, and has to be waited for."""
+
+    suffix = "-pretended"
+
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def describe(self) -> str:
+        return "a processor"
+
+    def wait(self) -> None:
+        self.waited += 1
+
+    def time_ms(self, call: Run) -> float:
+        call()
+        return 7.0
+
+
+@pytest.mark.parametrize("kind", [Eager, Compile])
+def test_torch_asks_its_processor_for_the_time_and_waits_for_it(
+    kind: type[Eager | Compile],
+) -> None:
+    processor = Pretended()
+    runtime = kind(processor)
+    target = Target(runtime.device(), runtime.name, runtime.version(), precision="bf16")
+
+    ((_, layer),) = runtime.time_layers([conv(3, 8)], target)
+    run = runtime.prepare(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8), target)
+    before = processor.waited
+    run()
+
+    assert runtime.name.endswith("-pretended")
+    assert layer.median_ms == (7.0 if kind is Eager else pytest.approx(0.7))  # calls take 7 ms too
+    assert processor.waited == before + 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["eager-cuda", "compile-cuda"])
+def test_a_missing_gpu_is_said_before_anything_is_timed(name: str) -> None:
+    with pytest.raises(NoGpu, match=r"torch.cuda.is_available\(\) is False"):
+        Target.here(name, precision="fp16")
 
 
 class TestCompile(RuntimeContract):

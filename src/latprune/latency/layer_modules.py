@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,20 +13,16 @@ from latprune.latency.onnx_layers import input_shape, second_shape
 from latprune.latency.profiled import Profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.target import Target
-    from latprune.latency.timing import Run
 
     Inputs = tuple[Tensor, ...]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-PRECISIONS = tuple(_DTYPES)
-"""What torch computes in on any processor."""
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LayerModule(nn.Module):
@@ -122,21 +116,21 @@ class TimedCall:
     """A layer that is timed by calling it; see `Profiled`.
 
     Args:
-        call: Runs the layer once.
+        time_ms: Runs the layer once and gives the time it took, in milliseconds.
         warm: As in `Profiled`.
         overhead_ms: What every call takes beside its layer; a tenth of the time always stays.
     """
 
-    def __init__(self, call: Run, *, warm: bool, overhead_ms: float = 0.0) -> None:
+    def __init__(
+        self, time_ms: Callable[[], float], *, warm: bool, overhead_ms: float = 0.0
+    ) -> None:
         self.warm = warm
-        self._call, self._overhead_ms = call, overhead_ms
+        self._time_ms, self._overhead_ms = time_ms, overhead_ms
         self._times_ms: list[float] = []
 
     def run(self) -> None:
         """Run the layer once."""
-        begin = time.perf_counter()
-        self._call()
-        self._times_ms.append((time.perf_counter() - begin) * 1e3)
+        self._times_ms.append(self._time_ms())
 
     def profile(self) -> Profile:
         """Give the times of all runs, as those of one kernel."""
@@ -155,29 +149,6 @@ def cast(module: nn.Module, inputs: Sequence[Tensor], target: Target) -> tuple[n
 def dtype_of(target: Target) -> torch.dtype:
     """Give what a target computes in."""
     return _DTYPES[target.precision]
-
-
-def call_of(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Run:
-    """Give what runs a module once, without gradients, on so many threads."""
-
-    def run() -> None:
-        with torch.inference_mode(), threads_of(threads):
-            module(*inputs)
-
-    return run
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Let torch use so many threads; afterwards as many as before."""
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from latprune.latency.onnx_layers import layer_model, weights
 from latprune.latency.profiled import time_models
 from latprune.latency.sentinel import SENTINEL
+from latprune.latency.timing import clock_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from latprune.graph.layers import LayerShape
     from latprune.latency.profiled import Profiled
     from latprune.latency.target import Target
-    from latprune.latency.timing import Measurement
+    from latprune.latency.timing import Clock, Measurement
 
 
 _BYTES_PER_WEIGHT = 4
@@ -28,17 +29,20 @@ def time_models_of(
     def open_layer(shape: LayerShape) -> Profiled:
         return open_model(model_for(shape, target))
 
-    yield from time_shapes(shapes, open_layer, target)
+    yield from time_shapes(shapes, open_layer, clock=clock_for(target.threads))
 
 
 def time_shapes(
-    shapes: Sequence[LayerShape], open_layer: Callable[[LayerShape], Profiled], target: Target
+    shapes: Sequence[LayerShape],
+    open_layer: Callable[[LayerShape], Profiled],
+    *,
+    clock: Clock,
 ) -> Iterator[tuple[LayerShape, Measurement]]:
     """Time layers, each opened by its shape; see `Runtime.time_layers`."""
     yield from time_models(
         ((shape, shape) for shape in shapes if shape != SENTINEL),
         open_layer,
-        threads=target.threads,
+        clock=clock,
         sentinel=(SENTINEL, SENTINEL) if SENTINEL in shapes else None,
         size=lambda shape: _BYTES_PER_WEIGHT * weights(shape),
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from latprune.latency.foreign import ForeignLoad
 from latprune.latency.timing import (
     Comparison,
-    clock_for,
     steady_median,
     summarise,
     time_interleaved,
@@ -17,7 +16,7 @@ from latprune.latency.timing import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from latprune.latency.timing import Measurement, Run
+    from latprune.latency.timing import Clock, Measurement, Run
 
 LEAST_S = 1.5
 """For how long two networks are timed in turns, at the least: what disturbs comes in bursts."""
@@ -29,21 +28,19 @@ TOLERANCE = 0.003
 """How well the ratio of two networks is to be known, where nobody asks for more or less."""
 
 
-def time_whole(run: Run, *, threads: int, pace: Callable[[], float]) -> Measurement:
+def time_whole(run: Run, *, clock: Clock, pace: Callable[[], float]) -> Measurement:
     """Time a network by itself until its median is known, or `WHOLE_S` have passed.
 
     Args:
         run: Runs it.
-        threads: That it may use.
+        clock: Leaves out what is no cost of the network.
         pace: Measures how quick the machine is just now, by what it was at some time before.
 
     Returns:
         What it would have taken at that pace.
     """
     before = pace()
-    samples = time_interleaved(
-        [run], clock=clock_for(threads), limit_s=WHOLE_S, enough=steady_median
-    )
+    samples = time_interleaved([run], clock=clock, limit_s=WHOLE_S, enough=steady_median)
     return summarise(samples[0]).scaled((before + pace()) / 2)
 
 
@@ -51,7 +48,7 @@ def time_in_turns(
     dense: Run,
     small: Run,
     *,
-    threads: int,
+    clock: Clock,
     limit_s: float,
     enough: Callable[[Comparison], bool],
 ) -> Comparison:
@@ -60,7 +57,7 @@ def time_in_turns(
     Args:
         dense: Runs the network that came.
         small: Runs the pruned one.
-        threads: That they may use.
+        clock: Leaves out what is no cost of the networks.
         limit_s: No round begins after so long.
         enough: Looks at what is known after every round, once the rounds took `LEAST_S`; true
             ends the timing.
@@ -68,7 +65,7 @@ def time_in_turns(
     load = ForeignLoad()
     samples = time_interleaved(
         [dense, small],
-        clock=clock_for(threads),
+        clock=clock,
         limit_s=limit_s,
         enough=lambda found: _lasted(found) and enough(Comparison.of(*found)),
     )

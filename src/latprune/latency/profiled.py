@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from latprune.latency.onnx_layers import CONTEXT
-from latprune.latency.timing import Measurement, clock_for, steady_median, summarise
+from latprune.latency.timing import Measurement, steady_median, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,7 +79,7 @@ def time_models(
     models: Iterable[tuple[Key, Model]],
     open_model: Callable[[Model], Profiled],
     *,
-    threads: int,
+    clock: Clock,
     sentinel: tuple[Key, Model] | None = None,
     size: Callable[[Model], int] = len,  # type: ignore[assignment]
 ) -> Iterator[tuple[Key, Measurement]]:
@@ -88,7 +88,7 @@ def time_models(
     Args:
         models: Pairs of a key and a model, such as the bytes that `layer_model` gives.
         open_model: Opens one of them.
-        threads: For the work inside an operator.
+        clock: Leaves out what is no cost of a model, such as waiting for a processor.
         sentinel: One more, to be timed again beside every few of the others.
         size: Bytes that a model takes: not too many are open at a time.
 
@@ -96,7 +96,7 @@ def time_models(
         Every key once, in order, with what its layer takes without its neighbours; and the
         sentinel's before those that it was timed beside.
     """
-    clock, warmup_s = clock_for(threads), _WARMUP_S
+    warmup_s = _WARMUP_S
     for chunk in _chunks(models, [] if sentinel is None else [sentinel], size):
         yield from _time_together(chunk, open_model, clock, warmup_s=warmup_s)
         warmup_s = 0.0

@@ -31,7 +31,7 @@ def as_shipped(
     """Make what a target runs in another precision than fp32.
 
     For `compile` that is the network in eager PyTorch, in the target's precision: the sums run in
-    another order, the roundings are the same.
+    another order, the roundings are the same. So do they on a GPU: the network stays where it is.
 
     Args:
         model: Any network; it stays as it is.
@@ -50,7 +50,7 @@ def as_shipped(
     """
     if target.precision == "fp32":
         return None
-    if target.runtime in ("eager", "compile"):
+    if target.runtime.startswith(("eager", "compile")):
         return Rounded(model, target)
     batches = list(batches)
     if target.runtime == "openvino":

@@ -21,7 +21,8 @@ class Target:
     """What a latency was, or shall be, measured on.
 
     Attributes:
-        device: Model of the processor, its cores and a digest of its instruction sets.
+        device: Model of the processor, its cores and a digest of its instruction sets; or model
+            of the GPU, its memory and its compute capability.
         runtime: Name of the runtime, as `get_runtime` knows it.
         runtime_version: Of the runtime's library.
         precision: Of weights and activations, e.g. `fp32`.
@@ -60,6 +61,8 @@ class Target:
         Raises:
             ValueError: For an unknown runtime, or a precision that it does not offer here.
             MissingExtra: If the runtime's library is not installed.
+            NoCompiler: If the runtime needs a C++ compiler, and there is none.
+            NoGpu: If the runtime needs a GPU, and there is none.
         """
         from latprune.latency.runtimes import get_runtime
 
@@ -70,7 +73,7 @@ class Target:
                 f"{runtime} does not offer the precision {precision!r} here; it offers {offered}"
             )
         return cls(
-            device=processor(),
+            device=chosen.device(),
             runtime=chosen.name,
             runtime_version=chosen.version(),
             precision=precision,

@@ -26,7 +26,7 @@ class Clock:
         patch.setattr(runner, "time_whole", lambda run, **_: Measurement(0.9, 0.01, 10))
         patch.setattr(runner, "time_in_turns", self.in_turns)
 
-    def models(self, models: Any, open_model: Any, *, threads: int, sentinel: Any = None) -> Any:
+    def models(self, models: Any, open_model: Any, *, clock: Any, sentinel: Any = None) -> Any:
         if self.interrupts_after is not None:
             if self.interrupts_after == 0:
                 raise KeyboardInterrupt

@@ -60,7 +60,8 @@ def measure_command(
             network.model, graph, example, target, progress=progress.step, device=device
         )
         # Compilers are processes of their own, and would count as others.
-        is_seen = device is HERE and target.runtime != "compile" and len(measured) > len(before)
+        compiles = target.runtime.startswith("compile")
+        is_seen = device is HERE and not compiles and len(measured) > len(before)
         foreign_cores = load.cores() if is_seen else 0.0
         errors = [abs(error) for error in held_out(measured, graph).tolist()]
     dense = measured.network(graph)

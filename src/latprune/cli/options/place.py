@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from latprune.latency.target import Target
     from latprune.planning import Budget
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 Runtime = Annotated[
     str,
     typer.Option(
-        "--runtime", help="What will run the network: onnxruntime, openvino, eager or compile."
+        "--runtime",
+        help="What will run the network: onnxruntime, openvino, eager or compile; eager-cuda or "
+        "compile-cuda on an NVIDIA GPU.",
     ),
 ]
 Precision = Annotated[
@@ -31,7 +33,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         help="The network will run in: fp32; int8 in onnxruntime and openvino; bf16 in openvino, "
-        "eager and compile.",
+        "eager and compile; fp16 and bf16 on a GPU.",
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]

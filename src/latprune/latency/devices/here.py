@@ -80,8 +80,9 @@ class Here:
             ((_, now),) = runtime.time_layers([SENTINEL], target)
             return reference.median_ms / now.median_ms
 
+        clock = runtime.clock(target.threads)
         for key, network in networks:
-            yield key, time_whole(cast("Run", network), threads=target.threads, pace=pace)
+            yield key, time_whole(cast("Run", network), clock=clock, pace=pace)
 
     def compare(
         self,
@@ -99,7 +100,7 @@ class Here:
         return time_in_turns(
             cast("Run", dense),
             cast("Run", small),
-            threads=target.threads,
+            clock=get_runtime(target.runtime).clock(target.threads),
             limit_s=limit_s,
             enough=enough or (lambda found: steady(found, tolerance=tolerance)),
         )

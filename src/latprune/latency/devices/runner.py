@@ -28,7 +28,7 @@ from latprune.latency.onnx_sessions import ProfiledSession, open_session
 from latprune.latency.profiled import time_models
 from latprune.latency.sentinel import SENTINEL, paced
 from latprune.latency.target import Target, processor
-from latprune.latency.timing import Measurement
+from latprune.latency.timing import Measurement, clock_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,6 +133,7 @@ class _Bench:
         self.sentinel = manifest.sentinel
         self._files = files
         self._threads = manifest.target.threads
+        self._clock = clock_for(self._threads)
         self._open = partial(ProfiledSession, threads=self._threads)
         self._reference = manifest.reference
         if self._reference is None and self.sentinel.key in done:
@@ -154,7 +155,7 @@ class _Bench:
         """Time layers beside the sentinel, which is given too where there is no reference."""
         models: list[tuple[Job | LayerShape, bytes]] = [(job, self._model(job)) for job in jobs]
         sentinel = (SENTINEL, self._model(self.sentinel))
-        timed = time_models(models, self._open, threads=self._threads, sentinel=sentinel)
+        timed = time_models(models, self._open, clock=self._clock, sentinel=sentinel)
         return [
             (self.sentinel if isinstance(key, LayerShape) else key, measurement)
             for key, measurement in paced(timed, reference=self._reference)
@@ -181,16 +182,16 @@ class _Bench:
     def _pace(self) -> float:
         assert self._reference is not None
         models = [(self.sentinel, self._model(self.sentinel))]
-        ((_, now),) = time_models(models, self._open, threads=self._threads)
+        ((_, now),) = time_models(models, self._open, clock=self._clock)
         return self._reference.median_ms / now.median_ms
 
     def _networks(self, job: Job) -> Outcome:
         runs = [self._files.network(name, job.inputs, self._threads) for name in job.models]
         if len(runs) == 1:
-            return time_whole(runs[0], threads=self._threads, pace=self._pace).to_json()
+            return time_whole(runs[0], clock=self._clock, pace=self._pace).to_json()
         compared = time_in_turns(
             *runs,
-            threads=self._threads,
+            clock=self._clock,
             limit_s=job.limit_s,
             enough=lambda found: steady(found, tolerance=job.tolerance),
         )

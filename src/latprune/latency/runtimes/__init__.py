@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.target import Target
-    from latprune.latency.timing import Measurement, Run
+    from latprune.latency.timing import Clock, Measurement, Run
 
 _MODULES = {
     "onnxruntime": "latprune.latency.runtimes.onnxruntime",
     "openvino": "latprune.latency.runtimes.openvino",
     "eager": "latprune.latency.runtimes.eager",
     "compile": "latprune.latency.runtimes.compile",
+    "eager-cuda": "latprune.latency.runtimes.eager:ON_CUDA",
+    "compile-cuda": "latprune.latency.runtimes.compile:ON_CUDA",
 }
 
 
@@ -44,6 +46,19 @@ class Runtime(Protocol):
 
         Raises:
             MissingExtra: If it is not installed.
+        """
+
+    def device(self) -> str:
+        """Name what it computes on; see `Target.device`.
+
+        Raises:
+            NoGpu: If that is a GPU, and there is none.
+        """
+
+    def clock(self, threads: int) -> Clock:
+        """Give the clock for networks that it runs on so many threads.
+
+        It counts what is a cost of the network: all the time that passes, or less.
         """
 
     def time_layers(
@@ -88,4 +103,5 @@ def get_runtime(name: str) -> Runtime:
     """
     if name not in _MODULES:
         raise ValueError(f"no runtime is called {name!r}; known: {', '.join(sorted(_MODULES))}")
-    return cast("Runtime", import_module(_MODULES[name]).RUNTIME)
+    module, _, attribute = _MODULES[name].partition(":")
+    return cast("Runtime", getattr(import_module(module), attribute or "RUNTIME"))

@@ -1,4 +1,4 @@
-"""`torch.compile` on the CPU, weights frozen into what Inductor generates.
+"""`torch.compile`, weights frozen into what Inductor generates.
 
 Needs a C++ compiler, as `torch.compile` does. Compiling takes its time: a second per layer, half a
 minute for a ResNet-50.
@@ -13,37 +13,39 @@ import torch
 from torch import fx, nn
 
 from latprune.errors import NoCompiler
-from latprune.latency.layer_modules import (
-    PRECISIONS,
-    LayerModule,
-    TimedCall,
-    cast,
-    layer_inputs,
-    threads_of,
-)
+from latprune.latency.layer_modules import LayerModule, TimedCall, layer_inputs
 from latprune.latency.layer_timing import time_shapes
-from latprune.latency.memory import keep_memory, torch_version
 from latprune.latency.onnx_layers import is_warm
-from latprune.latency.timing import clock_for, summarise, time_interleaved
+from latprune.latency.processors import CPU, CUDA
+from latprune.latency.timing import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from latprune.graph.layers import LayerShape
+    from latprune.latency.processors import Processor
     from latprune.latency.target import Target
-    from latprune.latency.timing import Measurement, Run
+    from latprune.latency.timing import Clock, Measurement, Run
+
+
+_CALLS_UNTIL_READY = 3
+"""The first compiles; on a GPU the next ones record what all others only start."""
+
+_CALLS_OF_NOTHING = 100
 
 
 class Compile:
     """Times layers compiled one by one, in the layout that Inductor gives a network."""
 
-    name = "compile"
-    precisions: tuple[str, ...] = PRECISIONS
+    def __init__(self, processor: Processor) -> None:
+        self.name = f"compile{processor.suffix}"
+        self.precisions = processor.precisions
+        self._processor = processor
 
     def version(self) -> str:
-        """Give torch's version.
+        """Give torch's version, and that of what computes for it.
 
         Raises:
             NoCompiler: If there is no C++ compiler.
@@ -55,36 +57,79 @@ class Compile:
             get_cpp_compiler()
         except InvalidCxxCompiler:
             raise NoCompiler from None
-        return torch_version()
+        return self._processor.version()
+
+    def device(self) -> str:
+        """Name what torch computes on."""
+        return self._processor.describe()
+
+    def clock(self, threads: int) -> Clock:
+        """Give the clock for networks; see `Runtime`."""
+        return self._processor.clock(threads)
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
-        keep_memory()
-        nothing = _compiled(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
-        times = time_interleaved([nothing], clock=clock_for(target.threads), limit_s=0.1)
-        overhead_ms = summarise(times[0]).median_ms
+        nothing = self._timed(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
+        overhead_ms = summarise([nothing() for _ in range(_CALLS_OF_NOTHING)]).median_ms
 
         def open_layer(shape: LayerShape) -> TimedCall:
             inputs = layer_inputs(shape, batch=target.batch)
             # Traced, every layer has code of its own: compiled code is looked up by it.
             traced = fx.symbolic_trace(LayerModule(shape), _absent(inputs))
-            call, warm = _compiled(traced, inputs, target), is_warm(shape, batch=target.batch)
-            return TimedCall(call, warm=warm, overhead_ms=overhead_ms)
+            time_ms, warm = self._timed(traced, inputs, target), is_warm(shape, batch=target.batch)
+            return TimedCall(time_ms, warm=warm, overhead_ms=overhead_ms)
 
-        yield from time_shapes(shapes, open_layer, target)
+        yield from time_shapes(shapes, open_layer, clock=self.clock(target.threads))
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
     ) -> Run:
         """Compile a copy of a network; see `Runtime`."""
-        keep_memory()
         inputs = example if isinstance(example, tuple) else (example,)
-        return _compiled(model, inputs, target)
+        call = self._compiled(model, inputs, target)
+
+        def run() -> None:
+            with torch.no_grad(), self._processor.ready(target.threads):
+                call()
+                self._processor.wait()
+
+        return run
+
+    def _timed(
+        self, model: nn.Module, inputs: tuple[Tensor, ...], target: Target
+    ) -> Callable[[], float]:
+        call = self._compiled(model, inputs, target)
+
+        def time_ms() -> float:
+            with torch.no_grad(), self._processor.ready(target.threads):
+                return self._processor.time_ms(call)
+
+        return time_ms
+
+    def _compiled(self, model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> Run:
+        from torch._inductor import config
+
+        small, given = self._processor.put(model, inputs, target, channels_last=True)
+        compiled = torch.compile(small, **self._processor.compile_options)
+        with (
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            self._processor.ready(target.threads),
+            config.patch(freezing=True, compile_threads=1),
+        ):
+            warnings.simplefilter("ignore")  # of what torch's own compiler thinks of itself
+            for _ in range(_CALLS_UNTIL_READY):
+                compiled(*given)
+
+        def call() -> None:
+            compiled(*given)
+
+        return call
 
 
-RUNTIME = Compile()
+RUNTIME, ON_CUDA = Compile(CPU), Compile(CUDA)
 
 
 class _Nothing(nn.Module):
@@ -101,28 +146,3 @@ class _Nothing(nn.Module):
 
 def _absent(inputs: Sequence[Tensor]) -> dict[str, None] | None:
     return {"r": None} if len(inputs) == 1 else None
-
-
-def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> Run:
-    from torch._inductor import config
-
-    small, given = cast(model, inputs, target)
-    small = small.to(memory_format=torch.channels_last)
-    given = tuple(
-        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in given
-    )
-    compiled = torch.compile(small)
-    with (
-        warnings.catch_warnings(),
-        torch.no_grad(),
-        threads_of(target.threads),
-        config.patch(freezing=True, compile_threads=1),
-    ):
-        warnings.simplefilter("ignore")  # of what torch's own compiler thinks of itself
-        compiled(*given)
-
-    def run() -> None:
-        with torch.no_grad(), threads_of(target.threads):
-            compiled(*given)
-
-    return run

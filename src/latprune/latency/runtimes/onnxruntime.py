@@ -16,7 +16,8 @@ from latprune.latency.layer_timing import time_models_of
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
 from latprune.latency.quantising import export_int8
-from latprune.latency.timing import Opened
+from latprune.latency.target import processor
+from latprune.latency.timing import Opened, clock_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +34,8 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     precisions: tuple[str, ...] = ("fp32", "int8")
+    device = staticmethod(processor)
+    clock = staticmethod(clock_for)
 
     def version(self) -> str:
         """Give ONNX Runtime's version."""

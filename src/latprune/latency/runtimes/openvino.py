@@ -16,7 +16,8 @@ from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_layers import CONTEXT, WARM, layer_model, warm_by
 from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import Profile, random_input
-from latprune.latency.timing import Opened
+from latprune.latency.target import processor
+from latprune.latency.timing import Opened, clock_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ class OpenVino:
     """Times layers and networks in OpenVINO's CPU plugin."""
 
     name = "openvino"
+    device = staticmethod(processor)
+    clock = staticmethod(clock_for)
 
     def version(self) -> str:
         """Give OpenVINO's version, without the build."""
@@ -51,7 +54,9 @@ class OpenVino:
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several of them in turns; see `Runtime`."""
-        yield from time_shapes(shapes, partial(_ProfiledRequest, target=target), target)
+        clock = clock_for(target.threads)
+        open_layer = partial(_ProfiledRequest, target=target)
+        yield from time_shapes(shapes, open_layer, clock=clock)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

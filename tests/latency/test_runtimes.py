@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from latprune.errors import MissingExtra, NoCompiler, NoGpu
 from latprune.graph.layers import LayerShape
@@ -220,6 +221,20 @@ class TestCompile(RuntimeContract):
         except NoCompiler as error:
             pytest.skip(str(error))
         return found
+
+    def test_many_networks_of_one_class_are_all_compiled(
+        self, runtime: Runtime, target: Target
+    ) -> None:
+        def compiled() -> int:
+            return int(counters["stats"]["unique_graphs"])
+
+        before, limit = compiled(), torch._dynamo.config.recompile_limit
+
+        for width in range(limit + 2):
+            runtime.prepare(nn.Conv2d(3, width + 1, 1), torch.zeros(1, 3, 4, 4), target)()
+
+        assert compiled() == before + limit + 2
+        assert torch._dynamo.config.recompile_limit == limit
 
     def test_a_missing_compiler_is_said_before_anything_is_timed(
         self, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,9 @@ minute for a ResNet-50.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from itertools import count
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -34,6 +36,13 @@ _CALLS_UNTIL_READY = 3
 """The first compiles; on a GPU the next ones record what all others only start."""
 
 _CALLS_OF_NOTHING = 100
+
+_WITHOUT_LIMIT = {
+    "recompile_limit": 10_000,
+    "accumulated_recompile_limit": 10_000,
+    "fail_on_recompile_limit_hit": True,
+}
+"""Of networks that share code: beyond a few, torch would run the next ones in eager mode."""
 
 
 class Compile:
@@ -88,7 +97,7 @@ class Compile:
     ) -> Run:
         """Compile a copy of a network; see `Runtime`."""
         inputs = example if isinstance(example, tuple) else (example,)
-        call = self._compiled(model, inputs, target)
+        call = self._compiled(model, inputs, target, of=_in_its_own_code)
 
         def run() -> None:
             with torch.no_grad(), self._processor.ready(target.threads):
@@ -108,16 +117,25 @@ class Compile:
 
         return time_ms
 
-    def _compiled(self, model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> Run:
+    def _compiled(
+        self,
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        target: Target,
+        *,
+        of: Callable[[nn.Module], Callable[..., Any]] = lambda module: module,
+    ) -> Run:
+        import torch._dynamo.config
         from torch._inductor import config
 
         small, given = self._processor.put(model, inputs, target, channels_last=True)
-        compiled = torch.compile(small, **self._processor.compile_options)
+        compiled = torch.compile(of(small), **self._processor.compile_options)
         with (
             warnings.catch_warnings(),
             torch.no_grad(),
             self._processor.ready(target.threads),
             config.patch(freezing=True, compile_threads=1),
+            torch._dynamo.config.patch(_WITHOUT_LIMIT),
         ):
             warnings.simplefilter("ignore")  # of what torch's own compiler thinks of itself
             for _ in range(_CALLS_UNTIL_READY):
@@ -142,6 +160,24 @@ class _Nothing(nn.Module):
             x: A number.
         """
         return x + 1
+
+
+def _in_its_own_code(model: nn.Module) -> Callable[..., Any]:
+    """Let a network be called by code that no other one has.
+
+    What was compiled is looked up by the code that is called: among networks of one class every
+    call would try what was compiled for the others first.
+    """
+
+    def forward(*inputs: Tensor) -> Any:
+        return model(*inputs)
+
+    code = forward.__code__
+    own = code.replace(co_name=f"network_{next(_NUMBERS)}")
+    return FunctionType(own, forward.__globals__, own.co_name, None, forward.__closure__)
+
+
+_NUMBERS = count()
 
 
 def _absent(inputs: Sequence[Tensor]) -> dict[str, None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
+
+FORMULA = ("--runtime", "synthetic")
 
 FACTORY = """
 from torch import nn
@@ -72,7 +75,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
     return disk
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def formula() -> Iterator[None]:
     """Offer the runtime `synthetic`, whose clock is a formula."""
     with pytest.MonkeyPatch.context() as patch:
@@ -80,6 +83,20 @@ def formula() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="package")
+def pruned(disk: Disk, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A finished run: its folder, and what the command said."""
+    out = tmp_path_factory.mktemp("out") / "run"
+    options = ("--budget", "70%", "--epochs", "1", "--out", str(out), "--json")
+    return out, latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+
 def latprune(*arguments: str) -> Result:
     """Run the command line in this process; an error of the program itself is raised."""
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def accuracy_of(out: Path) -> dict[str, float]:
+    """Give the accuracy of the network in a finished run's folder."""
+    found: dict[str, float] = json.loads((out / "report.json").read_text())["small"]["accuracy"]
+    return found

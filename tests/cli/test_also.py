@@ -9,7 +9,7 @@ import pytest
 
 import latprune as lp
 from latprune.latency.timing import Comparison, Measurement
-from tests.cli.conftest import latprune
+from tests.cli.conftest import FORMULA, latprune
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Disk
 
-FORMULA = ("--runtime", "synthetic")
 TWO_BUDGETS = ("--budget", "80%", "--also", "2 threads=60%")
 
 

@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 import latprune as lp
 from latprune.tasks.detection import Detector, load_detector
 from tests import detectors
-from tests.cli.conftest import latprune
+from tests.cli.conftest import FORMULA, latprune
 
 if TYPE_CHECKING:
     from typer.testing import Result
 
 TINY = f"{Path(detectors.__file__)}:tiny_ssd"
-FORMULA = ("--runtime", "synthetic")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""`latprune prune` leaves a folder that loads, is left alone by others, and is gone on with."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import torch
+
+import latprune as lp
+from latprune.tasks.models import load_model
+from tests.cli.conftest import FORMULA, latprune
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from typer.testing import Result
+
+    from tests.cli.conftest import Disk
+
+
+def test_of_several_criteria_prune_keeps_the_better_one_and_says_so(
+    disk: Disk, tmp_path: Path
+) -> None:
+    options = ("--budget", "70%", "--epochs", "0", "--criterion", "taylor, fisher", "--json")
+    found = latprune(
+        "prune", *disk.trained, *disk.data, *FORMULA, *options, "--out", str(tmp_path / "run")
+    )
+
+    said = json.loads(found.stdout)
+    assert set(said["reranked"]) == {"taylor", "fisher"}
+    assert said["criterion"] == min(said["reranked"], key=said["reranked"].get)
+
+
+def test_prune_writes_json_alone_to_stdout_and_leaves_with_its_verdict(
+    pruned: tuple[Path, Result],
+) -> None:
+    out, found = pruned
+
+    said = json.loads(found.stdout)
+
+    assert said["met"]
+    assert found.exit_code == 0
+    assert said == json.loads((out / "report.json").read_text())
+    assert said["verdict"] in " ".join((out / "report.txt").read_text().split())
+    assert set(said["dense"]["accuracy"]) == {"top1"}
+    assert 0 <= said["before_tuning"]["top1"] <= 1
+    assert "measure" in found.stderr
+
+
+def test_the_pruned_file_loads_into_a_freshly_built_network(
+    disk: Disk, pruned: tuple[Path, Result]
+) -> None:
+    out, found = pruned
+
+    small = lp.load(out / "pruned.safetensors", load_model(disk.model[1]))
+
+    said = json.loads(found.stdout)
+    assert sum(p.numel() for p in small.parameters()) == said["small"]["parameters"]
+
+
+def test_the_same_command_again_gives_the_same_network_without_pruning_again(
+    disk: Disk, pruned: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = pruned
+    before = (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns
+    weights = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
+    monkeypatch.setattr("latprune.bench.fit", never)
+
+    options = ("--budget", "70%", "--epochs", "1", "--out", str(out))
+    again = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert again.exit_code == 0
+    assert (out / "checkpoint" / "cut.safetensors").stat().st_mtime_ns == before
+    found = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).state_dict()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_another_command_may_not_use_the_folder(disk: Disk, pruned: tuple[Path, Result]) -> None:
+    out, _ = pruned
+
+    options = ("--budget", "60%", "--epochs", "1", "--out", str(out))
+    refused = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "budget was 70%, is 60%" in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_a_file_is_no_folder_for_a_run(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    options = ("--budget", "60%", "--out", str(tmp_path / "taken"))
+    refused = latprune("prune", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "is a file" in refused.stderr
+
+
+def test_what_the_system_refuses_is_one_line(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    options = ("--budget", "60%", "--out", str(tmp_path / "taken" / "run"))
+    refused = latprune("prune", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: ")
+    assert "taken" in refused.stderr
+
+
+def test_a_network_of_which_nothing_can_be_cut_is_not_called_too_narrow(disk: Disk) -> None:
+    options = ("--budget", "60%", "--keep", "*")
+    refused = latprune("plan", *disk.model, *FORMULA, *options)
+
+    assert refused.exit_code == 3
+    assert "why nothing of this network can be cut" in " ".join(refused.stderr.split())
+
+
+def test_interrupted_in_tuning_the_same_command_goes_on_from_the_cut(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["prune", *disk.trained, *disk.data, *FORMULA, "--budget", "70%", "--epochs", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("latprune.pipeline.tune", interrupt)
+        stopped = latprune(*command, "--out", str(tmp_path))
+    monkeypatch.setattr("latprune.bench.fit", never)
+
+    resumed = latprune(*command, "--out", str(tmp_path))
+
+    assert stopped.exit_code == 130
+    assert "same command" in " ".join(stopped.stderr.split())
+    assert resumed.exit_code == 0
+    assert (tmp_path / "pruned.safetensors").is_file()
+
+
+def test_a_budget_that_nothing_fits_is_said_with_the_floor(disk: Disk, tmp_path: Path) -> None:
+    found = latprune(
+        "prune", *disk.model, *FORMULA, "--budget", "0.001ms", "--out", str(tmp_path), "--json"
+    )
+
+    assert found.exit_code == 3
+    assert found.stdout == ""
+    assert "no network fits into 0.001 ms" in " ".join(found.stderr.split())
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("this was done before")
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,163 @@
+"""`latprune check` and `export` judge and write what a finished run left, in its precision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import latprune as lp
+from latprune.latency.timing import Comparison, Measurement
+from latprune.tasks.models import load_model
+from tests.cli.conftest import accuracy_of, latprune
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from tests.cli.conftest import Disk
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(0.69, 0), (0.75, 4)])
+def test_check_leaves_with_what_the_clock_says(
+    disk: Disk,
+    pruned: tuple[Path, Result],
+    monkeypatch: pytest.MonkeyPatch,
+    ratio: float,
+    code: int,
+) -> None:
+    out, _ = pruned
+    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001, 0.0003)
+    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("check", *disk.trained, *disk.data, *saved, "--json")
+
+    assert found.exit_code == code
+    assert json.loads(found.stdout)["ratio"] == ratio
+    assert json.loads(found.stdout)["small"]["accuracy"] == accuracy_of(out)
+
+
+def test_check_says_if_the_plan_was_made_for_another_machine(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, _ = pruned
+    dense = load_model(disk.model[1])
+    plan = lp.load_plan(out / "pruned.safetensors")
+    elsewhere = replace(plan, target=replace(plan.target, device="another machine"))
+    small = lp.load(out / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    lp.save(small, tmp_path / "other.safetensors", graph=graph, plan=elsewhere)
+
+    found = latprune("check", *disk.model, "--pruned", str(tmp_path / "other.safetensors"))
+
+    assert "another machine" in " ".join(found.stderr.split())
+
+
+def test_an_untrained_dense_network_is_not_judged(
+    pruned: tuple[Path, Result], disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = pruned
+    monkeypatch.setattr("latprune.cli.job.Source.is_trained", False)
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("check", *disk.model, *disk.data, *saved, "--json")
+
+    said: dict[str, Any] = json.loads(found.stdout)
+    assert said["dense"]["accuracy"] == {}
+    assert said["small"]["accuracy"] == accuracy_of(out)
+
+
+def test_an_exported_network_computes_the_same_without_latprune(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, _ = pruned
+    to = tmp_path / "new" / "net.onnx"
+
+    saved = ("--pruned", str(out / "pruned.safetensors"))
+    found = latprune("export", *disk.model, *saved, "--to", str(to), "--json")
+
+    assert json.loads(found.stdout)["file"] == str(to)
+    small = lp.load(out / "pruned.safetensors", load_model(disk.model[1])).eval()
+    pictures = torch.rand(1, 3, 16, 16)
+    session = onnxruntime.InferenceSession(to)
+    (read,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
+    np.testing.assert_allclose(read, small(pictures).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_is_exported_in_int8_with_data_to_calibrate(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    to = tmp_path / "net.onnx"
+    saved = ("--pruned", str(pruned[0] / "pruned.safetensors"))
+    options = ("--precision", "int8", "--calibration", "2", "--to", str(to), "--json")
+
+    found = latprune("export", *disk.model, *disk.data, *saved, *options)
+
+    assert json.loads(found.stdout)["bytes"] == to.stat().st_size
+    assert b"QuantizeLinear" in to.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precision", "int8"], "--data"),
+        (["--precision", "int4"], "fp32 or int8"),
+        (["--precision", "int8", "--to", "net.pt2"], ".onnx or .xml"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_it_begins(
+    disk: Disk, pruned: tuple[Path, Result], options: list[str], said: str
+) -> None:
+    saved = ("--pruned", str(pruned[0] / "pruned.safetensors"), "--to", "net.onnx")
+
+    found = latprune("export", *disk.model, *saved, *options)
+
+    assert found.exit_code == 2
+    assert said in " ".join(found.stderr.replace("│", " ").split())
+
+
+def test_a_plan_for_int8_is_checked_and_exported_in_int8(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(0.6, 0.01, 9), 0.6, 0.001, 0.0003)
+    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+    file, dense = tmp_path / "int8.safetensors", load_model(disk.model[1])
+    plan = lp.load_plan(pruned[0] / "pruned.safetensors")
+    small = lp.load(pruned[0] / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    int8 = replace(plan, target=lp.Target.here("onnxruntime", precision="int8"))
+    lp.save(small, file, graph=graph, plan=int8)
+
+    checked = latprune("check", *disk.model, *disk.data, "--pruned", str(file), "--json")
+    without = latprune("check", *disk.model, "--pruned", str(file))
+    refused = latprune("export", *disk.model, "--pruned", str(file), "--to", "net.onnx")
+
+    said = json.loads(checked.stdout)
+    assert said["small"]["accuracy_as_shipped"].keys() == {"top1"}
+    assert said["unjudged"] == ""
+    assert "accuracy in int8 was not measured" in " ".join(without.stdout.split())
+    assert refused.exit_code == 2
+
+
+def test_a_precision_that_a_runtime_lacks_is_wrong_usage(disk: Disk) -> None:
+    options = ("--runtime", "eager", "--precision", "int8", "--budget", "70%")
+    found = latprune("plan", *disk.model, *options)
+
+    assert found.exit_code == 2
+    assert "does not offer" in " ".join(found.stderr.replace("│", " ").split())
+
+
+def test_a_file_of_another_kind_is_not_exported(disk: Disk, tmp_path: Path) -> None:
+    found = latprune(
+        "export", *disk.model, "--pruned", "x.safetensors", "--to", str(tmp_path / "net.tflite")
+    )
+
+    assert found.exit_code == 2
+    assert ".onnx" in found.stderr

@@ -195,7 +195,7 @@ def test_an_impossible_budget_names_the_floor(
     with pytest.raises(lp.BudgetTooSmall) as caught:
         fitted(Synthetic(rest_ms=0.5), lp.Budget(ms=0.4), tmp_path, monkeypatch)
 
-    assert caught.value.floor_ms > 0.4
+    assert caught.value.floor_ms > 0.5  # timed: it is more than the layers let believe
 
 
 def test_a_budget_just_above_the_narrowest_network_is_tried(

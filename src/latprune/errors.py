@@ -52,6 +52,7 @@ class BudgetTooSmall(LatpruneError):
         budget_ms: What was asked for.
         floor_ms: The predicted latency with every group at its narrowest allowed width.
         target: Whose budget it is, where there are several: 0, 1, ….
+        remedy: What else to do about it, beside raising it; None: what is usual.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class BudgetTooSmall(LatpruneError):
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
         self.target = target
+        self.remedy = remedy
 
 
 class BudgetsTooSmall(BudgetTooSmall):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from latprune.errors import BudgetTooSmall
+from latprune.errors import BudgetsTooSmall, BudgetTooSmall
 from latprune.fitting.candidate import Candidate, is_near, is_sure, preference, promise
 from latprune.fitting.care import AIM, FLOOR, QUICK, SLOW, TIMING_S, decided, used
 from latprune.fitting.place import Place
@@ -15,7 +15,7 @@ from latprune.knapsack import joint
 from latprune.latency.devices import CutName
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import compare, prepare
-from latprune.planning import Demand
+from latprune.planning import Budget, Demand
 from latprune.progress import Quiet
 from latprune.surgery import cut
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison
-    from latprune.planning import Budget, Plan
+    from latprune.planning import Plan
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
 
@@ -194,12 +194,12 @@ class _Loop:
         for _ in range(REPLANS):
             try:
                 planned, tables = self._refined(demands)
-            except BudgetTooSmall:
+            except BudgetTooSmall as error:
                 if found:
                     break
                 if any(max(candidate.used) <= 1 for candidate in tried):
                     return None
-                raise
+                return self._at_the_floor(error, places, tried)
             for place, table in zip(places, tables, strict=True):
                 place.table = table
             found.append(planned)
@@ -214,6 +214,53 @@ class _Loop:
             return self.refining.refined(demands, aim=AIM)
         except BudgetTooSmall:
             return self.refining.refined(demands, aim=1.0)
+
+    def _at_the_floor(
+        self, error: BudgetTooSmall, places: Sequence[Place], tried: Sequence[Candidate]
+    ) -> Plan | None:
+        """Time the narrowest network before anybody is told that nothing fits.
+
+        Raises:
+            BudgetTooSmall: If it takes more than the budget; the floor is what it takes.
+        """
+        narrowest = self._narrowest(error, places)
+        if narrowest is None:
+            raise error
+        place = places[error.target]
+        if not place.timings(narrowest.widths):
+            self._time_once(narrowest, places)
+            return self._plan(places, tried)
+        floor_ms = place.believed_ms(narrowest.widths)
+        if floor_ms <= error.budget_ms and len(places) == 1:
+            return replace(narrowest, budget=place.budget, budget_ms=error.budget_ms)
+        raise BudgetTooSmall(
+            error.budget_ms,
+            max(floor_ms, error.budget_ms),
+            target=error.target,
+            remedy=error.remedy,
+        )
+
+    def _narrowest(self, error: BudgetTooSmall, places: Sequence[Place]) -> Plan | None:
+        """Plan the network that takes least; None where several budgets contradict each other."""
+        if isinstance(error, BudgetsTooSmall):
+            return None
+        place = places[error.target]
+        for _ in range(REPLANS):
+            least = replace(place.demand, budget=Budget(ms=error.floor_ms * (1 + 1e-6)))
+            try:
+                planned, (place.table,) = self.refining.refined([least], aim=1.0)
+            except BudgetTooSmall as higher:  # its layers, once measured, take longer
+                error = higher
+            else:
+                return planned
+        return None
+
+    def _time_once(self, planned: Plan, places: Sequence[Place]) -> None:
+        """Time a plan's network for what it tells of others."""
+        self.progress.step(0, None, "timing the narrowest network")
+        small = cut(self.refining.model, self.refining.graph, planned)
+        runs = [self._ready(small, place.table.target) for place in places]
+        self._times(Candidate(small, planned, runs), places)
 
     def _with(self, planned: Plan, tried: Sequence[Candidate]) -> list[Candidate]:
         """Put a plan's network last, the one that was tried already if it was."""

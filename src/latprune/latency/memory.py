@@ -2,7 +2,8 @@
 
 PyTorch asks for memory for every result of every operator and frees it soon after. The C library of
 most Linuxes gives large pieces back to the system at once and has them anew, page by page, in the
-next run: a tenth to a third of a quick network's time, more or less by what else lies in memory.
+next run: a quarter of a quick network's time (`python -m benchmarks.memory`), or nothing of it, by
+what else lies in memory.
 """
 
 from __future__ import annotations

@@ -2,27 +2,29 @@
 
     python -m benchmarks.latency [--networks resnet50,mobilenet_v2,efficientnet_b0,densenet121]
                                  [--targets onnxruntime,openvino,eager,compile]
-                                 [--budgets 70%,45%] [--input 3x224x224]
+                                 [--budgets 70%,45%] [--input 3x224x224] [--batch 1]
                                  [--json FILE] [--markdown]
 
 Per network and target: the dense network and, per budget, a network pruned to it. *Predicted* is
 what the plan says before any pruned network was run (open loop): the layers' measured times and
 what the dense network takes beside its own. *Measured* is the pruned network timed in turns with
-the dense one. Then the closed loop, its result timed anew, as a share of the budget. Batch 1, one
-thread, 224 x 224; weights are random and seeded, since they do not change the time. A target is a
-runtime, or `runtime:precision`; one that this machine does not offer is listed as such. With --json
-every case is written when it is done, and a second call leaves out what the file holds, failures
-excepted. How far a case is goes to stderr.
+the dense one. Then the closed loop, its result timed anew, as a share of the budget. One thread;
+weights are random and seeded, since they do not change the time. A target is a runtime, or
+`runtime:precision`; one that this machine does not offer is listed as such. With --json every case
+is written when it is done, and a second call leaves out what the file holds, failures excepted. How
+far a case is goes to stderr.
 
 Exits 1 if a bar is missed: a median error of at most 5 % (onnxruntime, openvino) or 10 % (eager,
-compile), and 0.97 to 1.00 of the budget after the closed loop.
+compile), and 0.97 to 1.00 of the budget after the closed loop. On a GPU:
+
+    python -m benchmarks.latency --networks resnet50 --targets eager-cuda:fp16,compile-cuda:fp16
+                                 --budgets 55% --batch 256
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -35,6 +37,7 @@ import torch
 
 import latprune as lp
 import latprune.progress
+from benchmarks._result import origin, write
 from benchmarks.budget import build
 from latprune.fitting import AIM, refine
 from latprune.latency.measuring import prepare
@@ -47,6 +50,7 @@ NETWORKS = "resnet50,mobilenet_v2,efficientnet_b0,densenet121"
 TARGETS = "onnxruntime,openvino,openvino:bf16,eager,compile"
 INPUT = "3x224x224"
 MOST_ERROR = {"onnxruntime": 0.05, "openvino": 0.05, "eager": 0.10, "compile": 0.10}
+MOST_ERROR |= {"eager-cuda": 0.10, "compile-cuda": 0.10}
 LOWEST, HIGHEST = 0.97, 1.00
 OPENINGS = 16  # each is off by a percent or so, and by another one than the last
 QUICK_S = 2.0  # what takes longer to open, as compiling does, is opened once
@@ -56,23 +60,23 @@ TELL_S = 10.0
 def main() -> int:
     arguments = _arguments()
     if arguments.markdown:
-        print(markdown(_begun(arguments.json, arguments.input)["cases"]))
+        print(markdown(_begun(arguments.json, arguments.input, arguments.batch)["cases"]))
         return 0
     torch.set_num_threads(1)
-    document = _begun(arguments.json, arguments.input)
+    document = _begun(arguments.json, arguments.input, arguments.batch)
     document["cases"] = [case for case in document["cases"] if "error" not in case]
     known = {(case["network"], case["target"]) for case in document["cases"]}
     budgets = [lp.Budget.parse(text) for text in arguments.budgets.split(",")]
-    size = tuple(map(int, arguments.input.split("x")))
+    sizes = (arguments.batch, *map(int, arguments.input.split("x")))
     for text in arguments.targets.split(","):
         for network in arguments.networks.split(","):
             if (network, text) not in known:
-                case = run(network, text, budgets, size)
+                case = run(network, text, budgets, sizes)
                 document["cases"].append(case)
                 print(_line(case), flush=True)
-                _write(arguments.json, document)
+                write(arguments.json, document)
     document["summary"] = summary = _summary(document["cases"])
-    _write(arguments.json, document)
+    write(arguments.json, document)
     missed = [sentence for one in summary.values() for sentence in one["missed"]]
     for name, one in summary.items():
         print(f"{name}: {one['text']}")
@@ -80,16 +84,18 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def run(network: str, text: str, budgets: list[lp.Budget], size: tuple[int, ...]) -> dict[str, Any]:
+def run(
+    network: str, text: str, budgets: list[lp.Budget], sizes: tuple[int, ...]
+) -> dict[str, Any]:
     name, _, precision = text.partition(":")
     case: dict[str, Any] = {"network": network, "target": text, "pruned": []}
     try:
-        target = lp.Target.here(name, precision=precision or "fp32")
-    except (ValueError, lp.MissingExtra) as error:
+        target = lp.Target.here(name, precision=precision or "fp32", batch=sizes[0])
+    except (ValueError, lp.MissingExtra, lp.NoCompiler, lp.NoGpu) as error:
         return {**case, "not_here": str(error)}
     torch.manual_seed(SEED)
     model = build(network).eval()
-    example = torch.randn(1, *size)
+    example = torch.randn(sizes)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _fill(case, model, example, target, budgets, Path(folder))
@@ -117,6 +123,7 @@ def _fill(
     )
     dense_ms = table.network(graph).median_ms
     case |= {
+        "on": target.to_json(),
         "fingerprint": target.fingerprint,
         "layers": len(graph.layers),
         "measured": len(table),
@@ -261,31 +268,18 @@ def _summary(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _begun(path: Path | None, size: str) -> dict[str, Any]:
+def _begun(path: Path | None, size: str, batch: int) -> dict[str, Any]:
     if path is not None and path.exists():
         stored: dict[str, Any] = json.loads(path.read_text())
-        if stored.get("input", INPUT) != size:
+        known = stored.get("input", INPUT), stored.get("batch", 1)
+        if known != (size, batch):
             raise SystemExit(
-                f"{path} holds cases at {stored.get('input', INPUT)}, not {size}: give another"
+                f"{path} holds cases at {known[0]}, batch {known[1]}, not at {size}, batch "
+                f"{batch}: give another"
             )
         return stored
-    return {
-        "command": "python -m benchmarks.latency " + " ".join(sys.argv[1:]),
-        "device": lp.Target.here("eager").device,
-        "versions": {
-            name: lp.Target.here(name).runtime_version
-            for name in ("onnxruntime", "openvino", "eager")
-        }
-        | {"latprune": lp.__version__, "python": platform.python_version()},
-        "seed": SEED,
-        "input": size,
-        "cases": [],
-    }
-
-
-def _write(path: Path | None, document: dict[str, Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(document, indent=1) + "\n")
+    document = origin("latency", "torch", "torchvision")
+    return document | {"seed": SEED, "input": size, "batch": batch, "cases": []}
 
 
 def _arguments() -> argparse.Namespace:
@@ -294,6 +288,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--targets", default=TARGETS, help="separated by commas")
     parser.add_argument("--budgets", default="70%,45%", help="separated by commas")
     parser.add_argument("--input", default=INPUT, help="channels, height and width")
+    parser.add_argument("--batch", type=int, default=1, help="samples per run")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--markdown", action="store_true", help="only show what is in --json")
     return parser.parse_args()

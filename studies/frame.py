@@ -86,6 +86,13 @@ def write_result(
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
+def rows_of(path: Path, config: Mapping[str, Any]) -> dict[str, Row]:
+    """Give the rows of a result file, if the config is still the one that they were made with."""
+    document = json.loads(path.read_text()) if path.is_file() else {}
+    same = document.get("config") == config
+    return dict(document["rows"]) if same else {}
+
+
 def versions_in_words(document: Mapping[str, Any]) -> str:
     """Say what a result was found with."""
     return ", ".join(f"{name} {version}" for name, version in document["versions"].items())

@@ -6,7 +6,8 @@
 `score` draws pictures and scores channels; `cut` gives every method's network, each fitted to its
 budget on the clock; `tune` trains all of them on the same pictures and judges them; `check` times
 them anew beside the dense network. `cut` and `check` want a quiet machine. `run` is all four. What
-was made is kept in `runs/`: an interrupted stage goes on, and `result.json` holds what there is.
+was made is kept in `runs/`: an interrupted stage goes on, and `result.json` holds what there is,
+rows of the same config that were made elsewhere too.
 `page` writes `docs/results/cifar.md` from it. Data and weights come from the folder that
 LATPRUNE_DATA names.
 """
@@ -27,7 +28,7 @@ from studies.cifar.bench import Bench
 from studies.cifar.lessons import tune
 from studies.cifar.networks import load_network, save_network, stages_of
 from studies.cifar.page import write_page
-from studies.frame import Row, Rows, require_data, write_result
+from studies.frame import Row, Rows, require_data, rows_of, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +97,8 @@ class Study:
         if str(case) in self.tuned_rows.all():
             self.checked_rows.keep(str(case), lambda: self._check(case))
 
-    def found(self) -> dict[str, Row]:
-        """Join what the stages made of every row."""
+    def found(self, known: Mapping[str, Row]) -> dict[str, Row]:
+        """Join what the stages made of every row; those not begun here are as they are `known`."""
         parts = [rows.all() for rows in (self.cut_rows, self.tuned_rows, self.checked_rows)]
         found: dict[str, Row] = {}
         for case in cases(self.config):
@@ -105,6 +106,8 @@ class Study:
             if facts:
                 about = {"method": case.method, "budget": case.budget, "seed": case.seed}
                 found[str(case)] = {**about, **facts}
+            elif str(case) in known:
+                found[str(case)] = known[str(case)]
         return found
 
     def _path(self, case: Case, stage: str) -> Path:
@@ -150,7 +153,7 @@ class Study:
 
 
 def run(stages: Sequence[str], wanted: argparse.Namespace, config: Mapping[str, Any]) -> None:
-    study = Study(config, RUNS)
+    study, known = Study(config, RUNS), rows_of(HERE / "result.json", config)
     for stage in stages:
         for case in cases(config):
             if (
@@ -162,7 +165,7 @@ def run(stages: Sequence[str], wanted: argparse.Namespace, config: Mapping[str, 
                 write_result(
                     HERE / "result.json",
                     config,
-                    {"rows": study.found()},
+                    {"rows": study.found(known)},
                     command="python -m studies.cifar run",
                     libraries=["torch-pruning"],
                 )

@@ -194,12 +194,15 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
         for case in cases(CONFIG):
             getattr(again, stage)(case)
 
-    rows = again.found()
+    rows = again.found(known={})
     assert capsys.readouterr().out == ""
     assert rows["joint, 60%, seed 0"]["ratio"] <= 0.6
     assert "no network fits" in rows["joint, 5%, seed 0"]["impossible"]
     assert rows["untaught, 60%, seed 0"]["ratio"] == rows["joint, 60%, seed 0"]["ratio"]
     assert rows["dense, 100%, seed 0"]["ratio"] == pytest.approx(1.0)
+
+    elsewhere = Study(CONFIG, tmp_path / "empty").found(known={**rows, "of another config": {}})
+    assert list(elsewhere.items()) == list(rows.items())
 
 
 def test_the_page_says_who_is_ahead_and_where_nothing_fits(

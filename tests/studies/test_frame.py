@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from studies.frame import Rows, markdown, require_data
+from studies.frame import Rows, markdown, require_data, rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,15 @@ def test_rows_that_were_made_meanwhile_are_not_lost(tmp_path: Path) -> None:
     rows.keep("a", make)
 
     assert rows.all() == {"b": {"top1": 0.25}, "a": {"top1": 0.5}}
+
+
+def test_rows_of_another_config_are_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"config": {"seeds": [0]}, "rows": {"one": {"top1": 0.5}}}))
+
+    assert rows_of(path, {"seeds": [0]}) == {"one": {"top1": 0.5}}
+    assert rows_of(path, {"seeds": [0, 1]}) == {}
+    assert rows_of(tmp_path / "missing.json", {}) == {}
 
 
 def test_a_study_without_its_data_names_the_folder_and_the_way_out(

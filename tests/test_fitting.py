@@ -14,7 +14,9 @@ from torch import nn
 import latprune as lp
 import latprune.progress
 from latprune.fitting.care import AIM, QUICK, decided
+from latprune.fitting.place import Place
 from latprune.latency.timing import Comparison, Measurement
+from latprune.planning import Demand
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
 
@@ -249,6 +251,30 @@ def test_a_network_is_timed_until_it_is_clear_whether_it_is_near(
     found = compared(used, spread=spread, rounds=rounds)
 
     assert decided(lp.Budget(fraction=0.5), found) is clear
+
+
+def test_timings_that_disagree_are_believed_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Synthetic()
+    runtime.install(monkeypatch)
+    model = Network().eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    widths = {name: width // 2 for name, width in graph.widths.items()}
+
+    def error(spread: float, count: int) -> float:
+        folder = tmp_path / f"{spread} {count}"
+        table = lp.measure(model, graph, EXAMPLE, target, folder=folder)
+        table = lp.measure(model, graph, EXAMPLE, target, folder=folder, widths=widths)
+        for number in range(count):
+            off = 1 + spread * (-1) ** number * (1 + 0.01 * number)  # none equals another
+            found = compared(off, spread=0.003, rounds=10)
+            table.add_cut(graph, widths, found)
+        place = Place(graph, Demand(table, lp.Budget(fraction=0.5)), dense=model)
+        return place.believed(widths)[1]
+
+    assert error(0.04, 8) == pytest.approx(4 * error(0.001, 8), rel=0.2)
+    assert error(0.04, 2) == pytest.approx(error(0.001, 2), rel=0.2)  # too few to tell
 
 
 def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from latprune.latency.rest import Relative, Whole, rest_within, whole_at
 from latprune.planning import Demand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from latprune.graph.groups import PruningGraph
     from latprune.latency.devices import Ready
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 OWN = 0.01
 """How far a network's rest may lie from that of others about as large, relative to its time."""
+
+
+LEAST_FREEDOM = 3
+"""Timings of networks beyond each one's first: fewer do not tell how far they lie apart."""
 
 
 class Place:
@@ -35,7 +39,7 @@ class Place:
     @property
     def demand(self) -> Demand:
         """What a plan needs to know: a network that spends the aim has such a rest."""
-        known = [self._dense, *map(self._whole, self.table.cuts(self.graph))]
+        known = [self._dense, *(whole for _, whole in self._timed())]
         return Demand(self.table, self.budget, rest_within(known, AIM * self._budget_ms))
 
     def demand_by(self, widths: Mapping[str, int]) -> Demand:
@@ -48,8 +52,8 @@ class Place:
         """The share of the budget that a network takes by all that is known, and its error."""
         layers_ms = self.table.layers_ms(self.graph, widths)
         known = [Relative(self._dense, self._differs(widths, self.graph.widths))]
-        for one in self.table.cuts(self.graph):
-            known.append(Relative(self._whole(one), self._differs(widths, one.widths)))
+        for one, whole in self._timed():
+            known.append(Relative(whole, self._differs(widths, one.widths)))
         whole_ms, error_ms = whole_at(known, layers_ms, differs_ms=OWN * self._budget_ms)
         return whole_ms / self._budget_ms, error_ms / self._budget_ms
 
@@ -80,8 +84,41 @@ class Place:
     def _budget_ms(self) -> float:
         return self.budget.in_ms(self._dense.whole_ms)
 
-    def _whole(self, one: Cut) -> Whole:
-        """One timing of a pruned network, in the dense one's pace."""
+    def _timed(self) -> list[tuple[Cut, Whole]]:
+        """All timings of pruned networks, in the dense one's pace."""
+        cuts = self.table.cuts(self.graph)
+        scatter = _scatter(cuts)
+        return [(one, self._whole(one, scatter)) for one in cuts]
+
+    def _whole(self, one: Cut, scatter: float) -> Whole:
         taken_ms = self._budget_ms * used(self.budget, one.comparison)
-        error_ms = taken_ms * math.hypot(relative_error(one.comparison), FLOOR)
+        error_ms = taken_ms * scatter * _error(one)
         return Whole(self.table.layers_ms(self.graph, one.widths), taken_ms, error_ms)
+
+
+def _scatter(cuts: Sequence[Cut]) -> float:
+    """How far timings of the same network lie apart, in what their errors let expect; at least 1.
+
+    The square root of χ² per degree of freedom: Birge's ratio, as for the constants of physics.
+    """
+    same: dict[frozenset[tuple[str, int]], list[Cut]] = {}
+    for cut in cuts:
+        same.setdefault(frozenset(cut.widths.items()), []).append(cut)
+    freedom = len(cuts) - len(same)
+    if freedom < LEAST_FREEDOM:
+        return 1.0
+    return max(1.0, math.sqrt(sum(map(_chi_squared, same.values())) / freedom))
+
+
+def _error(cut: Cut) -> float:
+    """The standard error of a timing, relative."""
+    return math.hypot(relative_error(cut.comparison), FLOOR)
+
+
+def _chi_squared(same: Sequence[Cut]) -> float:
+    """How far timings of one network lie from their mean, in squares of their errors."""
+    ratios = [cut.comparison.ratio for cut in same]
+    mean = sum(ratios) / len(ratios)
+    return sum(
+        ((ratio / mean - 1) / _error(cut)) ** 2 for ratio, cut in zip(ratios, same, strict=True)
+    )

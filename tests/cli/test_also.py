@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import latprune as lp
-from latprune.latency.timing import Comparison, Measurement
-from tests.cli.conftest import FORMULA, latprune
+from tests.cli.conftest import FORMULA, latprune, with_ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,8 +86,7 @@ def test_check_times_the_network_on_all_targets_again(
     ratio: float,
     code: int,
 ) -> None:
-    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001, 0.0003)
-    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+    with_ratio(monkeypatch, ratio)
 
     saved = ("--pruned", str(pruned[0] / "pruned.safetensors"))
     found = latprune("check", *disk.trained, *saved, "--json")

@@ -14,7 +14,7 @@ import torch
 import latprune as lp
 from latprune.latency.timing import Comparison, Measurement
 from latprune.tasks.models import load_model
-from tests.cli.conftest import accuracy_of, latprune
+from tests.cli.conftest import accuracy_of, latprune, with_ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,7 @@ def test_check_leaves_with_what_the_clock_says(
     code: int,
 ) -> None:
     out, _ = pruned
-    clock = Comparison(Measurement(1.0, 0.01, 9), Measurement(ratio, 0.01, 9), ratio, 0.001, 0.0003)
-    monkeypatch.setattr("latprune.report.comparison.compare", lambda *_, **__: clock)
+    with_ratio(monkeypatch, ratio)
 
     saved = ("--pruned", str(out / "pruned.safetensors"))
     found = latprune("check", *disk.trained, *disk.data, *saved, "--json")

@@ -200,6 +200,28 @@ def test_an_impossible_budget_names_the_floor(
     assert caught.value.floor_ms > 0.5  # timed: it is more than the layers let believe
 
 
+def test_the_floor_is_timed_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    with pytest.raises(lp.BudgetTooSmall) as caught:
+        fitted(Synthetic(rest_ms=0.5), lp.Budget(ms=1e-3), tmp_path, monkeypatch, progress=told)
+
+    assert told.steps == ["choosing widths", "timing the narrowest network"]
+    assert 0.5 < caught.value.floor_ms < 0.6  # most of it is the rest, which only the clock knows
+
+
+def test_where_the_narrowest_network_is_believed_to_fit_it_is_timed_and_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "believed_ms", lambda *_: 0.3)
+
+    found = fitted(Synthetic(rest_ms=0.5), lp.Budget(ms=0.4), tmp_path, monkeypatch)
+
+    assert found.plan.budget == lp.Budget(ms=0.4)
+    assert found.used == pytest.approx(0.541 / 0.4, rel=0.01)  # said, not hidden
+
+
 def test_a_budget_just_above_the_narrowest_network_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[int, int, str], None]
 
-_LAYER_S = {"openvino": 0.08, "compile": 0.6, "compile-cuda": 2.0}  # others: `_USUAL_LAYER_S`
+_LAYER_S = {"openvino": 0.08, "compile": 0.6}  # others: `_USUAL_LAYER_S`
 _USUAL_LAYER_S = 0.05
 _LAYER_INT8_S = {"onnxruntime": 0.06, "openvino": 0.5}  # each is quantised first
 _FEW_OPENINGS = 3  # fewer do not tell how much the next one may differ
@@ -146,7 +146,7 @@ def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
 def _layer_s(target: Target) -> float:
     """What timing a layer takes, making it ready included, in seconds."""
     known = _LAYER_INT8_S if target.precision == "int8" else _LAYER_S
-    return known.get(target.runtime, _USUAL_LAYER_S)
+    return known.get(target.runtime.removesuffix("-cuda"), _USUAL_LAYER_S)
 
 
 def prepare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 import latprune as lp
 import latprune.progress
+from latprune.fitting.candidate import Candidate, is_sure
 from latprune.fitting.care import AIM, QUICK, decided
 from latprune.fitting.place import Place
 from latprune.latency.timing import Comparison, Measurement
@@ -273,6 +275,27 @@ def test_a_network_is_timed_until_it_is_clear_whether_it_is_near(
     found = compared(used, spread=spread, rounds=rounds)
 
     assert decided(lp.Budget(fraction=0.5), found) is clear
+
+
+@pytest.mark.parametrize(
+    ("used", "sure"),
+    [
+        (AIM, True),
+        (AIM - 0.01, True),  # less than is believed, but little is given away
+        (AIM - 0.03, False),
+        (AIM + 0.01, False),
+        (1.001, False),
+    ],
+)
+def test_a_network_whose_own_timings_say_far_less_than_is_believed_is_timed_again(
+    used: float, sure: bool
+) -> None:
+    plan: Any = SimpleNamespace(budget=lp.Budget(fraction=0.5), also=(), widths={})
+    place: Any = SimpleNamespace(believed=lambda _: (AIM, 0.003), timings=lambda _: QUICK.own)
+    candidate = Candidate(nn.Identity(), plan, runs=[])
+    candidate.add([compared(used, spread=0.003, rounds=10)])
+
+    assert is_sure(candidate, [place], QUICK) is sure
 
 
 def test_timings_that_disagree_are_believed_less(

@@ -63,13 +63,17 @@ def _believed(planned: Plan, places: Sequence[Place]) -> tuple[float, float]:
 
 
 def is_sure(candidate: Candidate, places: Sequence[Place], care: Care) -> bool:
-    """Tell whether all timings, and a network's own, are sure of how much it takes."""
+    """Tell whether all timings, and a network's own, are sure of how much it takes.
+
+    Its own may say less than is believed, if only a little: far below the aim it is worth more
+    timings, after which it is believed to take less, and another one is planned.
+    """
     for place, own, compared in zip(places, candidate.used, candidate.compared, strict=True):
         share, error = place.believed(candidate.plan.widths)
         own_error = own * relative_error(compared)
         agrees = abs(own - share) <= 2 * max(own_error, FLOOR / 4)
-        has_slack = own + 3 * own_error <= AIM
-        known = (error <= care.sure and agrees) or has_slack
+        has_little_slack = AIM - 2 * CLOSE <= own <= AIM - 3 * own_error
+        known = (error <= care.sure and agrees) or has_little_slack
         # Equal timings are stored once.
         timings = max(place.timings(candidate.plan.widths), candidate.timings)
         if own > 1 or not known or timings < care.own:

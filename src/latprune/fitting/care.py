@@ -38,10 +38,10 @@ class Care:
     own: int
 
 
-SLOW = Care(timings=10, sure=0.007, own=1)
+SLOW = Care(timings=16, sure=0.007, own=1)
 
 QUICK_MS = 50.0
-QUICK = Care(timings=20, sure=0.004, own=4)
+QUICK = Care(timings=30, sure=0.004, own=4)
 """For dense networks that take less: timing them is cheap, and what disturbs a machine disturbs
 them more."""
 

@@ -168,6 +168,33 @@ def test_a_file_in_int8_runs_by_itself_near_the_network(tmp_path: Path) -> None:
     assert b"QuantizeLinear" in (tmp_path / "net.onnx").read_bytes()
 
 
+def test_a_file_in_fp16_reads_computes_and_writes_it(tmp_path: Path) -> None:
+    model, example = Classifier().train(), torch.randn(2, 3, 8, 8)
+
+    export_onnx(model, example, tmp_path / "net.onnx", precision="fp16")
+
+    session = onnxruntime.InferenceSession(
+        tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
+    )
+    assert session.get_inputs()[0].type == session.get_outputs()[0].type == "tensor(float16)"
+    (found,) = session.run(None, {session.get_inputs()[0].name: example.half().numpy()})
+    with torch.no_grad():
+        expected = model.eval()(example).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_file_in_fp16_that_computes_something_else_is_removed(tmp_path: Path) -> None:
+    class Large(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (x.mean() + 300.0) ** 2  # beyond what fp16 holds
+
+    with pytest.raises(ExportDisagrees, match="removed"):
+        export_onnx(Large(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx", precision="fp16")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_for_openvino_in_int8_runs_by_itself_near_the_network(tmp_path: Path) -> None:
     model, example = Classifier().eval(), torch.randn(1, 3, 8, 8)
     batches = [torch.randn(4, 3, 8, 8) for _ in range(2)]
@@ -206,6 +233,9 @@ def test_int8_without_batches_and_other_precisions_are_refused(
 
     with pytest.raises(ValueError, match="at least one batch"):
         exporter(*given, precision="int8")
-    with pytest.raises(ValueError, match="fp32 or int8, not 'int4'"):
+    with pytest.raises(ValueError, match="or int8, not 'int4'"):
         exporter(*given, precision=unknown)
+    if exporter is export_openvino:
+        with pytest.raises(ValueError, match="written in fp32 or int8, not 'fp16'"):
+            exporter(*given, precision="fp16")
     assert list(tmp_path.iterdir()) == []

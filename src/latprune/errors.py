@@ -24,6 +24,8 @@
     ├── ExportDisagrees       an exported network computes something else
     ├── NoCompiler            torch.compile finds no C++ compiler
     ├── NoGpu                 PyTorch finds no GPU
+    ├── NoProvider            ONNX Runtime cannot use a provider for GPUs
+    ├── CannotBuild           TensorRT cannot build a network
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
@@ -293,6 +295,37 @@ class NoGpu(LatpruneError):
             "PyTorch finds no GPU here: torch.cuda.is_available() is False. It needs an NVIDIA "
             "GPU, its driver, and a PyTorch that was built for CUDA"
         )
+
+
+class NoProvider(LatpruneError):
+    """ONNX Runtime cannot use a provider, which it would pass over in silence.
+
+    Attributes:
+        provider: As ONNX Runtime knows it.
+        usable: Those that it can use.
+    """
+
+    def __init__(self, provider: str, usable: Sequence[str]) -> None:
+        super().__init__(
+            f"ONNX Runtime cannot use its {provider} here, only {', '.join(usable)}. It takes the "
+            f"package onnxruntime-gpu in place of onnxruntime (pip uninstall onnxruntime; pip "
+            f"install onnxruntime-gpu), and the versions of CUDA, cuDNN and TensorRT that this "
+            f"package was built for"
+        )
+        self.provider = provider
+        self.usable = tuple(usable)
+
+
+class CannotBuild(LatpruneError):
+    """TensorRT cannot build a network.
+
+    Attributes:
+        reasons: Its own, if it gave any.
+    """
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__(f"TensorRT cannot build the network: {'; '.join(reasons) or 'no reason'}")
+        self.reasons = tuple(reasons)
 
 
 class MissingExtra(LatpruneError):

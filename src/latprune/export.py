@@ -11,6 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from latprune.errors import ExportDisagrees, import_extra
+from latprune.latency.layer_modules import cast
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import open_session
 from latprune.latency.openvino_int8 import Called, in_int8, runs_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Inputs = Tensor | tuple[Tensor, ...]
 
-TOLERANCE, TOLERANCE_INT8 = 1e-4, 0.5
+TOLERANCE, TOLERANCE_FP16, TOLERANCE_INT8 = 1e-4, 0.05, 0.5
 
 
 def export_onnx(
@@ -36,7 +37,7 @@ def export_onnx(
     example: Inputs,
     path: str | os.PathLike[str],
     *,
-    precision: Literal["fp32", "int8"] = "fp32",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
     calibration: Iterable[Inputs] | None = None,
     tolerance: float | None = None,
 ) -> None:
@@ -46,14 +47,16 @@ def export_onnx(
         model: Any network, exported in evaluation mode; its own mode does not change.
         example: Its input, or inputs; their sizes are fixed in the file.
         path: The file.
-        precision: `int8` quantises the network; that needs `calibration`.
+        precision: `int8` quantises the network; that needs `calibration`. In `fp16` the network
+            reads, computes and writes half precision, as GPUs want it.
         calibration: Batches of inputs like `example`, of any number of samples, without labels:
             a few of those that the network was trained on.
         tolerance: The largest difference allowed. In fp32 it is the largest one on the example,
-            relative to the largest output, by default 1e-4. In int8 it is the root mean square of
-            all differences on the first calibration batch, relative to that of the outputs, by
-            default 0.5: a quantised ResNet-50 differs by about 0.05 and a MobileNetV2 by 0.2,
-            whereas a network that computes something else differs by 1 and more.
+            relative to the largest output, by default 1e-4. In fp16 and int8 it is the root mean
+            square of all differences, relative to that of the outputs: on the example, by default
+            0.05, and on the first calibration batch, by default 0.5. A quantised ResNet-50 differs
+            by about 0.05 and a MobileNetV2 by 0.2, whereas a network that computes something else
+            differs by 1 and more.
 
     Raises:
         ExportDisagrees: If the outputs differ by more; the file is removed.
@@ -100,6 +103,7 @@ class _Form(NamedTuple):
         reader: The runtime.
         write: Writes a network as it reads `example`, calibrated with batches to int8, or in fp32.
         read: Opens what was written, as a session of ONNX Runtime.
+        precisions: That it is written in.
         beside: What the names of further files end in.
     """
 
@@ -107,6 +111,7 @@ class _Form(NamedTuple):
     reader: str
     write: Callable[[nn.Module, Inputs, Path, Sequence[Inputs] | None], None]
     read: Callable[[Path], Any]
+    precisions: tuple[str, ...]
     beside: tuple[str, ...] = ()
 
 
@@ -120,22 +125,27 @@ def _export(
     tolerance: float | None,
 ) -> None:
     """Write a network, read it back, and remove it if it computes something else."""
-    if precision not in ("fp32", "int8"):
-        raise ValueError(f"{form.name} files are written in fp32 or int8, not {precision!r}")
+    if precision not in form.precisions:
+        *others, last = form.precisions
+        offered = f"{', '.join(others)} or {last}"
+        raise ValueError(f"{form.name} files are written in {offered}, not {precision!r}")
     batches: list[Inputs] | None = None
     usual, by = TOLERANCE, _largest_difference
+    written, reads = model, _tuple(example)
+    if precision == "fp16":
+        usual, by = TOLERANCE_FP16, _usual_difference
+        written, reads = cast(model, reads, torch.float16)
     if precision == "int8":
         batches, usual, by = list(calibration or ()), TOLERANCE_INT8, _usual_difference
         if not batches:
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
-    form.write(model, example, path, batches)
-    inputs = batches[0] if batches else example
+    form.write(written, reads, path, batches)
     shipped = Shipped(form.read(path), like=model, example=example)
     try:
         _check(
             path,
-            _outputs(model, inputs),
-            shipped.arrays(*_tuple(inputs)),
+            _outputs(model, batches[0] if batches else example),
+            shipped.arrays(*(_tuple(batches[0]) if batches else reads)),
             tolerance=usual if tolerance is None else tolerance,
             reader=form.reader,
             by=by,
@@ -170,8 +180,10 @@ def _read_openvino(path: Path) -> Called:
     return Called(RUNTIME.open_request(RUNTIME.read_file(path), target))
 
 
-_ONNX = _Form("ONNX", "ONNX Runtime", _write_onnx, open_session)
-_OPENVINO = _Form("OpenVINO", "OpenVINO", _write_openvino, _read_openvino, beside=(".bin",))
+_ONNX = _Form("ONNX", "ONNX Runtime", _write_onnx, open_session, ("fp32", "fp16", "int8"))
+_OPENVINO = _Form(
+    "OpenVINO", "OpenVINO", _write_openvino, _read_openvino, ("fp32", "int8"), beside=(".bin",)
+)
 
 
 def export_pt2(

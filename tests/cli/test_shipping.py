@@ -107,7 +107,8 @@ def test_a_network_is_exported_in_int8_with_data_to_calibrate(
     ("options", "said"),
     [
         (["--precision", "int8"], "--data"),
-        (["--precision", "int4"], "fp32 or int8"),
+        (["--precision", "int4"], "fp32, fp16 or int8"),
+        (["--precision", "fp16", "--to", "net.xml"], "fp16 is written as .onnx"),
         (["--precision", "int8", "--to", "net.pt2"], ".onnx or .xml"),
     ],
 )
@@ -143,6 +144,28 @@ def test_a_plan_for_int8_is_checked_and_exported_in_int8(
     assert said["unjudged"] == ""
     assert "accuracy in int8 was not measured" in " ".join(without.stdout.split())
     assert refused.exit_code == 2
+
+
+def test_a_plan_for_fp16_is_exported_in_fp16_as_onnx(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    file, dense = tmp_path / "fp16.safetensors", load_model(disk.model[1])
+    plan = lp.load_plan(pruned[0] / "pruned.safetensors")
+    small = lp.load(pruned[0] / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    fp16 = replace(plan, target=lp.Target("a GPU", "tensorrt", "11.0", precision="fp16"))
+    lp.save(small, file, graph=graph, plan=fp16)
+
+    asked = ("export", *disk.model, "--pruned", str(file), "--to")
+    for name, *options in (("half.onnx",), ("whole.onnx", "--precision", "fp32"), ("net.pt2",)):
+        assert latprune(*asked, str(tmp_path / name), *options).exit_code == 0
+
+    half, whole = (
+        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
+        for name in ("half.onnx", "whole.onnx")
+    )
+    assert half.get_inputs()[0].type == "tensor(float16)"
+    assert whole.get_inputs()[0].type == "tensor(float)"
 
 
 def test_a_precision_that_a_runtime_lacks_is_wrong_usage(disk: Disk) -> None:

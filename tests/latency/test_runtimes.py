@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -164,6 +166,27 @@ class TestEagerOnGpu(OnGpu):
 
 class TestCompileOnGpu(OnGpu):
     name = "compile-cuda"
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="no ONNX Runtime for GPUs",
+)
+class TestOnnxRuntimeOnGpu(OnGpu):
+    name = "onnxruntime-cuda"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is None, reason="no TensorRT")
+class TestTensorRt(OnGpu):
+    name = "tensorrt"
+
+
+@pytest.mark.skipif(
+    "TensorrtExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="no ONNX Runtime for TensorRT",
+)
+class TestOnnxRuntimeInTensorRt(TestTensorRt):
+    name = "onnxruntime-tensorrt"
 
 
 class Pretended(Cpu):

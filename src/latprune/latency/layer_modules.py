@@ -139,9 +139,10 @@ class TimedCall:
         return Profile(["layer"], ["call"], left_ms)
 
 
-def cast(module: nn.Module, inputs: Sequence[Tensor], target: Target) -> tuple[nn.Module, Inputs]:
-    """Give a copy of a network in evaluation mode, and its inputs, in the target's precision."""
-    dtype = dtype_of(target)
+def cast(
+    module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[nn.Module, Inputs]:
+    """Give a copy of a network in evaluation mode, and its inputs, in another precision."""
     small = copy.deepcopy(module).eval().to(dtype)
     return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
 

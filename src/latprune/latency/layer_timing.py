@@ -48,6 +48,6 @@ def time_shapes(
     )
 
 
-def model_for(shape: LayerShape, target: Target) -> bytes:
-    """Give the serialised model of a layer that a target is to run."""
-    return layer_model(shape, batch=target.batch, precision=target.precision)
+def model_for(shape: LayerShape, target: Target, *, in_context: bool = True) -> bytes:
+    """Give the serialised model of a layer that a target is to run, among neighbours or alone."""
+    return layer_model(shape, batch=target.batch, in_context=in_context, precision=target.precision)

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[int, int, str], None]
 
-_LAYER_S = {"openvino": 0.08, "compile": 0.6}  # others: `_USUAL_LAYER_S`
-_USUAL_LAYER_S = 0.05
+_LAYER_S = {"onnxruntime": 0.05, "openvino": 0.08, "eager": 0.05, "compile": 0.6}
 _LAYER_INT8_S = {"onnxruntime": 0.06, "openvino": 0.5}  # each is quantised first
 _FEW_OPENINGS = 3  # fewer do not tell how much the next one may differ
 _USUAL_SEEDS = (0, 2, 3)  # of a layer with so many widths that can change
@@ -109,16 +108,18 @@ class Outlook(NamedTuple):
 
     Attributes:
         measurements: Layers and whole networks that the table lacks.
-        seconds: On a processor core of today, with nothing else to do.
+        seconds: On a processor core of today, with nothing else to do; None for runtimes that
+            nobody has timed yet, as those on GPUs.
     """
 
     measurements: int
-    seconds: float
+    seconds: float | None
 
     def __str__(self) -> str:
         if not self.measurements:
             return "all of it is known"
-        return f"about {self.measurements} measurements, {_duration(self.seconds)}"
+        lasting = "" if self.seconds is None else f", {_duration(self.seconds)}"
+        return f"about {self.measurements} measurements{lasting}"
 
 
 def _duration(seconds: float) -> str:
@@ -139,14 +140,15 @@ def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
         seeds = sum(_USUAL_SEEDS[len(moving_axes(layer))] for layer in dense.values())
         layers = len(wanted - table.keys()) + seeds
     networks = int(_is_unknown(graph, table))
-    seconds = layers * _layer_s(table.target) + networks * WHOLE_S
+    layer_s = _layer_s(table.target)
+    seconds = None if layer_s is None else layers * layer_s + networks * WHOLE_S
     return Outlook(layers + networks, seconds)
 
 
-def _layer_s(target: Target) -> float:
-    """What timing a layer takes, making it ready included, in seconds."""
+def _layer_s(target: Target) -> float | None:
+    """What timing a layer takes, making it ready included, in seconds; None: nobody knows."""
     known = _LAYER_INT8_S if target.precision == "int8" else _LAYER_S
-    return known.get(target.runtime.removesuffix("-cuda"), _USUAL_LAYER_S)
+    return known.get(target.runtime)
 
 
 def prepare(

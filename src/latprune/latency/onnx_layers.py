@@ -48,8 +48,8 @@ def layer_model(
         shape: The layer.
         batch: Samples per run.
         in_context: Whether planar layers stand between neighbours, or alone.
-        precision: `int8` for a model that is quantised as a whole network would be; any other is a
-            matter of the runtime, which gets float32.
+        precision: `int8` for a model that is quantised as a whole network would be; `fp16` for one
+            that reads and computes in it; any other is a matter of the runtime, which gets float32.
 
     Returns:
         A serialised ONNX model that reads `x`, and `r` where the layer reads two tensors. Its
@@ -147,7 +147,10 @@ class _LayerGraph:
     def __init__(self, onnx: Any, *, in_context: bool, precision: str) -> None:
         self.precision = precision
         self._helper = onnx.helper
-        self._float, self._integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+        half = precision == "fp16"
+        self._dtype = np.dtype("float16" if half else "float32")
+        self._float = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
+        self._integer = onnx.TensorProto.INT64
         self._in_context = in_context
         self._inputs: list[Any] = []
         self._notes: dict[str, str] = {}
@@ -200,7 +203,9 @@ class _LayerGraph:
         name = f"w{len(self._weights)}"
         values = np.resize(_SAMPLE / np.float32(math.sqrt(fan_in)), math.prod(sizes))
         self._weights.append(
-            self._helper.make_tensor(name, self._float, sizes, values.tobytes(), raw=True)
+            self._helper.make_tensor(
+                name, self._float, sizes, values.astype(self._dtype).tobytes(), raw=True
+            )
         )
         return name
 

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,17 +19,27 @@ from latprune.errors import import_extra
 from latprune.latency.onnx_layers import warm_by
 from latprune.latency.profiled import Profile, random_input
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 EXTRA = "onnxruntime"
 _KERNEL = "_kernel_time"  # what an event's name ends in if it is a kernel's run
 
 
-def open_session(model: Path | bytes, *, threads: int = 1, profile: Path | None = None) -> Any:
-    """Open a session on the CPU.
+def open_session(
+    model: Path | bytes,
+    *,
+    threads: int = 1,
+    profile: Path | None = None,
+    providers: Sequence[str | tuple[str, dict[str, str]]] = ("CPUExecutionProvider",),
+) -> Any:
+    """Open a session, on the CPU if not told otherwise.
 
     Args:
         model: A file, or a serialised model.
         threads: For the work inside an operator; operators run one after another.
         profile: Prefix of the file that the node profile goes to; None: no profile.
+        providers: That execute it, the preferred one first; or with options of its own.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -48,7 +58,7 @@ def open_session(model: Path | bytes, *, threads: int = 1, profile: Path | None 
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     source = model if isinstance(model, bytes) else str(model)
-    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(source, options, providers=list(providers))
 
 
 class ProfiledSession:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from latprune.errors import NoGpu
-from latprune.latency.layer_modules import cast
+from latprune.latency.layer_modules import cast, dtype_of
 from latprune.latency.memory import keep_memory, torch_version
 from latprune.latency.target import processor
 from latprune.latency.timing import clock_for
@@ -98,7 +98,7 @@ class Cpu:
     ) -> tuple[nn.Module, Inputs]:
         """Copy a network; see `Processor`."""
         keep_memory()
-        small, given = cast(module, inputs, target)
+        small, given = cast(module, inputs, dtype_of(target))
         return with_channels_last(small, given) if channels_last else (small, given)
 
     @contextmanager
@@ -159,7 +159,7 @@ class Cuda:
     ) -> tuple[nn.Module, Inputs]:
         """Copy a network; see `Processor`. Images are always laid out with their channels last."""
         del channels_last
-        small, given = cast(module, inputs, target)
+        small, given = cast(module, inputs, dtype_of(target))
         return with_channels_last(small.cuda(), tuple(tensor.cuda() for tensor in given))
 
     @contextmanager

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     Key = TypeVar("Key")
     Model = TypeVar("Model")
 
-_LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder")
+REFORMAT = "Reformat"
+"""A kernel's operator that changes the layout, where a runtime has no name of its own for it."""
+
+_LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder", REFORMAT)
 _AT_THE_END = (*_LAYOUT, "Transpose", "DequantizeLinear")
 _LAYERS_AT_ONCE = 16
 _BYTES_AT_ONCE = 256 * 2**20

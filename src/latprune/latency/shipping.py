@@ -30,8 +30,9 @@ def as_shipped(
 ) -> nn.Module | None:
     """Make what a target runs in another precision than fp32.
 
-    For `compile` that is the network in eager PyTorch, in the target's precision: the sums run in
-    another order, the roundings are the same. So do they on a GPU: the network stays where it is.
+    For `compile`, and for fp16 everywhere, that is the network in eager PyTorch, in the target's
+    precision: the sums run in another order, the roundings are the same. So do they on a GPU: the
+    network stays where it is.
 
     Args:
         model: Any network; it stays as it is.
@@ -50,7 +51,7 @@ def as_shipped(
     """
     if target.precision == "fp32":
         return None
-    if target.runtime.startswith(("eager", "compile")):
+    if target.runtime.startswith(("eager", "compile")) or target.precision == "fp16":
         return Rounded(model, target)
     batches = list(batches)
     if target.runtime == "openvino":
@@ -83,8 +84,8 @@ class Rounded(nn.Module):
 
     def __init__(self, model: nn.Module, target: Target) -> None:
         super().__init__()
-        self.small, _ = cast(model, (), target)
         self._dtype = dtype_of(target)
+        self.small, _ = cast(model, (), self._dtype)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the network.

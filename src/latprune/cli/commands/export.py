@@ -23,7 +23,8 @@ def export_command(
     to: Annotated[Path, typer.Option("--to", help="The file: NAME.onnx, .xml or .pt2.")],
     labelled: Calibrating,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or int8; by default the plan's.")
+        str | None,
+        typer.Option("--precision", help="fp32, int8 or fp16 (.onnx); by default the plan's."),
     ] = None,
     batch: Batch = 1,
     as_json: AsJson = False,
@@ -31,7 +32,8 @@ def export_command(
     """Write a pruned network as ONNX, for OpenVINO (.xml) or as .pt2.
 
     The file is read back and its outputs compared with torch's; it needs no latprune to run. For
-    int8, as .onnx or .xml, --data calibrates.
+    int8, as .onnx or .xml, --data calibrates. In fp16 an .onnx file is for GPUs: TensorRT computes
+    in it.
     """
     from latprune.cli.live import working
     from latprune.export import export_onnx, export_openvino, export_pt2
@@ -40,7 +42,8 @@ def export_command(
     if to.suffix not in (".onnx", ".xml", ".pt2"):
         sentence = f"{to} ends in none of .onnx, .xml (OpenVINO), .pt2"
         raise typer.BadParameter(sentence, param_hint="--to")
-    in_int8 = (precision or load_plan(pruned).target.precision) == "int8"
+    wanted = precision or load_plan(pruned).target.precision
+    in_int8, in_fp16 = wanted == "int8", wanted == "fp16" and to.suffix == ".onnx"
     _check_export(to, precision, in_int8=in_int8, has_data=labelled.data is not None)
     source = network.source()
     with working() as progress:
@@ -59,6 +62,8 @@ def export_command(
                 precision="int8",
                 calibration=data.calibration(labelled.calibration),
             )
+        elif in_fp16:
+            export_onnx(small, example, to, precision="fp16")
         else:
             write(small, example, to)
     files = [to, to.with_suffix(".bin")] if to.suffix == ".xml" else [to]
@@ -69,9 +74,12 @@ def export_command(
 
 def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:
     """Refuse what cannot be exported before anything is built."""
-    if precision not in (None, "fp32", "int8"):
-        sentence = f"a file is written in fp32 or int8, not {precision}"
+    if precision not in (None, "fp32", "fp16", "int8"):
+        sentence = f"a file is written in fp32, fp16 or int8, not {precision}"
         raise typer.BadParameter(sentence, param_hint="--precision")
+    if precision == "fp16" and to.suffix != ".onnx":
+        sentence = f"fp16 is written as .onnx; give --precision fp32 for {to.suffix}"
+        raise typer.BadParameter(sentence, param_hint="--to")
     if in_int8 and to.suffix == ".pt2":
         sentence = "int8 is written as .onnx or .xml; give --precision fp32 for .pt2"
         raise typer.BadParameter(sentence, param_hint="--to")

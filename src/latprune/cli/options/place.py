@@ -24,8 +24,8 @@ Runtime = Annotated[
     str,
     typer.Option(
         "--runtime",
-        help="What will run the network: onnxruntime, openvino, eager or compile; eager-cuda or "
-        "compile-cuda on an NVIDIA GPU.",
+        help="What will run the network: onnxruntime, openvino, eager or compile; on an NVIDIA GPU "
+        "onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, eager-cuda or compile-cuda.",
     ),
 ]
 Precision = Annotated[
@@ -33,7 +33,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         help="The network will run in: fp32; int8 in onnxruntime and openvino; bf16 in openvino, "
-        "eager and compile; fp16 and bf16 on a GPU.",
+        "eager and compile; on a GPU fp16, and bf16 in eager-cuda and compile-cuda.",
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]

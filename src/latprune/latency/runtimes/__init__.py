@@ -21,6 +21,9 @@ _MODULES = {
     "compile": "latprune.latency.runtimes.compile",
     "eager-cuda": "latprune.latency.runtimes.eager:ON_CUDA",
     "compile-cuda": "latprune.latency.runtimes.compile:ON_CUDA",
+    "onnxruntime-cuda": "latprune.latency.runtimes.onnxruntime_gpu:ON_CUDA",
+    "onnxruntime-tensorrt": "latprune.latency.runtimes.onnxruntime_gpu:IN_TENSORRT",
+    "tensorrt": "latprune.latency.runtimes.tensorrt",
 }
 
 
@@ -46,6 +49,7 @@ class Runtime(Protocol):
 
         Raises:
             MissingExtra: If it is not installed.
+            NoProvider: If it is installed without what computes for it.
         """
 
     def device(self) -> str:

@@ -20,7 +20,7 @@ from latprune.latency.target import processor
 from latprune.latency.timing import Opened, clock_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -57,21 +57,12 @@ class OnnxRuntime:
         Raises:
             CannotQuantise: If the quantiser fails on the network.
         """
-        folder = tempfile.mkdtemp()
-        path = Path(folder) / "network.onnx"
 
-        def open_() -> Run:
+        def open_(path: Path) -> Run:
             session = open_session(path, threads=target.threads)
             return partial(session.run, None, feeds_of(session, example))
 
-        try:
-            self.write_network(model, example, target, path)
-            opened = Opened(open_)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
-        return opened
+        return opened(partial(self.write_network, model, example, target), open_)
 
     def write_network(
         self,
@@ -88,6 +79,20 @@ class OnnxRuntime:
 
 
 RUNTIME = OnnxRuntime()
+
+
+def opened(write: Callable[[Path], None], open_: Callable[[Path], Run]) -> Opened:
+    """Write a network to a file that stays for as long as it may be opened anew."""
+    folder = tempfile.mkdtemp()
+    path = Path(folder) / "network.onnx"
+    try:
+        write(path)
+        network = Opened(partial(open_, path))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(network, shutil.rmtree, folder, ignore_errors=True)
+    return network
 
 
 def feeds_of(session: Any, example: Tensor | tuple[Tensor, ...]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.criteria.subjects import Subject, subject
+from studies.subjects import Subject, subject
 
 import latprune as lp
 

@@ -28,9 +28,9 @@ from latprune.fitting import refine
 from latprune.knapsack import uniform
 from latprune.reranking import rerank
 from studies.criteria.page import write_page
-from studies.criteria.scoring import read, score
-from studies.criteria.subjects import Subject, subject
 from studies.frame import Row, Rows, require_data, write_result
+from studies.scoring import read, score
+from studies.subjects import Subject, subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,14 +1,17 @@
-"""How accurate is ResNet-56 at equal measured latency, by who chose its widths?
+"""How accurate is a network at equal measured latency, by who chose its widths?
 
-    python -m studies.cifar score|cut|tune|check  [--seed N]... [--budget 50%]... [--only M]...
-    python -m studies.cifar run|page
+    python -m studies.accuracy score|cut|tune|check|run STUDY
+                               [--seed N]... [--budget 50%]... [--only METHOD]...
+    python -m studies.accuracy page STUDY
+
+A study is a folder here: `cifar` (ResNet-56), `imagenette-lite0` (EfficientNet-Lite0).
 
 `score` draws pictures and scores channels; `cut` gives every method's network, each fitted to its
 budget on the clock; `tune` trains all of them on the same pictures and judges them; `check` times
 them anew beside the dense network. `cut` and `check` want a quiet machine. `run` is all four. What
-was made is kept in `runs/`: an interrupted stage goes on, and `result.json` holds what there is,
-rows of the same config that were made elsewhere too.
-`page` writes `docs/results/cifar.md` from it. Data and weights come from the folder that
+was made is kept in the study's `runs/`: an interrupted stage goes on, and `result.json` holds what
+there is, rows of the same config that were made elsewhere too.
+`page` writes `docs/results/STUDY.md` from it. Data and weights come from the folder that
 LATPRUNE_DATA names.
 """
 
@@ -23,18 +26,18 @@ import torch
 
 import latprune as lp
 from latprune.errors import BudgetTooSmall
-from studies.cifar import gradual, methods
-from studies.cifar.bench import Bench
-from studies.cifar.lessons import tune
-from studies.cifar.networks import load_network, save_network, stages_of
-from studies.cifar.page import write_page
+from studies.accuracy import gradual, methods
+from studies.accuracy.bench import Bench
+from studies.accuracy.lessons import tune
+from studies.accuracy.networks import load_network, save_network
+from studies.accuracy.page import write_page
 from studies.frame import Row, Rows, require_data, rows_of, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
-RUNS = HERE / "runs"
+STUDIES = sorted(config.parent.name for config in HERE.glob("*/config.json"))
 STAGES = ("score", "cut", "tune", "check")
 WHOLE = "100%"
 DENSE = "dense"
@@ -54,7 +57,7 @@ class Case(NamedTuple):
 
 def cases(config: Mapping[str, Any]) -> Iterator[Case]:
     """Give all rows, a seed of everything before the next."""
-    ablated = config["ablations"]
+    ablated = config.get("ablations", {"seeds": []})
     for seed in config["seeds"]:
         for budget in config["budgets"]:
             for method, settings in config["methods"].items():
@@ -117,12 +120,12 @@ class Study:
         bench = self.bench(case)
         if case.method == DENSE:
             save_network(bench.dense, self._path(case, "cut"))
-            return {"top1": bench.top1(bench.dense, self.config["test_images"])}
+            return bench.judge(bench.dense, self.config["test_images"])
         try:
             made = methods.make(bench, case.settings, lp.Budget.parse(case.budget))
         except BudgetTooSmall as error:
             return {"impossible": str(error), "floor_share": error.floor_ms / error.budget_ms}
-        save_network(made.model, self._path(case, "cut"), stages=made.stages)
+        save_network(made.model, self._path(case, "cut"))
         return made.facts
 
     def _tune(self, case: Case) -> Row:
@@ -131,7 +134,7 @@ class Study:
         recipe = lp.Recipe(
             **{**self.config["recipe"], **case.settings.get("recipe", {}), "seed": case.seed}
         )
-        untuned = bench.top1(model, self.config["untuned_test_images"])
+        untuned = bench.judge(model, self.config["untuned_test_images"])
         if case.settings["by"] == "gradual":
             loss, steps = gradual.train(
                 model, bench, case.settings, budget=case.budget, recipe=recipe
@@ -141,9 +144,14 @@ class Study:
             batch_size = self.config["batch_size"]
             loss = tune(model, bench.lessons, batch_size=batch_size, recipe=recipe)
             facts = {}
-        save_network(model, self._path(case, "tuned"), stages=stages_of(self._path(case, "cut")))
-        tuned = bench.top1(model, self.config["test_images"])
-        return {**facts, "untuned_top1": untuned, "loss": loss, "tuned_top1": tuned}
+        save_network(model, self._path(case, "tuned"))
+        tuned = bench.judge(model, self.config["test_images"])
+        return {
+            **facts,
+            **{f"untuned_{metric}": value for metric, value in untuned.items()},
+            "loss": loss,
+            **{f"tuned_{metric}": value for metric, value in tuned.items()},
+        }
 
     def _check(self, case: Case) -> Row:
         model = load_network(self._path(case, "tuned"))
@@ -152,8 +160,10 @@ class Study:
         return {"comparison": compared.to_json(), "ratio": compared.ratio, **sizes}
 
 
-def run(stages: Sequence[str], wanted: argparse.Namespace, config: Mapping[str, Any]) -> None:
-    study, known = Study(config, RUNS), rows_of(HERE / "result.json", config)
+def run(stages: Sequence[str], wanted: argparse.Namespace) -> None:
+    home = HERE / wanted.study
+    config = json.loads((home / "config.json").read_text())
+    study, known = Study(config, home / "runs"), rows_of(home / "result.json", config)
     for stage in stages:
         for case in cases(config):
             if (
@@ -163,10 +173,10 @@ def run(stages: Sequence[str], wanted: argparse.Namespace, config: Mapping[str, 
             ):
                 getattr(study, stage)(case)
                 write_result(
-                    HERE / "result.json",
+                    home / "result.json",
                     config,
                     {"rows": study.found(known)},
-                    command="python -m studies.cifar run",
+                    command=f"python -m studies.accuracy run {wanted.study}",
                     libraries=["torch-pruning"],
                 )
 
@@ -174,17 +184,17 @@ def run(stages: Sequence[str], wanted: argparse.Namespace, config: Mapping[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("stage", choices=(*STAGES, "run", "page"))
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--seed", action="append", type=int, default=[])
     parser.add_argument("--budget", action="append", default=[], help="one in config.json")
     parser.add_argument("--only", action="append", default=[], help="a method in config.json")
     arguments = parser.parse_args()
     if arguments.stage == "page":
-        write_page(json.loads((HERE / "result.json").read_text()))
+        write_page(HERE / arguments.study)
         return
     require_data()
     torch.set_num_threads(1)
-    config = json.loads((HERE / "config.json").read_text())
-    run(STAGES if arguments.stage == "run" else [arguments.stage], arguments, config)
+    run(STAGES if arguments.stage == "run" else [arguments.stage], arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The study of CIFAR-10 finds equal latencies, keeps networks whole, and says what it lost."""
+"""Studies of accuracy find equal latencies, keep networks whole, and say what was lost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from studies.cifar import gradual, methods
-from studies.cifar.__main__ import Study, cases
-from studies.cifar.counting import Counter
-from studies.cifar.lessons import Lessons, loss
-from studies.cifar.networks import load_network, save_network, top1
-from studies.cifar.page import write_page
+from studies.accuracy import gradual, methods
+from studies.accuracy.__main__ import STUDIES, Study, cases
+from studies.accuracy.counting import Counter
+from studies.accuracy.lessons import Lessons, loss
+from studies.accuracy.networks import judge, load_network, save_network
+from studies.accuracy.page import write_page
 from studies.cifar_resnet import STAGES, resnet20, resnet56
 from torch import nn
 
@@ -28,9 +28,10 @@ from tests.synthetic import Synthetic
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from studies.cifar.bench import Bench
+    from studies.accuracy.bench import Bench
 
 CONFIG: dict[str, Any] = {
+    "network": "cifar_resnet56",
     "target": {"runtime": "synthetic", "batch": 1, "threads": 1},
     "budgets": ["60%", "5%"],
     "seeds": [0],
@@ -86,21 +87,18 @@ def test_narrower_networks_run_and_end_with_the_dense_one() -> None:
 
 
 def test_networks_come_back_from_their_files_as_they_were(tmp_path: Path) -> None:
-    dense, example = resnet56().eval(), torch.randn(1, 3, 32, 32)
-    graph = lp.trace(dense, example)
+    dense, example = resnet20().eval(), torch.randn(1, 3, 32, 32)
+    graph = lp.trace(dense, example, branches=True)
     kept = {group.name: range(group.channels // 2) for group in graph.groups}
-    plan = _plan(graph, dense, kept)
-    narrow = resnet56((8, 16, 40)).eval()
-    save_network(lp.cut(dense, graph, plan), tmp_path / "cut.safetensors")
-    save_network(narrow, tmp_path / "narrow.safetensors", stages=(8, 16, 40))
+    kept |= {group: range(0) for group in graph.branches[1].groups}
+    small = lp.cut(dense, graph, _plan(graph, dense, kept))
+    save_network(small, tmp_path / "cut.pt")
 
-    cut = load_network(tmp_path / "cut.safetensors").eval()
-    again = load_network(tmp_path / "narrow.safetensors").eval()
+    cut = load_network(tmp_path / "cut.pt").eval()
 
-    torch.testing.assert_close(cut(example), lp.cut(dense, graph, plan)(example))
-    torch.testing.assert_close(again(example), narrow(example))
+    torch.testing.assert_close(cut(example), small(example))
     assert cut.get_submodule("layer1.0.conv1").out_channels == 8
-    assert cut.get_submodule("layer1.0.bn1").num_features == 8
+    assert len(list(cut.parameters())) < len(list(dense.parameters()))
 
 
 def test_right_answers_are_counted_as_torch_gives_them() -> None:
@@ -110,7 +108,11 @@ def test_right_answers_are_counted_as_torch_gives_them() -> None:
     with torch.no_grad():
         expected = float((model(images).argmax(dim=1) == labels).double().mean())
 
-    assert top1(model, images, labels) == pytest.approx(expected, abs=0.011)
+    judged = judge(model, images, labels, among=range(10))
+
+    assert judged["top1"] == pytest.approx(expected, abs=0.011)
+    assert judged["top1_restricted"] == judged["top1"]  # asked about all there are
+    assert judge(model, images, labels.clamp(max=0), among=[0])["top1_restricted"] == 1
 
 
 def test_counted_budgets_are_shares_of_the_multiply_accumulates() -> None:
@@ -157,7 +159,7 @@ def test_gradual_pruning_ends_at_the_budget(monkeypatch: pytest.MonkeyPatch, sof
 
 def test_torch_prunings_networks_run_and_are_all_different() -> None:
     pytest.importorskip("torch_pruning")
-    from studies.cifar.other_pruner import candidates
+    from studies.accuracy.other_pruner import candidates
 
     model, example = resnet20().eval(), torch.randn(1, 3, 32, 32)
     batches = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))]
@@ -208,14 +210,15 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
 def test_the_page_says_who_is_ahead_and_where_nothing_fits(
     tmp_path: Path, repository: Path
 ) -> None:
-    document = json.loads((repository / "studies" / "cifar" / "result.json").read_text())
+    study = repository / "studies" / "accuracy" / "cifar"
+    document = json.loads((study / "result.json").read_text())
     document["rows"] = {
         "a": _row("joint", "50%", 0.80),
         "b": _row("uniform", "50%", 0.85),
         "c": {"method": "joint", "budget": "35%", "seed": 0, "impossible": "", "floor_share": 1.2},
     }
 
-    write_page(document, folder=tmp_path)
+    write_page(study, folder=tmp_path, document=document)
 
     page = (tmp_path / "cifar.md").read_text()
     assert "50%: `joint` with `taylor` is behind uniform by 5.0 points" in page
@@ -224,13 +227,14 @@ def test_the_page_says_who_is_ahead_and_where_nothing_fits(
     assert "| greedy | not run yet |" in page
 
 
-def test_the_published_page_is_what_the_result_says(tmp_path: Path, repository: Path) -> None:
-    document = json.loads((repository / "studies" / "cifar" / "result.json").read_text())
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_published_page_is_what_the_result_says(
+    study: str, tmp_path: Path, repository: Path
+) -> None:
+    write_page(repository / "studies" / "accuracy" / study, folder=tmp_path)
 
-    write_page(document, folder=tmp_path)
-
-    published = repository / "docs" / "results" / "cifar.md"
-    assert (tmp_path / "cifar.md").read_text() == published.read_text()
+    published = repository / "docs" / "results" / f"{study}.md"
+    assert (tmp_path / f"{study}.md").read_text() == published.read_text()
 
 
 class _Bench:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from studies.criteria.subjects import Subject
+    from studies.subjects import Subject
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 import latprune as lp
 from latprune.tuning import distillation
 from latprune.tuning.replay import replayed
-from studies.shared_data import Cifar10
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
+    from studies.subjects import Subject
+
 Taught = dict[str, Tensor]
 
 
 class Lessons(Dataset[tuple[Tensor, Taught]]):
-    """Pictures [n, 3, 32, 32], their labels [n] and the dense network's logits [n, classes]."""
+    """Pictures [n, 3, h, w], their labels [n] and the dense network's logits [n, classes]."""
 
     def __init__(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
         self.images, self.labels, self.logits = images, labels, logits
@@ -40,11 +41,11 @@ class Lessons(Dataset[tuple[Tensor, Taught]]):
         return self.images[index], {"labels": self.labels[index], "logits": self.logits[index]}
 
 
-def lessons(dense: nn.Module, path: Path, *, count: int, batch_size: int, seed: int) -> Lessons:
+def lessons(subject: Subject, path: Path, *, count: int, batch_size: int, seed: int) -> Lessons:
     """Draw a seed's pictures and have the dense network answer, or read what was drawn before."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn = _drawn(dense.eval(), count=count, batch_size=batch_size, seed=seed)
+        drawn = _drawn(subject, count=count, batch_size=batch_size, seed=seed)
         unfinished = path.with_suffix(".part")
         save_file(drawn, unfinished)
         unfinished.replace(path)
@@ -52,8 +53,8 @@ def lessons(dense: nn.Module, path: Path, *, count: int, batch_size: int, seed: 
 
 
 @torch.no_grad()
-def _drawn(dense: nn.Module, *, count: int, batch_size: int, seed: int) -> Taught:
-    loader = DataLoader(Cifar10("train", augment=True), batch_size, shuffle=True)
+def _drawn(subject: Subject, *, count: int, batch_size: int, seed: int) -> Taught:
+    dense, loader = subject.model.eval(), DataLoader(subject.tuning(), batch_size, shuffle=True)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, labels in replayed(loader, seed=seed).epoch(0):
         parts.append((images, labels, dense(images.contiguous(memory_format=torch.channels_last))))

@@ -9,14 +9,14 @@ import torch
 import latprune as lp
 from latprune.tuning.replay import replayed
 from latprune.tuning.schedule import build_optimizer, learning_rate
-from studies.cifar.lessons import batches, loss
+from studies.accuracy.lessons import batches, loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from studies.cifar.bench import Bench
+    from studies.accuracy.bench import Bench
 
 
 def train(

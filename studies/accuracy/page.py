@@ -1,7 +1,12 @@
-"""Writes `docs/results/cifar.md` and its plot from `result.json`: no figure is typed by hand."""
+"""Writes a study's page in `docs/results` and its plot from `result.json`.
+
+No figure is typed by hand: what the study's `introduction.md` and `closing.md` say of figures they
+take from there, too.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -14,20 +19,31 @@ if TYPE_CHECKING:
     from studies.frame import Row
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-PLOT = "cifar.svg"
 OURS = "joint"
+TOP1, RESTRICTED = "top1", "top1_restricted"
 Document = dict[str, Any]
 
 
-def write_page(document: Document, *, folder: Path = RESULTS) -> None:
-    """Write the page, and the plot beside it."""
-    config = document["config"]
-    parts = [_INTRODUCTION.format(**_facts(document)), _dense(document)]
-    parts += [_budget(document, budget) for budget in _sorted(config["budgets"])]
-    parts += [_standing(document), _ablations(document), _CLOSING.format(**_facts(document))]
+def write_page(study: Path, *, folder: Path = RESULTS, document: Document | None = None) -> None:
+    """Write the page, and the plot beside it.
+
+    Args:
+        study: Its folder; the page bears its name.
+        folder: Where the page goes.
+        document: What to write of; None: the study's result.
+    """
+    document = document or json.loads((study / "result.json").read_text())
+    introduction, closing = (
+        (study / f"{part}.md").read_text().format(**_facts(document))
+        for part in ("introduction", "closing")
+    )
+    parts = [introduction, _dense(document)]
+    parts += [_budget(document, budget) for budget in _sorted(document["config"]["budgets"])]
+    parts += [_standing(document), _ablations(document), closing]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cifar.md").write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
-    draw(document, folder / PLOT)
+    page = "\n\n".join(part.strip() for part in parts if part) + "\n"
+    (folder / f"{study.name}.md").write_text(page)
+    draw(document, folder / f"{study.name}.svg")
 
 
 def rows_of(document: Document, method: str, budget: str) -> list[Row]:
@@ -51,7 +67,6 @@ def _facts(document: Document) -> dict[str, Any]:
         "done": ", ".join(map(str, sorted(done))) or "none",
         "steps": config["tuning_images"] // config["batch_size"],
         "round_to": config["methods"]["Torch-Pruning"]["round_to"],
-        "scratch_lr": config["methods"]["narrow, from scratch"]["recipe"]["lr"],
     }
 
 
@@ -59,9 +74,10 @@ def _dense(document: Document) -> str:
     rows = rows_of(document, "dense", "100%")
     if not rows:
         return "The dense network was not judged yet."
-    tuned = [100 * row["tuned_top1"] for row in rows if "tuned_top1" in row]
-    after = f"; tuned like the others {_spread(tuned)}" if tuned else ""
-    return f"Dense: {100 * rows[0]['top1']:.2f} as published{after} (top-1 in %)."
+    tuned = [row for row in rows if "tuned_top1" in row]
+    after = f"; tuned like the others {_accuracy(tuned, 'tuned')}" if tuned else ""
+    published = " / ".join(f"{100 * rows[0][m]:.2f}" for m in (TOP1, RESTRICTED) if m in rows[0])
+    return f"Dense: {published} as published{after} (top-1 in %)."
 
 
 def _budget(document: Document, budget: str) -> str:
@@ -81,10 +97,18 @@ def _line(method: str, rows: Sequence[Row]) -> list[str]:
     return [
         method,
         _spread([100 * row["ratio"] for row in tuned if "ratio" in row], unit=" %"),
-        _spread([100 * row["untuned_top1"] for row in tuned]),
-        _spread([100 * row["tuned_top1"] for row in tuned]),
+        _accuracy(tuned, "untuned"),
+        _accuracy(tuned, "tuned"),
         str(len(tuned)),
     ]
+
+
+def _accuracy(rows: Sequence[Row], when: str) -> str:
+    """Give the accuracy, and behind a stroke that among the classes that there are pictures of."""
+    asked = [f"{when}_{metric}" for metric in (TOP1, RESTRICTED)]
+    return " / ".join(
+        _spread([100 * row[name] for row in rows]) for name in asked if name in rows[0]
+    )
 
 
 def _spread(values: Sequence[float], *, unit: str = "") -> str:
@@ -113,9 +137,10 @@ def _reasons(document: Document, budget: str) -> str:
 def _standing(document: Document) -> str:
     """Say for every budget whether the product's default is ahead, and of whom it is not."""
     lines = []
+    judged = f"tuned_{_decisive(document)}"
     for budget in _sorted(document["config"]["budgets"]):
         means = {
-            method: mean(row["tuned_top1"] for row in rows)
+            method: mean(row[judged] for row in rows)
             for method in document["config"]["methods"]
             if (rows := [r for r in rows_of(document, method, budget) if "tuned_top1" in r])
         }
@@ -131,7 +156,15 @@ def _standing(document: Document) -> str:
     return "## Who is ahead after tuning\n\n" + "\n".join(lines) if lines else ""
 
 
+def _decisive(document: Document) -> str:
+    """The metric that says who is ahead: among the classes tuned on, where those are not all."""
+    rows = document["rows"].values()
+    return RESTRICTED if any(f"tuned_{RESTRICTED}" in row for row in rows) else TOP1
+
+
 def _ablations(document: Document) -> str:
+    if "ablations" not in document["config"]:
+        return ""
     ablated = document["config"]["ablations"]
     budget = ablated["budget"]
     methods = {
@@ -160,7 +193,7 @@ def draw(document: Document, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for number, method in enumerate(document["config"]["methods"]):
         points = [
-            (100 * row["ratio"], 100 * row["tuned_top1"])
+            (100 * row["ratio"], 100 * row[f"tuned_{_decisive(document)}"])
             for budget in _sorted(document["config"]["budgets"])
             for row in rows_of(document, method, budget)
             if "ratio" in row
@@ -169,56 +202,10 @@ def draw(document: Document, path: Path) -> None:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "os^vDPX*"[number % 8], label=method, alpha=0.8)
     axes.set_xlabel("measured latency, % of the dense network's")
-    axes.set_ylabel("top-1 after tuning, %")
+    among = ", among the classes tuned on" if _decisive(document) == RESTRICTED else ""
+    axes.set_ylabel(f"top-1 after tuning, %{among}")
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend(fontsize="small")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
-
-
-_INTRODUCTION = """
-# ResNet-56 on CIFAR-10, at equal measured latency
-
-The published ResNet-56 (He et al. 2016) is narrowed to shares of its latency in ONNX Runtime
-({device}; fp32, one picture, one thread), then tuned on
-{tuning_images} training pictures in {steps} steps of {batch_size}: the same pictures, order,
-augmentation and distillation for every network of a seed. **That is a tuning of seconds, not of
-epochs over all of CIFAR-10**: it shows who starts from the better cut, not what is reached in the
-end. Accuracies are top-1 in % on {test_images} test pictures (standard error 0.4 to 0.7 points),
-"cut" on the first {untuned_test_images} before any tuning, batch norms re-estimated. "Measured" is
-the tuned network's time over the dense one's, timed in turns anew. With several seeds: the mean,
-and the least and the greatest. A seed draws the pictures that score and tune, and their order.
-
-`python -m studies.cifar run` does all of it and goes on where it was interrupted;
-`python -m studies.cifar page` writes this page from `studies/cifar/result.json` ({versions}).
-Of the seeds {seeds} there are rows so far of: {done}. [Less than five minutes](README.md) of one
-core are enough for two of the rows.
-
-![accuracy over latency](cifar.svg)
-
-- `joint`, HALP, greedy, uniform: latprune with `solver=`, scores by first-order Taylor (`taylor`,
-  the default) on {score_images} pictures, the loop closed on the clock. "Fisher" and "magnitude"
-  are `joint` with those scores.
-- Torch-Pruning: global group Taylor importance on the same pictures, in one step, channels in
-  multiples of {round_to} (16, its usual number on GPUs, is all that a layer of the first stage
-  has), at 19 ratios, with and without leaving every layer its half (without, it skips layers that
-  rounding would empty); the slowest of these networks that was measured to be within the budget.
-  **It takes channel i of a padded shortcut for channel i of what it pads**, though they lie 8 and
-  16 apart here, so what it removes of one stage is not what it removes of the next: on this
-  network its rows show that fault, not its choice of channels.
-- narrow, from scratch: one factor for the widths of all layers, new weights, the same steps and
-  teacher, at a learning rate of {scratch_lr} in place of {lr}.
-- The dense network is tuned as long.
-"""
-
-_CLOSING = """
-## What this does not show
-
-- What a long training reaches: there is no GPU behind these figures. In {steps} steps a network
-  from scratch has hardly begun; trained for as long as the dense one was, narrow networks are
-  serious rivals.
-- Other networks: this one is narrow (16 to 64 channels), steps of 8 channels are coarse for it, and
-  its shortcuts, which pad with zeros, tie all stages together.
-- Accuracy of the dense network itself is on the first {test_images} test pictures.
-"""

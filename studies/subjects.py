@@ -1,8 +1,10 @@
-"""The networks of the study and their pictures: published weights, no augmentation."""
+"""The networks of the studies and their pictures, with published weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -17,14 +19,18 @@ from studies.resnet50_v1 import resnet50_v1
 from studies.shared_data import Cifar10, data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 Pictures = Dataset[Any]
+LEAST_CROP = (0.35, 1.0)  # of a picture's area: a tuning is short
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and its training pictures in three parts that do not overlap."""
+    """A network, and its training pictures in three parts that do not overlap.
+
+    `tuning` gives all training pictures, augmented, a different way each time; the others are not.
+    """
 
     name: str
     model: nn.Module
@@ -33,6 +39,7 @@ class Subject:
     calibration: DataLoader[Any]
     held_out: DataLoader[Any]
     test: DataLoader[Any]
+    tuning: Callable[[], Pictures]
     classes: tuple[int, ...] | None
 
     @torch.no_grad()
@@ -55,7 +62,7 @@ def _share(right: torch.Tensor) -> float:
 
 
 def subject(name: str, settings: Mapping[str, Any], *, seed: int) -> Subject:
-    model, example, train, test, classes = PARTS[name]()
+    model, example, train, test, tuning, classes = PARTS[name]()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()  # type: ignore[arg-type]
     parts, first = [], 0
     for count in ("score_images", "calibration_images", "held_out_images"):
@@ -64,13 +71,15 @@ def subject(name: str, settings: Mapping[str, Any], *, seed: int) -> Subject:
     assert first <= len(order), f"{name}: {first} training pictures asked for, {len(order)} there"
     batch = settings["batch_size"]
     scoring, calibration, held_out = (DataLoader(Subset(train, p), batch) for p in parts)
-    judged = Subset(test, range(settings["test_images"]))
+    judged = DataLoader(Subset(test, range(settings["test_images"])), 50)
     return Subject(
-        name, model.eval(), example, scoring, calibration, held_out, DataLoader(judged, 50), classes
+        name, model.eval(), example, scoring, calibration, held_out, judged, tuning, classes
     )
 
 
-Parts = tuple[nn.Module, torch.Tensor, Pictures, Pictures, tuple[int, ...] | None]
+Parts = tuple[
+    nn.Module, torch.Tensor, Pictures, Pictures, Callable[[], Pictures], tuple[int, ...] | None
+]
 
 
 def _imagenette(model: nn.Module, weights: str, prepared: Preprocessing) -> Parts:
@@ -81,7 +90,12 @@ def _imagenette(model: nn.Module, weights: str, prepared: Preprocessing) -> Part
         images.split(split, transform=prepared.evaluation(), labels=labels)
         for split in ("train", "test")
     )
-    return model, torch.randn(1, 3, 224, 224), train, test, labels
+    augmented = prepared.training(scale=LEAST_CROP)
+
+    def tuning() -> Pictures:
+        return images.split("train", transform=augmented, labels=labels)
+
+    return model, torch.randn(1, 3, 224, 224), train, test, tuning, labels
 
 
 def _lite0() -> Parts:
@@ -100,7 +114,8 @@ def _resnet50() -> Parts:
 def _resnet56() -> Parts:
     model = resnet56()
     load_weights(model, data_folder() / "weights" / "cifar10_resnet56.safetensors")
-    return model, torch.randn(1, 3, 32, 32), Cifar10("train"), Cifar10("test"), None
+    tuning = partial(Cifar10, "train", augment=True)
+    return model, torch.randn(1, 3, 32, 32), Cifar10("train"), Cifar10("test"), tuning, None
 
 
 PARTS: Mapping[str, Callable[[], Parts]] = {

@@ -17,8 +17,8 @@ from latprune.errors import BudgetTooSmall
 from latprune.fitting import AIM, refine
 from latprune.knapsack.greedy import greedy
 from latprune.knapsack.halp import halp
-from studies.cifar.counting import Counter
-from studies.cifar.networks import load_network, stages_of
+from studies.accuracy.counting import Counter
+from studies.accuracy.networks import load_network
 from studies.cifar_resnet import STAGES, resnet56
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from latprune.knapsack import Solver
     from latprune.latency.timing import Comparison
-    from studies.cifar.bench import Bench
-    from studies.cifar.networks import Stages
+    from studies.accuracy.bench import Bench
 
+Stages = tuple[int, int, int]
 SOLVERS: Mapping[str, Solver] = {
     "joint": knapsack.joint,
     "halp": halp,
@@ -48,12 +48,10 @@ class Made:
     Attributes:
         model: The network.
         facts: How it was found, as JSON values.
-        stages: What its shortcuts pad to.
     """
 
     model: nn.Module
     facts: dict[str, Any] = field(default_factory=dict)
-    stages: Stages = STAGES
 
 
 def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
@@ -70,12 +68,14 @@ def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
 
 def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The product: plan, time the network, correct, plan again."""
+    branches = settings.get("branches", False)
+    graph = bench.graph_with_branches if branches else bench.graph
     fitted = lp.fit(
         bench.dense,
-        bench.graph,
+        graph,
         bench.example,
-        bench.table,
-        bench.saliency(settings["criterion"]),
+        bench.table_for(graph),
+        bench.saliency(settings["criterion"], branches=branches),
         budget,
         solver=SOLVERS[settings["solver"]],
         folder=bench.runs,
@@ -137,18 +137,18 @@ def by_torch_pruning(bench: Bench, settings: Mapping[str, Any], budget: lp.Budge
 
 
 def by_scratch(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
-    """One width factor for the whole network, and new weights."""
+    """One width factor for the whole of a CIFAR ResNet-56, and new weights."""
     torch.manual_seed(bench.seed)
     stages = narrower(settings["multiple"])
     models = [resnet56(each).eval() for each in stages]
     found = largest_within(bench, models, budget)
-    return Made(models[found], {"stages": list(stages[found])}, stages[found])
+    return Made(models[found], {"stages": list(stages[found])})
 
 
 def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The very network of another method, cut before: what differs is how it is tuned."""
     path = bench.path("cut", settings["method"], str(budget))
-    return Made(load_network(path), {"network_of": settings["method"]}, stages_of(path))
+    return Made(load_network(path), {"network_of": settings["method"]})
 
 
 def by_training(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import latprune as lp
-from studies.cifar.lessons import Lessons, lessons
-from studies.cifar.networks import top1
-from studies.cifar.other_pruner import Candidate, candidates
-from studies.criteria.scoring import score
-from studies.criteria.subjects import Subject, subject
+from studies.accuracy.lessons import Lessons, lessons
+from studies.accuracy.networks import judge
+from studies.accuracy.other_pruner import Candidate, candidates
+from studies.scoring import score
+from studies.subjects import Subject, subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.latency.timing import Comparison
-
-NETWORK = "cifar_resnet56"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Bench:
 
     @cached_property
     def subject(self) -> Subject:
-        return subject(NETWORK, self.config, seed=self.seed)
+        return subject(self.config["network"], self.config, seed=self.seed)
 
     @property
     def dense(self) -> nn.Module:
@@ -57,17 +55,25 @@ class Bench:
         return lp.trace(self.dense, self.example)
 
     @cached_property
+    def graph_with_branches(self) -> lp.PruningGraph:
+        """The graph in which whole residual branches may go."""
+        return lp.trace(self.dense, self.example, branches=True)
+
+    @cached_property
     def target(self) -> lp.Target:
         return lp.Target.here(**self.config["target"])
 
     @cached_property
     def table(self) -> lp.LatencyTable:
-        return lp.measure(self.dense, self.graph, self.example, self.target, folder=self.runs)
+        return self.table_for(self.graph)
+
+    def table_for(self, graph: lp.PruningGraph) -> lp.LatencyTable:
+        return lp.measure(self.dense, graph, self.example, self.target, folder=self.runs)
 
     @cached_property
     def lessons(self) -> Lessons:
         path = self.runs / f"seed{self.seed}" / "lessons.safetensors"
-        drawn = partial(lessons, self.dense, path, batch_size=self.config["batch_size"])
+        drawn = partial(lessons, self.subject, path, batch_size=self.config["batch_size"])
         return drawn(count=self.config["tuning_images"], seed=self.seed)
 
     @cached_property
@@ -76,13 +82,15 @@ class Bench:
         round_to = self.config["methods"]["Torch-Pruning"]["round_to"]
         return candidates(self.dense, self.example, self.subject.scoring, round_to=round_to)
 
-    def saliency(self, criterion: str) -> lp.Saliency:
-        path = self.runs / f"seed{self.seed}" / f"{criterion}.npz"
-        return score(criterion, self.subject, self.graph, self.config, path).saliency
+    def saliency(self, criterion: str, *, branches: bool = False) -> lp.Saliency:
+        graph = self.graph_with_branches if branches else self.graph
+        name = f"{criterion}-branches.npz" if branches else f"{criterion}.npz"
+        path = self.runs / f"seed{self.seed}" / name
+        return score(criterion, self.subject, graph, self.config, path).saliency
 
     def path(self, stage: str, method: str, budget: str) -> Path:
         """Name the file of a network that a stage made."""
-        name = f"{method} {budget.rstrip('%')}.safetensors".replace(", ", "-").replace(" ", "-")
+        name = f"{method} {budget.rstrip('%')}.pt".replace(", ", "-").replace(" ", "-")
         return self.runs / f"seed{self.seed}" / stage / name
 
     def compare(self, small: nn.Module, *, limit_s: float = 2.0, openings: int = 1) -> Comparison:
@@ -109,7 +117,7 @@ class Bench:
         images, labels = zip(*self.subject.test, strict=True)
         return torch.cat(images), torch.cat(labels)
 
-    def top1(self, model: nn.Module, count: int) -> float:
+    def judge(self, model: nn.Module, count: int) -> dict[str, float]:
         """Judge a network on the first test pictures."""
         images, labels = self._test
-        return top1(model, images[:count], labels[:count])
+        return judge(model, images[:count], labels[:count], among=self.subject.classes)

@@ -11,6 +11,7 @@ import torch
 from latprune.graph.layers import LayerShape
 from latprune.latency.layer_modules import LayerModule, layer_inputs
 from latprune.latency.onnx_layers import layer_model
+from latprune.latency.profiled import random_input
 from tests.latency.synthetic import conv
 
 ACTIVATIONS = [
@@ -74,6 +75,24 @@ def test_a_layer_between_neighbours_runs(name: str) -> None:
     )
 
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [*SHAPES.values(), *(replace(conv(4, 4), activation=name) for name in ACTIVATIONS)],
+    ids=[*SHAPES, *ACTIVATIONS],
+)
+def test_a_layer_in_fp16_reads_and_computes_about_the_same_in_it(shape: LayerShape) -> None:
+    written = []
+    for precision, dtype in (("fp32", np.float32), ("fp16", np.float16)):
+        model = layer_model(shape, batch=2, in_context=False, precision=precision)
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        read = {x.name: random_input(x.shape).astype(dtype) for x in session.get_inputs()}
+        written.append(session.run(None, read)[0])
+
+    whole, half = written
+    assert (whole.dtype, half.dtype) == (np.float32, np.float16)
+    assert np.linalg.norm(half.astype(np.float32) - whole) <= 0.01 * np.linalg.norm(whole)
 
 
 def outputs(shape: LayerShape) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from latprune.latency.onnx_layers import input_shape, second_shape
+from latprune.latency.layer_sizes import input_shape, second_shape
 from latprune.latency.profiled import Profile
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latprune.latency.onnx_layers import layer_model, weights
+from latprune.latency.layer_sizes import weights
+from latprune.latency.onnx_layers import layer_model
 from latprune.latency.profiled import time_models
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.timing import clock_for

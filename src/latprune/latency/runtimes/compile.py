@@ -16,8 +16,8 @@ from torch import fx, nn
 
 from latprune.errors import NoCompiler
 from latprune.latency.layer_modules import LayerModule, TimedCall, layer_inputs
+from latprune.latency.layer_sizes import is_warm
 from latprune.latency.layer_timing import time_shapes
-from latprune.latency.onnx_layers import is_warm
 from latprune.latency.processors import CPU, CUDA
 from latprune.latency.timing import summarise
 

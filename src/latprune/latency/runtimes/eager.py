@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from latprune.latency.layer_modules import LayerModule, TimedCall, layer_inputs
+from latprune.latency.layer_sizes import is_warm
 from latprune.latency.layer_timing import time_shapes
-from latprune.latency.onnx_layers import is_warm
 from latprune.latency.processors import CPU, CUDA
 from latprune.latency.timing import Opened
 

@@ -16,9 +16,9 @@ import torch
 from latprune.errors import NoProvider, import_extra
 from latprune.graph.layers import LayerShape
 from latprune.latency.layer_modules import TimedCall, cast, dtype_of
+from latprune.latency.layer_sizes import is_warm
 from latprune.latency.layer_timing import model_for, time_shapes
 from latprune.latency.onnx_export import export_network
-from latprune.latency.onnx_layers import is_warm
 from latprune.latency.onnx_sessions import EXTRA, open_session
 from latprune.latency.processors import CPU, CUDA
 from latprune.latency.profiled import random_input

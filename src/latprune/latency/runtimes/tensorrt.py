@@ -19,9 +19,9 @@ import torch
 
 from latprune.errors import CannotBuild, import_extra
 from latprune.latency.layer_modules import cast, dtype_of
+from latprune.latency.layer_sizes import is_warm
 from latprune.latency.layer_timing import model_for, time_shapes
 from latprune.latency.onnx_export import export_network
-from latprune.latency.onnx_layers import is_warm
 from latprune.latency.processors import CUDA
 from latprune.latency.profiled import REFORMAT, Profile
 

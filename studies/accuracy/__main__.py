@@ -190,6 +190,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="a method in config.json")
     arguments = parser.parse_args()
     if arguments.stage == "page":
+        if not (HERE / arguments.study / "result.json").is_file():
+            raise SystemExit(f"There is no row of {arguments.study} yet: run it first.")
         write_page(HERE / arguments.study)
         return
     require_data()

@@ -99,14 +99,6 @@ class Bench:
             self.dense, small, self.example, self.target, limit_s=limit_s, openings=openings
         )
 
-    def layers_ms(self, small: nn.Module) -> float:
-        """Add up what a network's layers take, whoever narrowed it: to sort, not to publish."""
-        tensors = small.state_dict()
-        widths = {name: len(tensors[f"{name}.weight"]) for name in self.graph.widths}
-        options: dict[str, Any] = {"widths": widths, "folder": self.runs}
-        table = lp.measure(self.dense, self.graph, self.example, self.target, **options)
-        return table.layers_ms(self.graph, widths)
-
     def recalibrated(self, model: nn.Module) -> nn.Module:
         """Re-estimate batch norms, on pictures that neither scored nor tune."""
         lp.recalibrate(model, self.subject.calibration, images=self.config["calibration_images"])

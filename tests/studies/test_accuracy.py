@@ -76,6 +76,23 @@ def test_the_search_finds_the_slowest_network_within_a_budget(
             methods.largest_within(bench, models, budget)
 
 
+@given(st.lists(st.floats(0.1, 20), min_size=1, max_size=30), st.floats(0.01, 1.0))
+def test_ratios_are_tried_in_order_until_one_is_within_the_budget(
+    times_ms: list[float], fraction: float
+) -> None:
+    fits = [number for number, ms in enumerate(times_ms) if ms / 10 <= fraction]
+    bench = cast("Bench", Stopwatch(times_ms))
+    models = cast("list[nn.Module]", list(range(len(times_ms))))
+    budget = lp.Budget(fraction=fraction)
+
+    if fits:
+        assert methods.first_within(bench, models, budget) == fits[0]
+    else:
+        with pytest.raises(BudgetTooSmall) as caught:
+            methods.first_within(bench, models, budget)
+        assert caught.value.floor_ms == pytest.approx(min(times_ms))
+
+
 def test_narrower_networks_run_and_end_with_the_dense_one() -> None:
     found = methods.narrower(8)
 

@@ -59,7 +59,7 @@ TELL_S = 10.0
 def main() -> int:
     arguments = _arguments()
     if arguments.markdown:
-        print(markdown(_begun(arguments.json, arguments.input, arguments.batch)["cases"]))
+        print(markdown(_begun(arguments.json, arguments.input, arguments.batch)))
         return 0
     torch.set_num_threads(1)
     document = _begun(arguments.json, arguments.input, arguments.batch)
@@ -223,17 +223,19 @@ def _line(case: dict[str, Any]) -> str:
     return "; ".join([head, *parts, f"{case['seconds']:.0f} s"])
 
 
-def markdown(cases: list[dict[str, Any]]) -> str:
+def markdown(document: dict[str, Any]) -> str:
     """The cases as the table in docs/measuring.md."""
     lines = [
-        "| runtime | network | dense ms | layers ÷ dense | budget | predicted ms | measured ms "
-        "| error | closed loop ÷ budget |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| runtime | network | vectors | dense ms | layers ÷ dense | budget | predicted ms "
+        "| measured ms | error | closed loop ÷ budget |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for case in cases:
+    for case in document["cases"]:
+        device = case["on"]["device"] if "on" in case else document["device"]
+        vectors = device.rpartition(", ")[2].partition(" ")[0]
         dense_ms = case["dense_ms"]["median_ms"] if "dense_ms" in case else 0.0
         lines += [
-            f"| {case['target']} | {case['network']} | {dense_ms:.1f} "
+            f"| {case['target']} | {case['network']} | {vectors} | {dense_ms:.1f} "
             f"| {case['layers_ms'] / dense_ms:.2f} | {one['budget'].replace('%', ' %')} "
             f"| {one['predicted_ms']:.2f} | {one['measured_ms']:.2f} "
             f"± {one['measured_error_ms']:.2f} | {100 * one['error']:+.1f} % "

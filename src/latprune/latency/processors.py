@@ -32,11 +32,13 @@ class Processor(Protocol):
     Attributes:
         suffix: Of the names of runtimes that compute on it.
         precisions: That it offers, as in `Target.precision`.
+        channels_last: Whether images are to lie with their channels last in eager PyTorch.
         compile_options: What `torch.compile` is given.
     """
 
     suffix: str
     precisions: tuple[str, ...]
+    channels_last: bool
     compile_options: Mapping[str, Any]
 
     def describe(self) -> str:
@@ -53,7 +55,7 @@ class Processor(Protocol):
         """Give the clock for networks that run on so many threads."""
 
     def put(
-        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool = False
+        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool
     ) -> tuple[nn.Module, Inputs]:
         """Give a copy of a network in evaluation mode, and its inputs, ready to run there.
 
@@ -79,6 +81,7 @@ class Cpu:
 
     suffix = ""
     precisions: tuple[str, ...] = ("fp32", "bf16")
+    channels_last = False
     compile_options: Mapping[str, Any] = {}
 
     def describe(self) -> str:
@@ -94,7 +97,7 @@ class Cpu:
         return clock_for(threads)
 
     def put(
-        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool = False
+        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool
     ) -> tuple[nn.Module, Inputs]:
         """Copy a network; see `Processor`."""
         keep_memory()
@@ -132,6 +135,7 @@ class Cuda:
 
     suffix = "-cuda"
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16")
+    channels_last = True
     # Kernels are recorded once and started together: otherwise starting them is what takes time.
     compile_options: Mapping[str, Any] = {"mode": "reduce-overhead"}
 
@@ -155,12 +159,12 @@ class Cuda:
         return time.perf_counter
 
     def put(
-        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool = True
+        self, module: nn.Module, inputs: Inputs, target: Target, *, channels_last: bool
     ) -> tuple[nn.Module, Inputs]:
-        """Copy a network; see `Processor`. Images are always laid out with their channels last."""
-        del channels_last
+        """Copy a network; see `Processor`."""
         small, given = cast(module, inputs, dtype_of(target))
-        return with_channels_last(small.cuda(), tuple(tensor.cuda() for tensor in given))
+        small, given = small.cuda(), tuple(tensor.cuda() for tensor in given)
+        return with_channels_last(small, given) if channels_last else (small, given)
 
     @contextmanager
     def ready(self, threads: int) -> Iterator[None]:

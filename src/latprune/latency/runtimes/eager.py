@@ -79,7 +79,9 @@ class Eager:
         return Opened(open_)
 
     def _call(self, model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> Run:
-        small, given = self._processor.put(model, inputs, target)
+        small, given = self._processor.put(
+            model, inputs, target, channels_last=self._processor.channels_last
+        )
 
         def call() -> None:
             small(*given)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.knapsack import Choice, Solver
+
 
 @pytest.fixture(autouse=True)
 def synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +234,58 @@ def test_of_several_criteria_the_one_with_the_least_held_out_loss_is_cut(
     assert set(result.reranked) == {"backwards", "fisher", "probe"}
     assert result.plan.criterion == next(iter(result.reranked)) != "backwards"
     assert result.report.met
+
+
+def test_of_several_solvers_the_one_with_the_least_held_out_loss_is_cut(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    def never(*_: object, **__: object) -> Choice:
+        raise lp.BudgetTooSmall(1.0, 2.0)
+
+    model = Network()
+    lp.tune(model, loader, recipe=RECIPE)
+    result = lp.prune(
+        model,
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        target=lp.Target.here("synthetic"),
+        criterion=["fisher", "taylor"],
+        solver=[lp.joint, lp.uniform, never],
+        held_out_batches=2,
+        folder=tmp_path,
+    )
+
+    names = {
+        f"{criterion}, {s}" for criterion in ("fisher", "taylor") for s in ("joint", "uniform")
+    }
+    assert set(result.reranked) == names  # what finds nothing is left out
+    assert list(result.reranked.values()) == sorted(result.reranked.values())
+    assert f"{result.plan.criterion}, {result.plan.solver}" == next(iter(result.reranked))
+    assert result.report.met
+
+
+def test_where_no_solver_finds_a_network_the_budget_is_too_small(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    with pytest.raises(lp.BudgetTooSmall) as caught:
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            lp.Budget(ms=1e-6),
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            solver=[lp.uniform, lp.joint],
+            folder=tmp_path,
+        )
+
+    assert caught.value.floor_ms > 1e-6
+
+
+@pytest.mark.parametrize("solver", [[lp.joint, lp.uniform], []])
+def test_several_solvers_need_images_that_decide(solver: list[Solver], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one solver, or several and a loader"):
+        lp.prune(Network(), EXAMPLE, "50%", solver=solver, folder=tmp_path)
 
 
 @pytest.mark.parametrize("criterion", [["taylor", "fisher"], []])

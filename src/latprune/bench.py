@@ -35,7 +35,6 @@ class Bench:
         graph: Traced from it.
         example: Its input, or inputs.
         budgets: By the target, the first one's first; all of one device.
-        solver: Chooses the widths.
         folder: Of latency tables; None: the user's cache.
         device: Where everything is timed.
     """
@@ -44,7 +43,6 @@ class Bench:
     graph: PruningGraph
     example: Tensor | tuple[Tensor, ...]
     budgets: Mapping[Target, Budget]
-    solver: Solver
     folder: Path | None
     device: Device
 
@@ -75,7 +73,7 @@ class Bench:
             for target, budget in self.budgets.items()
         ]
 
-    def planned(self, demands: Sequence[Demand], saliency: Saliency) -> Plan:
+    def planned(self, demands: Sequence[Demand], saliency: Saliency, solver: Solver) -> Plan:
         """Plan by the tables alone, until every layer of the plan is measured."""
         first, *also = demands
         plan, _ = refine(
@@ -85,7 +83,7 @@ class Bench:
             first.table,
             saliency,
             first.budget,
-            solver=self.solver,
+            solver=solver,
             aim=AIM,
             also=also,
             folder=self.folder,
@@ -97,6 +95,7 @@ class Bench:
         self,
         demands: Sequence[Demand],
         saliency: Saliency,
+        solver: Solver,
         *,
         within: Mapping[str, Sequence[int]] | None = None,
         progress: Progress | None = None,
@@ -110,7 +109,7 @@ class Bench:
             first.table,
             saliency,
             first.budget,
-            solver=self.solver,
+            solver=solver,
             also=also,
             within=within,
             folder=self.folder,

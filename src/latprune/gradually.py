@@ -117,7 +117,7 @@ def prune_gradually(
     graph = trace(dense, example, keep=keep)
     told.stage("measure")
     timed = copy.deepcopy(dense)  # the teacher is where training is, and this one stays
-    bench = Bench(timed, graph, example, budgets, solver, folder, device)
+    bench = Bench(timed, graph, example, budgets, folder, device)
     first, *others = shared(lambda: bench.measured(progress=told))
     begin = partial(
         prune_in_steps,
@@ -130,7 +130,9 @@ def prune_gradually(
         soft=soft,
         solver=solver,
         also=others,
-        closing=lambda saliency, left: bench.fitted([first, *others], saliency, within=left).plan,
+        closing=lambda saliency, left: (
+            bench.fitted([first, *others], saliency, solver, within=left).plan
+        ),
     )
     told.stage("train and prune")
     along = _Along(begin)

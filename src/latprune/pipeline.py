@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
-from latprune.errors import ModelMismatch
+from latprune.errors import BudgetTooSmall, ModelMismatch
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
+from latprune.reranking import names_of
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.tuning import cross_entropy, recalibrate, tune
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
+    from latprune.planning import Demand
     from latprune.progress import Progress
     from latprune.report import Report
+    from latprune.saliency import Saliency
     from latprune.scoring import Criteria
     from latprune.tuning import Epoch, Recipe
     from latprune.tuning.losses import Distil, Loss
@@ -56,7 +60,8 @@ class Pruned:
         history: The epochs of tuning.
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
-        reranked: Where several criteria were tried, the held-out loss that each came to.
+        reranked: Where several criteria or solvers were tried, the held-out loss that each came
+            to: by the criterion, and the solver where there are several; the least first.
     """
 
     model: nn.Module
@@ -101,7 +106,7 @@ def prune(
     keep: Sequence[str] = (),
     branches: bool = False,
     criterion: Criteria = "taylor",
-    solver: Solver = joint,
+    solver: Solver | Sequence[Solver] = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
     held_out_batches: int = 16,
@@ -131,7 +136,7 @@ def prune(
         branches: Whether residual branches may go as a whole.
         criterion: What makes a channel worth keeping: a name, or a function of model and graph.
             Of several, the one whose network has the least loss on held-out batches (`rerank`).
-        solver: What chooses the widths.
+        solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
         held_out_batches: Batches to re-rank with, the last ones of the loader.
@@ -151,7 +156,8 @@ def prune(
         BudgetTooSmall: If no network fits.
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
-        ValueError: If a criterion has no such name, or there are several and no loader.
+        ValueError: If a criterion has no such name, or there are several, or several solvers, and
+            no loader.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run.
@@ -161,6 +167,9 @@ def prune(
     told = progress or Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     seed = 0 if recipe is None else recipe.seed
+    solvers = (solver,) if callable(solver) else tuple(solver)
+    if not solvers or (len(solvers) > 1 and loader is None):
+        raise ValueError("give one solver, or several and a loader with images that decide")
     scoring = Scoring(
         as_criteria(criterion),
         loader,
@@ -172,8 +181,8 @@ def prune(
     dense = copy.deepcopy(model).eval()
     told.stage("trace")
     graph = trace(dense, example, keep=keep, branches=branches)
-    bench = Bench(dense, graph, example, budgets, solver, folder, device)
-    plan, small, reranked = _cut(bench, scoring, checkpoint, told)
+    bench = Bench(dense, graph, example, budgets, folder, device)
+    plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, told)
     before: Mapping[str, float] = {}
     history: tuple[Epoch, ...] = ()
     if loader is not None and recipe is not None:
@@ -241,7 +250,13 @@ class _Cut(NamedTuple):
     reranked: Mapping[str, float]
 
 
-def _cut(bench: Bench, scoring: Scoring, checkpoint: Path | None, told: Progress) -> _Cut:
+def _cut(
+    bench: Bench,
+    scoring: Scoring,
+    solvers: Sequence[Solver],
+    checkpoint: Path | None,
+    told: Progress,
+) -> _Cut:
     """Measure, score, plan and cut; or read what a checkpoint kept of that."""
     kept = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
     if kept is not None and kept.is_file():
@@ -250,20 +265,42 @@ def _cut(bench: Bench, scoring: Scoring, checkpoint: Path | None, told: Progress
     demands = bench.measured(progress=told)
     told.stage("score")
     saliencies = scoring.score(bench.model, bench.graph, progress=told)
-    best, reranked = 0, {}
-    if len(saliencies) > 1:
+    ways = list(product(saliencies, solvers))
+    best, reranked = ways[0], {}
+    if len(ways) > 1:
         told.stage("re-rank")
-        plans = [bench.planned(demands, saliency) for saliency in saliencies]
+        ways, plans = _planned(bench, demands, ways)
         ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
-        best = plans.index(ranking[0].plan)
-        reranked = {candidate.plan.criterion: candidate.loss for candidate in ranking}
+        best = ways[plans.index(ranking[0].plan)]
+        names = names_of([candidate.plan for candidate in ranking])
+        reranked = {name: one.loss for name, one in zip(names, ranking, strict=True)}
     told.stage("plan and cut")
-    fitted = bench.fitted(demands, saliencies[best], progress=told)
+    fitted = bench.fitted(demands, *best, progress=told)
     if scoring.loader is not None:
         recalibrate(fitted.model, replayed(scoring.loader, seed=scoring.seed).epoch(0))
     if kept is not None:
         save(fitted.model, kept, graph=bench.graph, plan=fitted.plan)
     return _Cut(fitted.plan, fitted.model, reranked)
+
+
+def _planned(
+    bench: Bench, demands: Sequence[Demand], ways: Sequence[tuple[Saliency, Solver]]
+) -> tuple[list[tuple[Saliency, Solver]], list[Plan]]:
+    """Plan in every way that finds a network within the budgets.
+
+    Raises:
+        BudgetTooSmall: If none does: of the least floor.
+    """
+    found: list[tuple[tuple[Saliency, Solver], Plan]] = []
+    errors: list[BudgetTooSmall] = []
+    for way in ways:
+        try:
+            found.append((way, bench.planned(demands, *way)))
+        except BudgetTooSmall as error:
+            errors.append(error)
+    if not found:
+        raise min(errors, key=lambda error: error.floor_ms)
+    return [way for way, _ in found], [plan for _, plan in found]
 
 
 def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:

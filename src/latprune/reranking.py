@@ -86,7 +86,7 @@ def rerank(
     """
     if not plans:
         raise ValueError("there is nothing to rank: give at least one plan")
-    progress = progress or Quiet()
+    progress, names = progress or Quiet(), names_of(plans)
     batches, repeated = list(held_out), replayed(calibration, seed=seed)
     tried: list[Candidate] = []
     for done, plan in enumerate(plans, start=1):
@@ -96,13 +96,20 @@ def rerank(
             recalibrate(small, repeated.epoch(0), images=images)
             known = Candidate(plan, small, mean_loss(small, batches, loss))
         tried.append(Candidate(plan, known.model, known.loss))
-        progress.step(done, len(plans), f"{plan.criterion} has a loss of {known.loss:.3f}")
+        progress.step(done, len(plans), f"{names[done - 1]} has a loss of {known.loss:.3f}")
     if all(math.isinf(candidate.loss) for candidate in tried):
         raise NotFinite(
             f"none of {len(plans)} networks has a finite loss on the held-out images: check the "
             "inputs, the weights and the loss"
         )
     return sorted(tried, key=lambda candidate: candidate.loss)
+
+
+def names_of(plans: Sequence[Plan]) -> list[str]:
+    """Name plans by their criteria, and by their solvers where these differ, too."""
+    if len({plan.solver for plan in plans}) <= 1:
+        return [plan.criterion for plan in plans]
+    return [f"{plan.criterion}, {plan.solver}" for plan in plans]
 
 
 @torch.no_grad()

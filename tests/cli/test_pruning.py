@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 import latprune as lp
@@ -14,7 +15,6 @@ from tests.cli.conftest import FORMULA, latprune
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from typer.testing import Result
 
     from tests.cli.conftest import Disk
@@ -31,6 +31,41 @@ def test_of_several_criteria_prune_keeps_the_better_one_and_says_so(
     said = json.loads(found.stdout)
     assert set(said["reranked"]) == {"taylor", "fisher"}
     assert said["criterion"] == min(said["reranked"], key=said["reranked"].get)
+
+
+def test_of_several_solvers_prune_keeps_the_better_one_and_says_so(
+    disk: Disk, tmp_path: Path
+) -> None:
+    options = ("--budget", "70%", "--epochs", "0", "--solver", "joint, uniform", "--json")
+    found = latprune(
+        "prune", *disk.trained, *disk.data, *FORMULA, *options, "--out", str(tmp_path / "run")
+    )
+
+    said = json.loads(found.stdout)
+    assert set(said["reranked"]) == {"taylor, joint", "taylor, uniform"}
+    best = min(said["reranked"], key=said["reranked"].get)
+    assert f"{said['criterion']}, {said['solver']}" == best
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--solver", "joint,magic"], "magic is none of"),
+        (["--solver", "joint,uniform"], "several solvers need --data"),
+        (["--solver", "joint,uniform", "--steps", "3", "DATA"], "one solver chooses every cut"),
+    ],
+)
+def test_several_solvers_are_refused_where_nothing_decides(
+    disk: Disk, tmp_path: Path, options: list[str], said: str
+) -> None:
+    data = disk.data if "DATA" in options else ()
+    given = [word for word in options if word != "DATA"]
+    asked = (*disk.trained, *data, *FORMULA, "--budget", "70%", *given)
+
+    found = latprune("prune", *asked, "--out", str(tmp_path / "run"))
+
+    assert found.exit_code == 2
+    assert said in " ".join(found.stderr.replace("│", " ").split())
 
 
 def test_prune_writes_json_alone_to_stdout_and_leaves_with_its_verdict(

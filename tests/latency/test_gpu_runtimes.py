@@ -112,10 +112,16 @@ def test_reformatting_between_a_layers_kernels_counts_and_at_its_ends_does_not(
     assert [found[shape].median_ms for shape in shapes] == [3.5, 3.5]
 
 
-def test_the_provider_of_onnx_runtime_takes_tensorrts_times_of_layers(tensorrt: Runtime) -> None:
+def test_the_provider_of_onnx_runtime_takes_tensorrts_times_of_layers(
+    tensorrt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+
     ((_, layer),) = IN_TENSORRT.time_layers([conv(8, 8)], FP16)
 
     assert layer.median_ms == 3.5
+    assert IN_TENSORRT.version() == f"{onnxruntime.__version__}, TensorRT 11.0.0"
 
 
 def test_a_layer_may_read_and_write_the_layouts_of_its_neighbours(tensorrt: Runtime) -> None:

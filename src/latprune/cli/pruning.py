@@ -55,9 +55,10 @@ class Asked:
         return self.choice.several(self.labelled.data)
 
     @cached_property
-    def solver(self) -> Solver:
+    def solvers(self) -> list[Solver]:
         """What chooses the widths."""
-        return self.choice.solve(budgets=1 + len(self.settings.also or ()))
+        budgets = 1 + len(self.settings.also or ())
+        return self.choice.solvers(self.labelled.data, budgets=budgets)
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -72,11 +73,13 @@ class Asked:
         Raises:
             BadParameter: If not.
         """
-        _ = self.source, self.criteria, self.solver, self.recipe  # each refuses what it cannot read
+        # Each refuses what it cannot read.
+        _ = self.source, self.criteria, self.solvers, self.recipe
         self.training.check_augmentation(self.network.task)
         self.cuts.check(
             trains=self.recipe is not None,
             criterion=self.choice.criterion,
+            solvers=len(self.solvers),
             branches=self.choice.branches,
             is_by_hand=place.is_by_hand,
         )
@@ -99,7 +102,6 @@ class Asked:
             "target": target,
             "also": also,
             "keep": self.choice.kept,
-            "solver": self.solver,
             "evaluate": data.judge if data and self.source.is_trained else None,
             "calibration_batches": self.labelled.calibration,
             "checkpoint": folder.checkpoint,
@@ -119,6 +121,7 @@ class Asked:
             loader=data.train if data else None,
             branches=self.choice.branches,
             criterion=self.criteria,
+            solver=self.solvers,
             recipe=self.recipe,
             **common,
         )
@@ -134,6 +137,7 @@ class Asked:
             self.budget,
             loader=data.train,
             recipe=recipe,
+            solver=self.solvers[0],
             steps=steps,
             every=self.cuts.every,
             soft=self.cuts.soft,

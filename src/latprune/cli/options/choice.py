@@ -45,7 +45,8 @@ SolverName = Annotated[
     typer.Option(
         "--solver",
         help="What chooses the widths: joint (the best choice, with a proof), or to compare with: "
-        "halp, greedy, uniform, milp (needs the extra milp).",
+        "halp, greedy, uniform, milp (needs the extra milp). prune takes several, as "
+        "joint,uniform: whichever network does best on held-out pictures.",
     ),
 ]
 
@@ -92,16 +93,33 @@ class Solvable(Choosable):
         Raises:
             BadParameter: If there is no such solver, or it holds only one budget.
         """
-        from latprune import knapsack
+        return _solver(self.solver, budgets)
 
-        if self.solver not in SOLVERS:
-            sentence = f"{self.solver} is none of {', '.join(SOLVERS)}"
+    def solvers(self, data: Path | None, *, budgets: int) -> list[Solver]:
+        """Read one solver, or several between commas, which have so many budgets to hold.
+
+        Raises:
+            BadParameter: If there is no such solver, it holds only one budget, or there are
+                several and no pictures that decide.
+        """
+        chosen = [_solver(name.strip(), budgets) for name in self.solver.split(",")]
+        if len(chosen) > 1 and data is None:
+            sentence = "several solvers need --data to decide"
             raise typer.BadParameter(sentence, param_hint="--solver")
-        if budgets > 1 and self.solver in OF_ONE_BUDGET:
-            sentence = f"{self.solver} takes one budget: choose with joint, or leave out --also"
-            raise typer.BadParameter(sentence, param_hint="--solver")
-        solver: Solver = getattr(knapsack, self.solver)
-        return solver
+        return chosen
+
+
+def _solver(name: str, budgets: int) -> Solver:
+    from latprune import knapsack
+
+    if name not in SOLVERS:
+        sentence = f"{name} is none of {', '.join(SOLVERS)}"
+        raise typer.BadParameter(sentence, param_hint="--solver")
+    if budgets > 1 and name in OF_ONE_BUDGET:
+        sentence = f"{name} takes one budget: choose with joint, or leave out --also"
+        raise typer.BadParameter(sentence, param_hint="--solver")
+    solver: Solver = getattr(knapsack, name)
+    return solver
 
 
 def budget_of(text: str) -> Budget:

@@ -126,7 +126,13 @@ class Cuts:
     soft: Soft = False
 
     def check(
-        self, *, trains: bool, criterion: str | None, branches: bool, is_by_hand: bool
+        self,
+        *,
+        trains: bool,
+        criterion: str | None,
+        solvers: int,
+        branches: bool,
+        is_by_hand: bool,
     ) -> None:
         """Refuse to prune in steps where that cannot be, and several processes where it need not.
 
@@ -146,6 +152,9 @@ class Cuts:
         if criterion not in (None, "taylor"):
             sentence = "with --steps, the gradients of training score, by taylor"
             raise typer.BadParameter(sentence, param_hint="--criterion")
+        if solvers > 1:
+            sentence = "with --steps, one solver chooses every cut"
+            raise typer.BadParameter(sentence, param_hint="--solver")
         if branches:
             sentence = "while a network trains its branches are narrowed, but none of them goes"
             raise typer.BadParameter(sentence, param_hint="--branches")

@@ -154,6 +154,15 @@ class OnnxRuntimeGpu:
 class _InTensorRt(OnnxRuntimeGpu):
     """The provider that hands networks to TensorRT."""
 
+    def version(self) -> str:
+        """Give the versions of ONNX Runtime and TensorRT.
+
+        Raises:
+            NoProvider: If ONNX Runtime was built without the provider.
+            MissingExtra: If TensorRT's own package is not installed, which times the layers.
+        """
+        return f"{super().version()}, TensorRT {TENSORRT.version()}"
+
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target
     ) -> Iterator[tuple[LayerShape, Measurement]]:

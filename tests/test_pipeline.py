@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -209,6 +209,27 @@ def test_an_unknown_criterion_says_what_there_is(
         )
 
 
+def best_of_several(
+    loader: DataLoader[tuple[torch.Tensor, ...]], folder: Path, **options: Any
+) -> lp.Pruned:
+    """Prune a trained network to its half; held-out batches decide."""
+    model, target = Network(), lp.Target.here("synthetic")
+    lp.tune(model, loader, recipe=RECIPE)
+    result = lp.prune(
+        model,
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        target=target,
+        held_out_batches=2,
+        folder=folder,
+        **options,
+    )
+    assert list(result.reranked.values()) == sorted(result.reranked.values())
+    assert result.report.met
+    return result
+
+
 def test_of_several_criteria_the_one_with_the_least_held_out_loss_is_cut(
     loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
@@ -217,23 +238,10 @@ def test_of_several_criteria_the_one_with_the_least_held_out_loss_is_cut(
         scores = {group: s.max() - s for group, s in good.scores.items()}
         return lp.Saliency(scores, criterion="backwards")
 
-    model = Network()
-    lp.tune(model, loader, recipe=RECIPE)
-    result = lp.prune(
-        model,
-        EXAMPLE,
-        "50%",
-        loader=loader,
-        target=lp.Target.here("synthetic"),
-        criterion=[backwards, "fisher", "probe"],
-        held_out_batches=2,
-        folder=tmp_path,
-    )
+    result = best_of_several(loader, tmp_path, criterion=[backwards, "fisher", "probe"])
 
-    assert list(result.reranked.values()) == sorted(result.reranked.values())
     assert set(result.reranked) == {"backwards", "fisher", "probe"}
     assert result.plan.criterion == next(iter(result.reranked)) != "backwards"
-    assert result.report.met
 
 
 def test_of_several_solvers_the_one_with_the_least_held_out_loss_is_cut(
@@ -242,27 +250,14 @@ def test_of_several_solvers_the_one_with_the_least_held_out_loss_is_cut(
     def never(*_: object, **__: object) -> Choice:
         raise lp.BudgetTooSmall(1.0, 2.0)
 
-    model = Network()
-    lp.tune(model, loader, recipe=RECIPE)
-    result = lp.prune(
-        model,
-        EXAMPLE,
-        "50%",
-        loader=loader,
-        target=lp.Target.here("synthetic"),
-        criterion=["fisher", "taylor"],
-        solver=[lp.joint, lp.uniform, never],
-        held_out_batches=2,
-        folder=tmp_path,
-    )
+    solvers = [lp.joint, lp.uniform, never]
+    result = best_of_several(loader, tmp_path, criterion=["fisher", "taylor"], solver=solvers)
 
     names = {
         f"{criterion}, {s}" for criterion in ("fisher", "taylor") for s in ("joint", "uniform")
     }
     assert set(result.reranked) == names  # what finds nothing is left out
-    assert list(result.reranked.values()) == sorted(result.reranked.values())
     assert f"{result.plan.criterion}, {result.plan.solver}" == next(iter(result.reranked))
-    assert result.report.met
 
 
 def test_where_no_solver_finds_a_network_the_budget_is_too_small(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.latency.target import Target
-    from latprune.latency.timing import Clock, Measurement, Run
+    from latprune.latency.timing import Measurement, Run
 
 _NOTHING = LayerShape("activation", 1, 1, (1, 1), activation="relu")
 _RUNS_OF_NOTHING = 100
@@ -62,6 +62,8 @@ class OnnxRuntimeGpu:
     """Times layers and networks in a provider of ONNX Runtime that computes elsewhere."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    device = staticmethod(CUDA.describe)
+    clock = staticmethod(CUDA.clock)
 
     def __init__(self, name: str, provider: Provider) -> None:
         self.name = name
@@ -78,14 +80,6 @@ class OnnxRuntimeGpu:
         if self._provider.name not in available:
             raise NoProvider(self._provider.name, available)
         return str(runtime.__version__)
-
-    def device(self) -> str:
-        """Name the GPU, as PyTorch sees it."""
-        return CUDA.describe()
-
-    def clock(self, threads: int) -> Clock:
-        """Give the clock of the time that passes; see `Runtime`."""
-        return CUDA.clock(threads)
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.target import Target
-    from latprune.latency.timing import Clock, Measurement, Run
+    from latprune.latency.timing import Measurement, Run
 
 GPU = "cuda"
 _EXTRA = "tensorrt"
@@ -46,18 +46,12 @@ class TensorRt:
 
     name = "tensorrt"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    device = staticmethod(CUDA.describe)
+    clock = staticmethod(CUDA.clock)
 
     def version(self) -> str:
         """Give TensorRT's version."""
         return str(import_extra("tensorrt", _EXTRA).__version__)
-
-    def device(self) -> str:
-        """Name the GPU, as PyTorch sees it."""
-        return CUDA.describe()
-
-    def clock(self, threads: int) -> Clock:
-        """Give the clock of the time that passes; see `Runtime`."""
-        return CUDA.clock(threads)
 
     def time_layers(
         self, shapes: Sequence[LayerShape], target: Target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -152,4 +152,5 @@ def test_random_networks_are_exact_after_random_cuts(
     example = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     graph = trace(model.eval(), example)
 
+    assume(graph.groups)  # shuffles and heads together may tie all channels into one bundle
     assert is_right(model, graph, example, share=share, seed=seed)

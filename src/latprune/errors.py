@@ -324,7 +324,10 @@ class CannotBuild(LatpruneError):
     """
 
     def __init__(self, reasons: Sequence[str]) -> None:
-        super().__init__(f"TensorRT cannot build the network: {'; '.join(reasons) or 'no reason'}")
+        super().__init__(
+            f"TensorRT cannot build the network: {'; '.join(reasons) or 'it gives no reason'}. "
+            f"Replace what it names, or choose another runtime, such as onnxruntime-cuda"
+        )
         self.reasons = tuple(reasons)
 
 

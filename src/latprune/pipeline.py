@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -269,11 +270,13 @@ def _cut(
     best, reranked = ways[0], {}
     if len(ways) > 1:
         told.stage("re-rank")
-        ways, plans = _planned(bench, demands, ways)
-        ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
-        best = ways[plans.index(ranking[0].plan)]
-        names = names_of([candidate.plan for candidate in ranking])
-        reranked = {name: one.loss for name, one in zip(names, ranking, strict=True)}
+        planned = _planned(bench, demands, ways)
+        plans = [plan for _, plan in planned]
+        if plans:  # else the closed loop finds out whether anything fits
+            ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
+            best, _ = planned[plans.index(ranking[0].plan)]
+            names = names_of([candidate.plan for candidate in ranking])
+            reranked = {name: one.loss for name, one in zip(names, ranking, strict=True)}
     told.stage("plan and cut")
     fitted = bench.fitted(demands, *best, progress=told)
     if scoring.loader is not None:
@@ -285,22 +288,13 @@ def _cut(
 
 def _planned(
     bench: Bench, demands: Sequence[Demand], ways: Sequence[tuple[Saliency, Solver]]
-) -> tuple[list[tuple[Saliency, Solver]], list[Plan]]:
-    """Plan in every way that finds a network within the budgets.
-
-    Raises:
-        BudgetTooSmall: If none does: of the least floor.
-    """
+) -> list[tuple[tuple[Saliency, Solver], Plan]]:
+    """Plan in every way that finds a network within the budgets."""
     found: list[tuple[tuple[Saliency, Solver], Plan]] = []
-    errors: list[BudgetTooSmall] = []
     for way in ways:
-        try:
+        with suppress(BudgetTooSmall):
             found.append((way, bench.planned(demands, *way)))
-        except BudgetTooSmall as error:
-            errors.append(error)
-    if not found:
-        raise min(errors, key=lambda error: error.floor_ms)
-    return [way for way, _ in found], [plan for _, plan in found]
+    return found
 
 
 def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:

@@ -96,6 +96,13 @@ def test_a_solver_that_is_not_known_is_wrong_usage(disk: Disk) -> None:
     assert "joint, halp" in " ".join(found.stderr.split())
 
 
+def test_a_plan_is_made_by_one_solver(disk: Disk) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, "--budget", "80%", "--solver", "joint,uniform")
+
+    assert found.exit_code == 2
+    assert "one solver makes a plan" in " ".join(found.stderr.split())
+
+
 def test_the_frontier_is_a_table_and_a_picture(disk: Disk, tmp_path: Path) -> None:
     picture = tmp_path / "frontier.png"
     found = latprune(

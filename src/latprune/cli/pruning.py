@@ -153,7 +153,7 @@ class Asked:
             "budget": str(self.budget),
             "also": {place.describe(): str(budget) for place, budget in also.items()},
             "criterion": ",".join(self.criteria),
-            "solver": self.choice.solver,
+            "solver": ",".join(self.choice.solver_names),
             "keep": self.choice.kept,
             "branches": self.choice.branches,
             **vars(self.cuts),

@@ -91,9 +91,17 @@ class Solvable(Choosable):
         """Read the solver, which has so many budgets to hold.
 
         Raises:
-            BadParameter: If there is no such solver, or it holds only one budget.
+            BadParameter: If there is no such solver, it holds one budget, or there are several.
         """
+        if len(self.solver_names) > 1:
+            sentence = "one solver makes a plan; prune tries several and keeps the best network"
+            raise typer.BadParameter(sentence, param_hint="--solver")
         return _solver(self.solver, budgets)
+
+    @property
+    def solver_names(self) -> list[str]:
+        """The solvers between commas, by name."""
+        return [name.strip() for name in self.solver.split(",")]
 
     def solvers(self, data: Path | None, *, budgets: int) -> list[Solver]:
         """Read one solver, or several between commas, which have so many budgets to hold.
@@ -102,7 +110,7 @@ class Solvable(Choosable):
             BadParameter: If there is no such solver, it holds only one budget, or there are
                 several and no pictures that decide.
         """
-        chosen = [_solver(name.strip(), budgets) for name in self.solver.split(",")]
+        chosen = [_solver(name, budgets) for name in self.solver_names]
         if len(chosen) > 1 and data is None:
             sentence = "several solvers need --data to decide"
             raise typer.BadParameter(sentence, param_hint="--solver")

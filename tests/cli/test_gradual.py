@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Disk
 
 # 3 epochs of 4 batches
-COURSE = ("--runtime", "synthetic", "--budget", "70%", "--epochs", "3", "--steps", "3")
+TRAINING = ("--epochs", "3", "--steps", "3", "--train-precision", "no")
+COURSE = ("--runtime", "synthetic", "--budget", "70%", *TRAINING)
 
 
 def pruned(disk: Disk, out: Path, *options: str) -> Result:
@@ -95,6 +96,7 @@ def test_another_course_may_not_use_the_folder(disk: Disk, tmp_path: Path) -> No
         (("--epochs", "0"), "--epochs above 0"),
         (("--label-smoothing", "1.5"), "--label-smoothing"),
         (("--optimizer", "magic"), "--optimizer"),
+        (("--train-precision", "int8"), "--train-precision"),
         (("--auto-augment", "magic"), "--auto-augment"),
         (("--table", "elsewhere.jsonl"), "--on"),
     ],

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # 3 epochs of 2 steps in each of 2 processes
-COURSE = ("--budget", "70%", "--epochs", "3", "--steps", "3", "--every", "2")
+TRAINING = ("--epochs", "3", "--steps", "3", "--every", "2", "--train-precision", "no")
+COURSE = ("--budget", "70%", *TRAINING)
 PATIENCE_S = 600  # of a machine that does something else meanwhile
 
 

@@ -21,6 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRIAL_ROUNDS = 3
 TRIAL_SECONDS = 15.0
 HOPELESS = 3.0  # times as slow in the warm-up: not worth another round
+WORTH = 0.9  # of fp32's time: a hair's breadth would let noise decide how a network is trained
 
 
 @dataclass(frozen=True)
@@ -115,5 +116,5 @@ def _faster(trial_step: Callable[[Precision], None], clock: Callable[[], float])
         while len(rounds) < TRIAL_ROUNDS and clock() - begun < TRIAL_SECONDS:
             rounds.append(round_of(candidates))
     fp32_s, bf16_s = (statistics.median(samples) for samples in zip(*rounds, strict=True))
-    name: PrecisionName = "bf16" if bf16_s < fp32_s else "no"
+    name: PrecisionName = "bf16" if bf16_s < WORTH * fp32_s else "no"
     return Precision(name, f"a step took {fp32_s:.3g} s in fp32 and {bf16_s:.3g} s in bf16 here")

@@ -30,8 +30,9 @@ class Recipe:
         ema: Decay in (0, 1) of a moving average of weights and statistics, reached by and by
             (timm's `ModelEmaV3`). The average is then what is judged and kept. None: no average.
         precision: `no` (fp32), `bf16` or `fp16` autocast, or `auto`: what `accelerate launch` was
-            told; else bf16 on GPUs that have it; on CPUs that have it, the faster of fp32 and
-            bf16 by a trial; else fp32.
+            told; else bf16 on GPUs that have it, and on CPUs that have it where a trial takes a
+            tenth less time than in fp32; else fp32. A trial may end otherwise the next time:
+            name a precision where two runs have to be the same, bit for bit.
         seed: Of the data's order, augmentation and dropout.
     """
 

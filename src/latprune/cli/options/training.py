@@ -37,6 +37,14 @@ Ema = Annotated[
 ClipNorm = Annotated[
     float | None, typer.Option("--clip-norm", help="Longest gradient, over all weights.")
 ]
+TrainPrecision = Annotated[
+    str,
+    typer.Option(
+        "--train-precision",
+        metavar="auto|no|bf16|fp16",
+        help="Number format of tuning: no is fp32, auto is bf16 where that is faster.",
+    ),
+]
 AutoAugment = Annotated[
     str | None,
     typer.Option(
@@ -79,6 +87,7 @@ class Training:
     ema: Ema = None
     clip_norm: ClipNorm = None
     seed: Seed = 0
+    train_precision: TrainPrecision = "auto"
     auto_augment: AutoAugment = None
 
     def recipe(self, task: str) -> Recipe:
@@ -90,8 +99,11 @@ class Training:
         from latprune.tuning import Recipe
 
         numbers = {name: value for name, value in vars(self).items() if name != "auto_augment"}
+        # --precision is the target's.
+        numbers["precision"] = numbers.pop("train_precision")
         for name, value in numbers.items():
-            with usage(f"--{name.replace('_', '-')}"):
+            option = "train_precision" if name == "precision" else name
+            with usage(f"--{option.replace('_', '-')}"):
                 Recipe(**{"epochs": 1, name: value})
         if task == "detection" and self.label_smoothing:
             sentence = "a detector's loss smooths no labels"

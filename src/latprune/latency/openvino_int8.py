@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Inputs = Tensor | tuple[Tensor, ...]
 
 EXTRA = "openvino"
+LOGGERS = ("nncf", "torch.utils.cpp_extension")
 
 
 def in_int8(model: Any, runs: Sequence[Sequence[np.ndarray]], *, correct: bool) -> Any:
@@ -44,7 +45,8 @@ def in_int8(model: Any, runs: Sequence[Sequence[np.ndarray]], *, correct: bool) 
         CannotQuantise: If the quantiser fails on the model.
         MissingExtra: If nncf is not installed.
     """
-    nncf = import_extra("nncf", EXTRA)
+    with _silent():
+        nncf = import_extra("nncf", EXTRA)
     names = [wanted.get_any_name() for wanted in model.inputs]
     feeds = [dict(zip(names, arrays, strict=True)) for arrays in runs]
     fix = nncf.OverflowFix.ENABLE if saturates() else nncf.OverflowFix.DISABLE
@@ -106,13 +108,15 @@ class Called:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the quantiser's progress and its advice to itself."""
-    logger = logging.getLogger("nncf")
-    disabled = logger.disabled
-    logger.disabled = True
+    """Keep to itself the quantiser's progress, its advice, and what torch says of CUDA to it."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    disabled = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = disabled
+        for logger, before in zip(loggers, disabled, strict=True):
+            logger.disabled = before

@@ -51,7 +51,15 @@ from latprune.pipeline import Pruned, prune
 from latprune.planning import Budget, Demand, Plan, frontier, plan
 from latprune.report import Report, check
 from latprune.reranking import Candidate, rerank
-from latprune.saliency import Saliency, fisher, magnitude, probe, taylor, taylor_squared
+from latprune.saliency import (
+    Saliency,
+    fisher,
+    magnitude,
+    probe,
+    relative,
+    taylor,
+    taylor_squared,
+)
 from latprune.surgery import cut, load, load_notes, load_plan, save
 from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
 
@@ -121,6 +129,7 @@ __all__ = [
     "prune_gradually",
     "prune_in_steps",
     "recalibrate",
+    "relative",
     "rerank",
     "save",
     "taylor",

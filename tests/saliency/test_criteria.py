@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch.nn.functional as F
 
-from latprune.saliency import fisher, magnitude, names, probe, scored, taylor, taylor_squared
+from latprune.saliency import (
+    fisher,
+    magnitude,
+    names,
+    probe,
+    relative,
+    scored,
+    taylor,
+    taylor_squared,
+)
 from latprune.testing import CriterionContract, random_batches, small_network
 
 if TYPE_CHECKING:
@@ -44,6 +53,13 @@ class TestProbe(CriterionContract):
         self, model: nn.Module, graph: PruningGraph, batches: Batches, loss: Loss
     ) -> Saliency:
         return probe(model, graph, batches, loss)
+
+
+class TestRelative(CriterionContract):
+    def score(
+        self, model: nn.Module, graph: PruningGraph, batches: Batches, loss: Loss
+    ) -> Saliency:
+        return relative(fisher(model, graph, batches, loss))
 
 
 class TestMagnitude(CriterionContract):

@@ -9,6 +9,7 @@ from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.named import CriterionName, check_name, names, scored
 from latprune.saliency.probe import probe
+from latprune.saliency.relative import relative
 from latprune.saliency.scores import Saliency
 from latprune.saliency.taylor import taylor
 from latprune.saliency.taylor_squared import taylor_squared
@@ -21,6 +22,7 @@ __all__ = [
     "magnitude",
     "names",
     "probe",
+    "relative",
     "scored",
     "taylor",
     "taylor_squared",

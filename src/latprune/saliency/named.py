@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.probe import probe
+from latprune.saliency.relative import relative
 from latprune.saliency.taylor import taylor
 from latprune.saliency.taylor_squared import taylor_squared
 
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
 
-CriterionName = Literal["taylor", "taylor_squared", "fisher", "probe", "magnitude"]
+CriterionName = Literal[
+    "taylor",
+    "taylor_squared",
+    "fisher",
+    "probe",
+    "magnitude",
+    "relative_taylor",
+    "relative_taylor_squared",
+    "relative_fisher",
+    "relative_magnitude",
+]
+RELATIVE = "relative_"
 
 
 class Criterion(Protocol):
@@ -75,7 +87,7 @@ def scored(
     """Score channels by the criterion of a name.
 
     Args:
-        criterion: One of `names()`.
+        criterion: One of `names()`; `relative_` before a name is `relative` of what it scores.
         model: See the criteria.
         graph: See the criteria.
         batches: Of (inputs, labels); without them everything is scored by `magnitude`.
@@ -86,6 +98,9 @@ def scored(
         ValueError: If there is no such criterion.
     """
     check_name(criterion)
-    if criterion == "magnitude" or batches is None:
-        return magnitude(model, graph)
-    return ON_DATA[criterion](model, graph, batches, loss, progress=progress)
+    absolute = criterion.removeprefix(RELATIVE)
+    if absolute == "magnitude" or batches is None:
+        found = magnitude(model, graph)
+    else:
+        found = ON_DATA[absolute](model, graph, batches, loss, progress=progress)
+    return found if absolute == criterion else relative(found)

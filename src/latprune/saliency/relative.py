@@ -1,0 +1,69 @@
+"""A width is worth what it leaves of its group, not what it adds to a sum.
+
+A sum of scores prices the last channel of a group like its first, so it empties whatever groups it
+holds cheap, and the network cannot do without them. What follows a narrowed layer sees it at its
+old scale (a norm brings it back), with what was lost as noise beside what is left: where a share q
+of a group is left, noise is to signal as 1 - q is to q. That is as much as the sum says of small
+cuts, and grows without bound.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latprune.saliency.scores import Saliency
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LEAST_LEFT = 0.05  # a share of a group, below which its curve goes on straight
+
+
+def relative(saliency: Saliency, *, shrinkage: float = 0.5) -> Saliency:
+    """Value the widths of every group by how much of its scores they leave.
+
+    Narrowing a group to a share q of its scores costs S·(1 - q)/q, where S says how much the loss
+    minds noise there. To second order that is the sum of the group's scores, if these are
+    `fisher`'s. Such sums differ between groups by more than the cost of cutting them does, so S is
+    the geometric mean of the sum and of what is typical of the network.
+
+    Args:
+        saliency: Scores that add up to energies, such as those of `fisher` or `taylor_squared`;
+            others too.
+        shrinkage: How far S is drawn to what is typical, from 0 (the sum itself) to 1 (the same
+            for all groups); the weights of that geometric mean.
+
+    Returns:
+        The same scores, with a curve for every group.
+
+    Raises:
+        ValueError: If widths already have curves, which are no sums, or `shrinkage` is out of its
+            range.
+    """
+    if saliency.curves:
+        raise ValueError(f"{saliency.criterion} judges widths as a whole: its curves stay")
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage lies in [0, 1], not {shrinkage}")
+    values = {group: saliency.values(group) for group in saliency.scores}
+    typical = _typical(values)
+    curves = {}
+    for group, of_widths in values.items():
+        total = of_widths[-1]
+        sensitivity = total ** (1 - shrinkage) * typical**shrinkage
+        curves[group] = sensitivity * _kept(of_widths / total) if total else of_widths
+    return Saliency(saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves)
+
+
+def _typical(values: Mapping[str, np.ndarray]) -> float:
+    """Give the geometric mean of all groups' sums that are not 0."""
+    sums = np.array([of_widths[-1] for of_widths in values.values()])
+    return float(np.exp(np.log(sums[sums > 0]).mean())) if (sums > 0).any() else 0.0
+
+
+def _kept(shares: np.ndarray) -> np.ndarray:
+    """Give what shares of a group, from 0 to 1, are worth above having none of it."""
+    bounded = np.maximum(shares, LEAST_LEFT)
+    lost = (1 - bounded) / bounded + np.maximum(LEAST_LEFT - shares, 0.0) / LEAST_LEFT**2
+    return np.maximum.accumulate(lost[0] - lost)

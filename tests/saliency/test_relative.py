@@ -1,0 +1,102 @@
+"""Relative values: like the sum of scores for small cuts, and without mercy for large ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from latprune.saliency import Saliency, relative
+
+SCORES = arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1e3))
+
+
+def valued(*groups: np.ndarray, shrinkage: float = 0.5) -> list[np.ndarray]:
+    """Give what the widths of groups are worth."""
+    scores = {f"group{number}": of_channels for number, of_channels in enumerate(groups)}
+    found = relative(Saliency(scores, criterion="mine"), shrinkage=shrinkage)
+    return [found.values(name) for name in scores]
+
+
+@given(st.lists(SCORES, min_size=1, max_size=4), st.floats(0.0, 1.0))
+def test_every_channel_more_is_worth_less_than_the_one_before(
+    groups: list[np.ndarray], shrinkage: float
+) -> None:
+    for values in valued(*groups, shrinkage=shrinkage):
+        gains = np.diff(values)
+        assert values[0] == 0
+        assert (gains >= 0).all()
+        assert (np.diff(gains) <= 1e-9 * max(1.0, values[-1])).all()
+
+
+def test_a_small_cut_costs_what_the_sum_says() -> None:
+    scores = np.linspace(1.0, 2.0, 1000)
+
+    (values,) = valued(scores, shrinkage=0.0)
+
+    assert values[-1] - values[-2] == pytest.approx(scores.min(), rel=0.01)
+
+
+def test_what_is_lost_is_weighed_by_what_is_left() -> None:
+    (values,) = valued(np.ones(10), shrinkage=0.0)
+
+    lost = values[-1] - values
+    assert lost[5] == pytest.approx(10.0)  # half: as much noise as signal
+    assert lost[2] == pytest.approx(40.0)
+    assert np.isfinite(lost[0])
+    assert lost[0] > 2 * lost[1]
+
+
+def test_sensitivities_are_drawn_to_what_is_typical() -> None:
+    loud, quiet = 100.0 * np.ones(8), np.ones(8)
+
+    def ratio(shrinkage: float) -> float:
+        first, second = valued(loud, quiet, shrinkage=shrinkage)
+        return float(first[-1] / second[-1])
+
+    assert ratio(0.0) == pytest.approx(100.0)
+    assert ratio(0.5) == pytest.approx(10.0)
+    assert ratio(1.0) == pytest.approx(1.0)
+
+
+@given(SCORES.filter(lambda scores: scores.sum() > 1e-3), st.floats(1e-3, 1e3))
+def test_the_unit_of_the_scores_does_not_matter(scores: np.ndarray, factor: float) -> None:
+    other = np.ones(4)
+
+    first, second = valued(scores, other), valued(factor * scores, factor * other)
+
+    for one, scaled in zip(first, second, strict=True):
+        np.testing.assert_allclose(scaled, factor * one, rtol=1e-9)
+
+
+def test_a_group_without_worth_stays_without() -> None:
+    nothing, something = valued(np.zeros(3), np.ones(3))
+
+    assert not nothing.any()
+    assert something[-1] > 0
+    (alone,) = valued(np.zeros(3))
+    assert not alone.any()
+
+
+def test_the_order_of_channels_stays() -> None:
+    saliency = Saliency({"stem": np.array([1.0, 4.0, 0.0, 2.0])}, criterion="fisher")
+
+    found = relative(saliency)
+
+    assert found.ranked("stem").tolist() == saliency.ranked("stem").tolist()
+    assert found.criterion == "relative_fisher"
+
+
+def test_curves_are_refused() -> None:
+    probed = Saliency({"stem": np.ones(2)}, criterion="probe", curves={"stem": np.arange(3.0)})
+
+    with pytest.raises(ValueError, match="probe judges widths as a whole"):
+        relative(probed)
+
+
+@pytest.mark.parametrize("shrinkage", [-0.1, 1.1])
+def test_shrinkage_is_a_share(shrinkage: float) -> None:
+    with pytest.raises(ValueError, match=r"shrinkage lies in \[0, 1\]"):
+        relative(Saliency({"stem": np.ones(2)}, criterion="mine"), shrinkage=shrinkage)

@@ -10,6 +10,7 @@ from latprune.batches import calibrating
 from latprune.bench import Bench
 from latprune.errors import import_extra
 from latprune.gradual import prune_in_steps
+from latprune.gradual.course import check_criterion
 from latprune.gradual.processes import meet, rank, shared, world
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.gradual import GradualPruning
+    from latprune.gradual.course import GradualCriterion
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
@@ -58,6 +60,7 @@ def prune_gradually(
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     solver: Solver = joint,
+    criterion: GradualCriterion = "taylor",
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -90,6 +93,7 @@ def prune_gradually(
         also: Further targets, each with a budget of its own.
         keep: Modules whose output channels must stay.
         solver: Chooses the widths of every cut.
+        criterion: What they are worth, as for `prune_in_steps`.
         calibration_batches: Set the scales of a target in int8.
         evaluate: Judges a network, where it was trained: shares by the metric's name.
         folder: Of latency tables.
@@ -101,7 +105,8 @@ def prune_gradually(
         As `prune`, the same in every process.
 
     Raises:
-        ValueError: If training ends before the last cut; says what would fit.
+        ValueError: If training ends before the last cut, and then it says what would fit; or there
+            is no such criterion.
         BudgetTooSmall: If no network fits, before anything is trained.
         LatpruneError: As `prune`.
 
@@ -110,6 +115,7 @@ def prune_gradually(
     """
     meet()
     check_room(loader, recipe, steps=steps, every=every, start=start)
+    check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     dense = copy.deepcopy(model).eval()
@@ -129,6 +135,7 @@ def prune_gradually(
         start=start,
         soft=soft,
         solver=solver,
+        criterion=criterion,
         also=others,
         closing=lambda saliency, left: (
             bench.fitted([first, *others], saliency, solver, within=left).plan

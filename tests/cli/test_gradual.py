@@ -87,11 +87,19 @@ def test_another_course_may_not_use_the_folder(disk: Disk, tmp_path: Path) -> No
     assert "every was 2, is 1" in words(refused)
 
 
+def test_the_gradients_score_by_the_criterion_that_is_named(disk: Disk, tmp_path: Path) -> None:
+    found = pruned(disk, tmp_path / "run", "--criterion", "relative_taylor_squared")
+
+    asked = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert found.exit_code == 0
+    assert asked["criterion"] == "relative_taylor_squared"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--every", "5"), "3 epochs of 4 batches"),
-        (("--criterion", "fisher"), "--criterion"),
+        (("--criterion", "fisher"), "the gradients of training score by"),
         (("--branches",), "--branches"),
         (("--epochs", "0"), "--epochs above 0"),
         (("--label-smoothing", "1.5"), "--label-smoothing"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,18 +14,20 @@ import latprune as lp
 from latprune.errors import NotFinite
 from latprune.gradual.gradients import GradientScores
 from latprune.gradual.pruning import _norms_or_writers, _readers
-from latprune.saliency import taylor
+from latprune.saliency import taylor, taylor_squared
 from latprune.saliency.scores import parameters_of
 from tests.gradual.training import EXAMPLE, batch, network
 from tests.networks import EVERY, Plain
 
 
-def scorer(model: nn.Module, *, reading: bool = False) -> tuple[GradientScores, lp.PruningGraph]:
+def scorer(
+    model: nn.Module, *, reading: bool = False, squared: bool = False
+) -> tuple[GradientScores, lp.PruningGraph]:
     graph = lp.trace(model, EXAMPLE)
     parameters = parameters_of(model)
     choose = _readers if reading else _norms_or_writers
     members = {group.name: choose(group, parameters) for group in graph.groups}
-    return GradientScores(model, graph.groups, members), graph
+    return GradientScores(model, graph.groups, members, squared=squared), graph
 
 
 def backward(model: nn.Module, number: int) -> None:
@@ -36,15 +40,18 @@ CLASSIFIERS = [one for one in EVERY if one.__name__ != "Transposed"]
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
-def test_scores_are_those_of_taylor_on_the_same_batches(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("criterion", [taylor, taylor_squared])
+def test_scores_are_those_of_the_criterion_on_the_same_batches(
+    kind: type[nn.Module], criterion: Any
+) -> None:
     model = kind().eval()
-    scores, graph = scorer(model)
+    scores, graph = scorer(model, squared=criterion is taylor_squared)
 
     for number in range(3):
         backward(model, number)
         scores.add()
 
-    expected = taylor(model, graph, map(batch, range(3)), F.cross_entropy).scores
+    expected = criterion(model, graph, map(batch, range(3)), F.cross_entropy).scores
     found = scores.mean(max_skips=0)
     for group in graph.groups:
         assert found[group.name] == pytest.approx(expected[group.name], rel=1e-4, abs=1e-7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import latprune as lp
+from latprune.gradual.course import GradualCriterion
 from latprune.knapsack import greedy, halp, joint, uniform
 from tests.gradual.training import EXAMPLE, batch, begun, measured, network, train
 from tests.networks import ShuffledAgain
@@ -35,6 +36,21 @@ def test_the_budget_is_met_after_the_last_step(tmp_path: Path, solver: Any, soft
     assert plans[-1].budget == lp.Budget(fraction=0.5)
     assert plans[-1].predicted_ms <= plans[-1].budget_ms
     assert pruning.kept == plans[-1].kept
+
+
+def test_widths_are_worth_what_the_criterion_says(tmp_path: Path) -> None:
+    plans = {}
+    for criterion in get_args(GradualCriterion):
+        model, optimizer, pruning = begun(tmp_path, "30%", criterion=criterion)
+        plans[criterion] = train(model, optimizer, pruning, range(8))[-1]
+
+    assert all(plan.predicted_ms <= plan.budget_ms for plan in plans.values())
+    assert len({plan.value for plan in plans.values()}) == len(plans)
+
+
+def test_a_criterion_that_gradients_do_not_give_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"score by taylor, .* not by 'fisher'"):
+        begun(tmp_path, criterion="fisher")
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=["joint", "greedy", "uniform", "halp"])

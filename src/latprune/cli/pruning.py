@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from latprune.cli.folder import RunFolder
 from latprune.cli.options import usage
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from latprune.cli.options.network import Judged
     from latprune.cli.options.place import Carried, Settings
     from latprune.cli.options.training import Cuts, Training
+    from latprune.gradual.course import GradualCriterion
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
@@ -138,6 +139,7 @@ class Asked:
             loader=data.train,
             recipe=recipe,
             solver=self.solvers[0],
+            criterion=cast("GradualCriterion", self.criteria[0]),
             steps=steps,
             every=self.cuts.every,
             soft=self.cuts.soft,

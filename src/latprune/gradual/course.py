@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from latprune.knapsack.halp import schedule
 from latprune.planning import Budget, Demand, plan, solver_name
+from latprune.saliency.named import absolute
+from latprune.saliency.relative import relative
 from latprune.saliency.scores import Saliency
 
 if TYPE_CHECKING:
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
 
     Closing = Callable[[Saliency, Mapping[str, Sequence[int]]], Plan]
     """Of the saliency and, per group, the channels that are left."""
+
+
+GradualCriterion = Literal["taylor", "taylor_squared", "relative_taylor", "relative_taylor_squared"]
+
+
+def check_criterion(criterion: str) -> None:
+    """Make sure that gradients score by a criterion.
+
+    Raises:
+        ValueError: If not; it says by which ones they do.
+    """
+    if criterion not in get_args(GradualCriterion):
+        raise ValueError(
+            f"the gradients of training score by {', '.join(get_args(GradualCriterion))}, not by "
+            f"{criterion!r}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +52,7 @@ class Course:
         every: Optimizer steps from one to the next.
         start: Optimizer steps before gradients count.
         soft: Whether channels may come back before the last step.
+        criterion: What widths are worth.
         aim: The share of the budgets to spend in the end.
         closing: Plans the last step; None for the solver and the tables alone.
     """
@@ -45,6 +64,7 @@ class Course:
     every: int
     start: int
     soft: bool
+    criterion: GradualCriterion
     aim: float
     closing: Closing | None = None
 
@@ -54,6 +74,7 @@ class Course:
                 f"steps and every are at least 1 and start at least 0, not {self.steps}, "
                 f"{self.every} and {self.start}"
             )
+        check_criterion(self.criterion)
 
     def check(self) -> None:
         """Make sure that the last step has a plan, before anything is trained.
@@ -69,6 +90,11 @@ class Course:
     def graph_kept(self) -> dict[str, tuple[int, ...]]:
         """All channels."""
         return {group.name: tuple(range(group.channels)) for group in self.graph.groups}
+
+    @property
+    def is_squared(self) -> bool:
+        """Whether it plans by squares of first-order terms."""
+        return absolute(self.criterion) == "taylor_squared"
 
     def due(self, step: int) -> int:
         """Give the optimizer steps after which a step, counted from 1, is taken."""
@@ -115,6 +141,7 @@ class Course:
             "every": self.every,
             "start": self.start,
             "soft": self.soft,
+            "the criterion": self.criterion,
             "aim": self.aim,
         }
 
@@ -136,4 +163,5 @@ class Course:
         for group in self.graph.groups:
             whole[group.name] = np.zeros(group.channels)
             whole[group.name][list(kept[group.name])] = scores[group.name]
-        return Saliency(whole, criterion="taylor")
+        saliency = Saliency(whole, criterion=absolute(self.criterion))
+        return saliency if saliency.criterion == self.criterion else relative(saliency)

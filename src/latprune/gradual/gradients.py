@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class GradientScores:
-    """Averages |Σ p ∂L/∂p| per channel over steps, in a few kernels a step and without waiting.
+    """Averages |Σ p ∂L/∂p|, or its square, per channel over steps, in a few kernels a step.
 
-    Nothing is read back from an accelerator before `mean`: a step whose gradients are nan or
-    infinite counts for nothing, and `mean` says if there were too many.
+    Nothing is read back from an accelerator, and nobody waits for it, before `mean`: a step whose
+    gradients are nan or infinite counts for nothing, and `mean` says if there were too many.
     """
 
     def __init__(
@@ -31,6 +31,8 @@ class GradientScores:
         model: nn.Module,
         groups: Sequence[ChannelGroup],
         members: Mapping[str, Sequence[Member]],
+        *,
+        squared: bool = False,
     ) -> None:
         """Prepare to score.
 
@@ -38,7 +40,9 @@ class GradientScores:
             model: Holds the parameters, and will hold their gradients.
             groups: As they are now.
             members: Per group those whose p ∂L/∂p is added up, parameters all of them.
+            squared: Whether squares are averaged, not absolute values.
         """
+        self._squared = squared
         parameters = parameters_of(model)
         self._channels = {group.name: group.channels for group in groups}
         axes = dict.fromkeys((m.parameter, m.axis) for ms in members.values() for m in ms)
@@ -65,7 +69,8 @@ class GradientScores:
         changes = self._changes()
         if scale is not None:
             changes = changes / scale
-        scores = changes[self._places].sum(dim=1).abs()
+        terms = changes[self._places].sum(dim=1)
+        scores = terms.square() if self._squared else terms.abs()
         finite = scores.isfinite()
         counts = finite.all().float()
         judged = torch.ones_like(counts) if overflown is None else (overflown == 0).float()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from latprune.gradual.course import Closing
+    from latprune.gradual.course import Closing, GradualCriterion
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.table import LatencyTable
@@ -42,6 +42,7 @@ def prune_in_steps(
     start: int = 0,
     solver: Solver = joint,
     soft: bool = False,
+    criterion: GradualCriterion = "taylor",
     copies: Sequence[nn.Module] = (),
     also: Sequence[Demand] = (),
     aim: float = 1.0,
@@ -83,6 +84,9 @@ def prune_in_steps(
         soft: Mask instead of cutting, so that channels can come back until the last step. The
             network then gets faster only there. Its weights that read masked channels are 0 and
             learn behind the mask.
+        criterion: What widths are worth: `taylor`, the paper's; `taylor_squared`, of the mean
+            square over steps; `relative_taylor` or `relative_taylor_squared`, as `relative` values
+            them, in every step by what the step would leave of a group.
         copies: Networks of the same shapes to cut along, such as a moving average.
         also: Further targets, each with its own budget.
         aim: The share of the budget to spend in the end.
@@ -96,15 +100,15 @@ def prune_in_steps(
     Raises:
         BudgetTooSmall: If no network fits.
         ModelMismatch: If the model is not the graph's, or was cut before.
-        ValueError: If a group's scores would depend on parameters that are not trained, or several
-            processes train without DistributedDataParallel.
+        ValueError: If a group's scores would depend on parameters that are not trained, several
+            processes train without DistributedDataParallel, or there is no such criterion.
 
     Source:
         Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022; for
         `soft`, Humble et al., "Soft Masking for Cost-Constrained Channel Pruning", ECCV 2022.
     """
     demands = (Demand(table, as_budget(budget)), *also)
-    course = Course(graph, demands, solver, steps, every, start, soft, aim, closing)
+    course = Course(graph, demands, solver, steps, every, start, soft, criterion, aim, closing)
     course.check()
     return GradualPruning(model, course, optimizer, copies=copies, max_skips=max_skips)
 
@@ -263,7 +267,8 @@ class GradualPruning:
         members = {group.name: choose(group, parameters) for group in groups}
         if not self.taken:
             _check_trained(members, parameters, self._live.optimizer)
-        return GradientScores(self.model, groups, members)
+        squared = self._course.is_squared
+        return GradientScores(self.model, groups, members, squared=squared)
 
     def _before_optimizer(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -75,6 +75,11 @@ def check_name(criterion: str) -> None:
         raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
 
 
+def absolute(criterion: str) -> str:
+    """Give the name of the criterion that scores channels, where widths are valued `relative`."""
+    return criterion.removeprefix(RELATIVE)
+
+
 def scored(
     criterion: str,
     model: nn.Module,
@@ -98,9 +103,9 @@ def scored(
         ValueError: If there is no such criterion.
     """
     check_name(criterion)
-    absolute = criterion.removeprefix(RELATIVE)
-    if absolute == "magnitude" or batches is None:
+    name = absolute(criterion)
+    if name == "magnitude" or batches is None:
         found = magnitude(model, graph)
     else:
-        found = ON_DATA[absolute](model, graph, batches, loss, progress=progress)
-    return found if absolute == criterion else relative(found)
+        found = ON_DATA[name](model, graph, batches, loss, progress=progress)
+    return found if name == criterion else relative(found)

@@ -161,9 +161,11 @@ class Cuts:
         if not trains:
             sentence = "it prunes while it trains: give --data, and --epochs above 0"
             raise typer.BadParameter(sentence, param_hint="--steps")
-        if criterion not in (None, "taylor"):
-            sentence = "with --steps, the gradients of training score, by taylor"
-            raise typer.BadParameter(sentence, param_hint="--criterion")
+        if criterion is not None:
+            from latprune.gradual.course import check_criterion
+
+            with usage("--criterion"):
+                check_criterion(criterion)
         if solvers > 1:
             sentence = "with --steps, one solver chooses every cut"
             raise typer.BadParameter(sentence, param_hint="--solver")

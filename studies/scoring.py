@@ -10,6 +10,7 @@ import numpy as np
 
 import latprune as lp
 from latprune.saliency import probe, scored
+from latprune.saliency.named import absolute
 from latprune.tuning import cross_entropy
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def score(
     path: Path,
 ) -> Scored:
     """Score a network by a criterion, or read what was scored before."""
+    of_channels = absolute(criterion)
+    if of_channels != criterion:  # valued another way, scored the same
+        beside = path.with_name(path.name.replace(criterion, of_channels))
+        found = score(of_channels, subject, graph, settings, beside)
+        _write(Scored(lp.relative(found.saliency), found.seconds), path)
     if not path.is_file():
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)

@@ -69,6 +69,7 @@ def _network(
         ]
     )
     what = "1000-way / 10-way top-1" if restricted else "top-1"
+    probed = any(name.startswith("probe") for name in criteria)
     counts = ", ".join(
         f"{settings[f'{part}_images']} {said}"
         for part, said in (
@@ -77,11 +78,12 @@ def _network(
             ("calibration", "to re-estimate batch norms"),
             ("held_out", "to re-rank"),
         )
+        if probed or part != "probe"
     )
+    shares = f" Probed shares: 0, {', '.join(map(str, settings['shares']))}." if probed else ""
     text = (
         f"## {network}\n\nDense: {_accuracy(plans['dense'])} ({what}, in %, on "
-        f"{settings['test_images']} test images).\n\nTraining images: {counts}. Probed shares: 0, "
-        f"{', '.join(map(str, settings['shares']))}.\n\n"
+        f"{settings['test_images']} test images).\n\nTraining images: {counts}.{shares}\n\n"
     )
     return text + markdown(head, rows)
 
@@ -146,15 +148,16 @@ Latencies are sums of measured layers, as `lp.fitting.refine` plans them, not ti
 networks: they are to be equal between criteria, not to be exact. ρ is Spearman's rank correlation
 between the loss that a criterion predicts for the widths of *every* plan tried at a budget (those
 of the other criteria, of one factor for all, and random ones) and the test loss that was measured;
-in brackets the number of plans. `probe_outputs` is `probe(…, by="outputs")`. "Re-ranked" is the
-plan whose network has the least loss on held-out training images, among all rows above.
+in brackets the number of plans. `relative_…` takes the scores of `…` for what they leave of a group
+(`lp.relative`), which takes no time of its own. `probe_outputs` is `probe(…, by="outputs")`.
+"Re-ranked" is the plan whose network has the least loss on held-out training images, among all rows
+above.
 """
 
 _CLOSING = """
 ## What was not done
 
-One seed, one draw of images, no tuning: after a long tuning the order may be another. The tables of
-EfficientNet-Lite0 at 50 % and of ResNet-50 were measured while others used the machine. Networks
-were pretrained on (ImageNet) or trained to the end on (CIFAR-10) the images that score, as they are
-in use.
+One seed, one draw of images, no tuning: after a long tuning the order may be another. Tables were
+measured while others used the machine. Networks were pretrained on (ImageNet) or trained to the end
+on (CIFAR-10) the images that score, as they are in use.
 """

@@ -13,18 +13,18 @@ from latprune.saliency import Saliency, relative
 SCORES = arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1e3))
 
 
-def valued(*groups: np.ndarray, shrinkage: float = 0.5) -> list[np.ndarray]:
+def valued(*groups: np.ndarray, prior: float = 1.0) -> list[np.ndarray]:
     """Give what the widths of groups are worth."""
     scores = {f"group{number}": of_channels for number, of_channels in enumerate(groups)}
-    found = relative(Saliency(scores, criterion="mine"), shrinkage=shrinkage)
+    found = relative(Saliency(scores, criterion="mine"), prior=prior)
     return [found.values(name) for name in scores]
 
 
-@given(st.lists(SCORES, min_size=1, max_size=4), st.floats(0.0, 1.0))
+@given(st.lists(SCORES, min_size=1, max_size=4), st.floats(0.0, 10.0))
 def test_every_channel_more_is_worth_less_than_the_one_before(
-    groups: list[np.ndarray], shrinkage: float
+    groups: list[np.ndarray], prior: float
 ) -> None:
-    for values in valued(*groups, shrinkage=shrinkage):
+    for values in valued(*groups, prior=prior):
         gains = np.diff(values)
         assert values[0] == 0
         assert (gains >= 0).all()
@@ -34,13 +34,13 @@ def test_every_channel_more_is_worth_less_than_the_one_before(
 def test_a_small_cut_costs_what_the_sum_says() -> None:
     scores = np.linspace(1.0, 2.0, 1000)
 
-    (values,) = valued(scores, shrinkage=0.0)
+    (values,) = valued(scores, prior=0.0)
 
     assert values[-1] - values[-2] == pytest.approx(scores.min(), rel=0.01)
 
 
 def test_what_is_lost_is_weighed_by_what_is_left() -> None:
-    (values,) = valued(np.ones(10), shrinkage=0.0)
+    (values,) = valued(np.ones(10), prior=0.0)
 
     lost = values[-1] - values
     assert lost[5] == pytest.approx(10.0)  # half: as much noise as signal
@@ -49,16 +49,16 @@ def test_what_is_lost_is_weighed_by_what_is_left() -> None:
     assert lost[0] > 2 * lost[1]
 
 
-def test_sensitivities_are_drawn_to_what_is_typical() -> None:
-    loud, quiet = 100.0 * np.ones(8), np.ones(8)
+def test_no_group_is_worth_less_than_the_prior() -> None:
+    loud, quiet = 100.0 * np.ones(8), np.ones(8)  # typical is the sum between them, 80
 
-    def ratio(shrinkage: float) -> float:
-        first, second = valued(loud, quiet, shrinkage=shrinkage)
+    def ratio(prior: float) -> float:
+        first, second = valued(loud, quiet, prior=prior)
         return float(first[-1] / second[-1])
 
-    assert ratio(0.0) == pytest.approx(100.0)
-    assert ratio(0.5) == pytest.approx(10.0)
-    assert ratio(1.0) == pytest.approx(1.0)
+    assert ratio(0.0) == pytest.approx(800 / 8)
+    assert ratio(1.0) == pytest.approx(880 / 88)
+    assert ratio(10.0) == pytest.approx(1600 / 808)
 
 
 @given(SCORES.filter(lambda scores: scores.sum() > 1e-3), st.floats(1e-3, 1e3))
@@ -96,7 +96,6 @@ def test_curves_are_refused() -> None:
         relative(probed)
 
 
-@pytest.mark.parametrize("shrinkage", [-0.1, 1.1])
-def test_shrinkage_is_a_share(shrinkage: float) -> None:
-    with pytest.raises(ValueError, match=r"shrinkage lies in \[0, 1\]"):
-        relative(Saliency({"stem": np.ones(2)}, criterion="mine"), shrinkage=shrinkage)
+def test_a_prior_below_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="prior is at least 0, not -1"):
+        relative(Saliency({"stem": np.ones(2)}, criterion="mine"), prior=-1.0)

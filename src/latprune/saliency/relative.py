@@ -21,37 +21,36 @@ if TYPE_CHECKING:
 LEAST_LEFT = 0.05  # a share of a group, below which its curve goes on straight
 
 
-def relative(saliency: Saliency, *, shrinkage: float = 0.5) -> Saliency:
+def relative(saliency: Saliency, *, prior: float = 1.0) -> Saliency:
     """Value the widths of every group by how much of its scores they leave.
 
     Narrowing a group to a share q of its scores costs S·(1 - q)/q, where S says how much the loss
     minds noise there. To second order that is the sum of the group's scores, if these are
-    `fisher`'s. Such sums differ between groups by more than the cost of cutting them does, so S is
-    the geometric mean of the sum and of what is typical of the network.
+    `fisher`'s. A network that is sure of the pictures that score it gives sums near nothing to
+    groups that it cannot do without, so S is the sum and, besides, what is typical of the network:
+    the geometric mean of the sums.
 
     Args:
         saliency: Scores that add up to energies, such as those of `fisher` or `taylor_squared`;
             others too.
-        shrinkage: How far S is drawn to what is typical, from 0 (the sum itself) to 1 (the same
-            for all groups); the weights of that geometric mean.
+        prior: How many times what is typical is added to every group's sum; 0 for the sums alone.
 
     Returns:
         The same scores, with a curve for every group.
 
     Raises:
-        ValueError: If widths already have curves, which are no sums, or `shrinkage` is out of its
-            range.
+        ValueError: If widths already have curves, which are no sums, or `prior` is below 0.
     """
     if saliency.curves:
         raise ValueError(f"{saliency.criterion} judges widths as a whole: its curves stay")
-    if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage lies in [0, 1], not {shrinkage}")
+    if prior < 0:
+        raise ValueError(f"prior is at least 0, not {prior}")
     values = {group: saliency.values(group) for group in saliency.scores}
     typical = _typical(values)
     curves = {}
     for group, of_widths in values.items():
         total = of_widths[-1]
-        sensitivity = total ** (1 - shrinkage) * typical**shrinkage
+        sensitivity = total + prior * typical
         curves[group] = sensitivity * _kept(of_widths / total) if total else of_widths
     return Saliency(saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves)
 

@@ -115,7 +115,7 @@ def test_without_data_channels_are_scored_by_magnitude_and_nothing_is_tuned(
 ) -> None:
     result = lp.prune(Network(), EXAMPLE, 0.6, target=lp.Target.here("synthetic"), folder=tmp_path)
 
-    assert result.plan.criterion == "magnitude"
+    assert result.plan.criterion == "relative_magnitude"
     assert result.history == ()
     assert result.report.met
 
@@ -340,6 +340,7 @@ def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
         0.6,
         loader=loader,
         loss=own,
+        criterion="taylor",
         recipe=lp.Recipe(epochs=1, distillation=0.5, precision="no"),
         target=lp.Target.here("synthetic"),
         score_batches=2,

@@ -10,7 +10,7 @@ from latprune.batches import calibrating
 from latprune.bench import Bench
 from latprune.errors import import_extra
 from latprune.gradual import prune_in_steps
-from latprune.gradual.course import check_criterion
+from latprune.gradual.course import GRADUAL_DEFAULT, check_criterion
 from latprune.gradual.processes import meet, rank, shared, world
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
@@ -60,7 +60,7 @@ def prune_gradually(
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     solver: Solver = joint,
-    criterion: GradualCriterion = "taylor",
+    criterion: GradualCriterion = GRADUAL_DEFAULT,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,

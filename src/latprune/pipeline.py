@@ -19,6 +19,7 @@ from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
+from latprune.saliency.named import DEFAULT
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.tuning import cross_entropy, recalibrate, tune
@@ -106,7 +107,7 @@ def prune(
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     branches: bool = False,
-    criterion: Criteria = "taylor",
+    criterion: Criteria = DEFAULT,
     solver: Solver | Sequence[Solver] = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
@@ -125,7 +126,8 @@ def prune(
         example: Its input, [target.batch, ...], or a tuple of inputs.
         budget: `"60%"` or `0.6` of the dense network's latency, `"12ms"`, or a `Budget`.
         loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with.
-            Without one, channels are scored by `magnitude` and nothing is tuned.
+            Without one, channels are scored by `magnitude`, or `relative_magnitude` where the
+            criterion is relative, and nothing is tuned.
         loss: Of (outputs, labels), to score and tune with.
         distil: Of (outputs, the dense network's outputs, temperature=), to tune with; None for
             `distillation` beside the default loss, and for no teaching beside another.
@@ -135,8 +137,9 @@ def prune(
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         branches: Whether residual branches may go as a whole.
-        criterion: What makes a channel worth keeping: a name, or a function of model and graph.
-            Of several, the one whose network has the least loss on held-out batches (`rerank`).
+        criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
+            function of model and graph. Of several, the one whose network has the least loss on
+            held-out batches (`rerank`).
         solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.

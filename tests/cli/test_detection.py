@@ -54,7 +54,7 @@ def test_a_detector_is_pruned_and_its_precision_reported(run: Run) -> None:
     assert run.said.exit_code == 0
     assert report == written
     assert report["small"]["parameters"] < report["dense"]["parameters"]
-    assert report["criterion"] == "taylor"
+    assert report["criterion"] == "relative_fisher"
     for judged in (report["dense"]["accuracy"], report["small"]["accuracy"]):
         assert judged.keys() == {"map50", "map50_voc07"}
 
@@ -99,7 +99,7 @@ def test_a_plan_scores_with_the_detectors_own_loss(run: Run) -> None:
     said = latprune("plan", *run.options, *FORMULA, "--budget", "80%", "--json")
 
     assert said.exit_code == 0
-    assert json.loads(said.stdout)["criterion"] == "taylor"
+    assert json.loads(said.stdout)["criterion"] == "relative_fisher"
 
 
 def test_splits_are_named_on_the_command_line(run: Run) -> None:

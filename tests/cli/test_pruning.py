@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     ("several", "names"),
     [
         (("--criterion", "taylor, fisher"), {"taylor", "fisher"}),
-        (("--solver", "joint, uniform"), {"taylor, joint", "taylor, uniform"}),
+        (
+            ("--criterion", "relative_taylor", "--solver", "joint, uniform"),
+            {"relative_taylor, joint", "relative_taylor, uniform"},
+        ),
     ],
 )
 def test_of_several_criteria_or_solvers_prune_keeps_the_best_and_says_so(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from latprune.cli.folder import RunFolder
 from latprune.cli.options import usage
+from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
@@ -53,6 +54,8 @@ class Asked:
     @cached_property
     def criteria(self) -> list[CriterionName]:
         """What makes a channel worth keeping."""
+        if self.cuts.steps is not None and self.choice.criterion is None:
+            return [GRADUAL_DEFAULT]
         return self.choice.several(self.labelled.data)
 
     @cached_property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 GradualCriterion = Literal["taylor", "taylor_squared", "relative_taylor", "relative_taylor_squared"]
+GRADUAL_DEFAULT: GradualCriterion = "taylor"
 
 
 def check_criterion(criterion: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import ModelMismatch
-from latprune.gradual.course import Course
+from latprune.gradual.course import GRADUAL_DEFAULT, Course
 from latprune.gradual.gradients import GradientScores
 from latprune.gradual.keeping import keep, take_up
 from latprune.gradual.live import LiveNetwork
@@ -42,7 +42,7 @@ def prune_in_steps(
     start: int = 0,
     solver: Solver = joint,
     soft: bool = False,
-    criterion: GradualCriterion = "taylor",
+    criterion: GradualCriterion = GRADUAL_DEFAULT,
     copies: Sequence[nn.Module] = (),
     also: Sequence[Demand] = (),
     aim: float = 1.0,

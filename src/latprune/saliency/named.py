@@ -33,6 +33,8 @@ CriterionName = Literal[
     "relative_magnitude",
 ]
 RELATIVE = "relative_"
+DEFAULT: CriterionName = "relative_fisher"
+WITHOUT_DATA: CriterionName = "relative_magnitude"
 
 
 class Criterion(Protocol):
@@ -80,6 +82,11 @@ def absolute(criterion: str) -> str:
     return criterion.removeprefix(RELATIVE)
 
 
+def needs_data(criterion: str) -> bool:
+    """Tell whether a criterion scores on pictures."""
+    return absolute(criterion) in ON_DATA
+
+
 def scored(
     criterion: str,
     model: nn.Module,
@@ -95,7 +102,7 @@ def scored(
         criterion: One of `names()`; `relative_` before a name is `relative` of what it scores.
         model: See the criteria.
         graph: See the criteria.
-        batches: Of (inputs, labels); without them everything is scored by `magnitude`.
+        batches: Of (inputs, labels); without them channels are scored by `magnitude`.
         loss: Gives a scalar for (outputs, labels).
         progress: Is told of every batch, or width.
 
@@ -104,7 +111,7 @@ def scored(
     """
     check_name(criterion)
     name = absolute(criterion)
-    if name == "magnitude" or batches is None:
+    if batches is None or not needs_data(name):
         found = magnitude(model, graph)
     else:
         found = ON_DATA[name](model, graph, batches, loss, progress=progress)

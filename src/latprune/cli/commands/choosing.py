@@ -40,7 +40,7 @@ def plan_command(
 ) -> None:
     """Show what a budget would do; cut nothing.
 
-    Without --data, channels are scored by magnitude.
+    Without --data, channels are scored by relative_magnitude.
     """
     from latprune.cli.live import working
     from latprune.cli.planned import choose
@@ -73,7 +73,7 @@ def frontier_command(
 ) -> None:
     """Show what could be kept at every latency; cut nothing.
 
-    Without --data, channels are scored by magnitude.
+    Without --data, channels are scored by relative_magnitude.
     """
     from latprune.cli.drawn import draw
     from latprune.cli.live import working
@@ -101,10 +101,11 @@ class _Asked:
     def look(self, target: Target, device: Device, progress: Progress) -> Known:
         """Open the network, and its data if they are to score with; trace, measure and score."""
         from latprune.cli.planned import look
+        from latprune.saliency.named import needs_data
         from latprune.tuning import cross_entropy
 
         network = self.source.open()
-        data = None if self.criterion == "magnitude" else self.labelled.open(network)
+        data = self.labelled.open(network) if needs_data(self.criterion) else None
         return look(
             network,
             target,

@@ -37,10 +37,10 @@ def prune_command(
 ) -> None:
     """Prune a network to a latency budget, and tune it.
 
-    Without --data, channels are scored by magnitude and nothing is tuned. The folder --out gets
-    pruned.safetensors, report.json and report.txt. After Ctrl-C the same command goes on. With
-    --steps it is pruned while it is trained, and the command may be started by `accelerate launch
-    -m`, in as many processes as there are GPUs.
+    Without --data, channels are scored by the size of their weights and nothing is tuned. The
+    folder --out gets pruned.safetensors, report.json and report.txt. After Ctrl-C the same command
+    goes on. With --steps it is pruned while it is trained, and the command may be started by
+    `accelerate launch -m`, in as many processes as there are GPUs.
     """
     from latprune.cli.live import working
     from latprune.cli.pruning import Asked

@@ -27,9 +27,10 @@ CriterionNames = Annotated[
     str | None,
     typer.Option(
         "--criterion",
-        help="What makes a channel worth keeping: taylor, taylor_squared, fisher or probe, which "
-        "need --data, or magnitude. prune takes several, as taylor,fisher: whichever network does "
-        "best on held-out pictures.",
+        help="What makes a channel worth keeping: taylor (the paper's), taylor_squared, fisher or "
+        "probe, which need --data, or magnitude; relative_ before all but probe values widths by "
+        "what they leave (the default: relative_fisher, without --data relative_magnitude). prune "
+        "takes several, as taylor,fisher: whichever network does best on held-out pictures.",
     ),
 ]
 Keep = Annotated[
@@ -139,12 +140,12 @@ def budget_of(text: str) -> Budget:
 
 
 def _criterion(name: str | None, data: Path | None) -> CriterionName:
-    from latprune.saliency import check_name
+    from latprune.saliency.named import DEFAULT, WITHOUT_DATA, check_name, needs_data
 
     if name is None:
-        return "magnitude" if data is None else "taylor"
+        return WITHOUT_DATA if data is None else DEFAULT
     with usage("--criterion"):
         check_name(name)
-    if data is None and name != "magnitude":
+    if data is None and needs_data(name):
         raise typer.BadParameter(f"{name} needs --data", param_hint="--criterion")
     return cast("CriterionName", name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from studies.frame import Row
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-OURS = "joint"
+ABLATED = "joint"
 TOP1, RESTRICTED = "top1", "top1_restricted"
 Document = dict[str, Any]
 
@@ -135,7 +135,9 @@ def _reasons(document: Document, budget: str) -> str:
 
 
 def _standing(document: Document) -> str:
-    """Say for every budget whether the product's default is ahead, and of whom it is not."""
+    """Say for every budget whether the study's own method is ahead, and of whom it is not."""
+    ours = document["config"]["ours"]
+    settings = document["config"]["methods"][ours]
     lines = []
     judged = f"tuned_{_decisive(document)}"
     for budget in _sorted(document["config"]["budgets"]):
@@ -144,15 +146,16 @@ def _standing(document: Document) -> str:
             for method in document["config"]["methods"]
             if (rows := [r for r in rows_of(document, method, budget) if "tuned_top1" in r])
         }
-        if OURS not in means or len(means) < 2:
+        if ours not in means or len(means) < 2:
             continue
-        ahead = {m: v for m, v in means.items() if v > means[OURS]}
+        ahead = {m: v for m, v in means.items() if v > means[ours]}
         worse = ", ".join(
-            f"{method} by {100 * (value - means[OURS]):.1f}"
+            f"{method} by {100 * (value - means[ours]):.1f}"
             for method, value in sorted(ahead.items(), key=lambda pair: -pair[1])
         )
         verdict = f"behind {worse} points" if ahead else f"ahead of the {len(means) - 1} others run"
-        lines.append(f"- {budget}: `{OURS}` with `taylor` is {verdict}.")
+        own = f"`{settings['solver']}` with `{settings['criterion']}`"
+        lines.append(f"- {budget}: {own} is {verdict}.")
     return "## Who is ahead after tuning\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -168,7 +171,7 @@ def _ablations(document: Document) -> str:
     ablated = document["config"]["ablations"]
     budget = ablated["budget"]
     methods = {
-        "`joint`, distilled, in one shot, closed loop, measured table": OURS,
+        "`joint`, distilled, in one shot, closed loop, measured table": ABLATED,
         **{m: m for m in ablated["methods"]},
     }
     head = ["what is different", "measured", "cut", "tuned", "seeds"]
@@ -176,7 +179,7 @@ def _ablations(document: Document) -> str:
     for said, method in methods.items():
         rows = [r for r in rows_of(document, method, budget) if r["seed"] in ablated["seeds"]]
         line = _line(said, rows)
-        if method != OURS and ablated["methods"][method]["by"] == "gradual" and rows:
+        if method != ABLATED and ablated["methods"][method]["by"] == "gradual" and rows:
             line[2] = "–"
         table.append(line)
     return f"## Ablations at {budget}\n\n{markdown(head, table)}"

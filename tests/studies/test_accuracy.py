@@ -39,6 +39,7 @@ CONFIG: dict[str, Any] = {
     **{"tuning_images": 32, "test_images": 100, "untuned_test_images": 100},
     "recipe": {"epochs": 1, "lr": 0.01, "warmup_epochs": 0.0, "precision": "no"},
     "check": {"limit_s": 1.0, "openings": 1},
+    "ours": "joint",
     "methods": {"joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"}},
     "ablations": {
         "budget": "60%",

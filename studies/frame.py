@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Row = dict[str, Any]
+CHOICES = ("methods", "ablations", "seeds", "budgets", "ours")  # which rows there are
 LIBRARIES = ("torch", "timm", "onnxruntime")
 
 
@@ -87,10 +88,28 @@ def write_result(
 
 
 def rows_of(path: Path, config: Mapping[str, Any]) -> dict[str, Row]:
-    """Give the rows of a result file, if the config is still the one that they were made with."""
+    """Give the rows of a result file that this config would make the same way.
+
+    Methods, seeds and budgets may have been added since; all else must be equal.
+    """
     document = json.loads(path.read_text()) if path.is_file() else {}
-    same = document.get("config") == config
-    return dict(document["rows"]) if same else {}
+    before = document.get("config", {})
+    if _of_every_row(before) != _of_every_row(config):
+        return {}
+    then, now = _methods(before), _methods(config)
+    return {
+        name: row
+        for name, row in document.get("rows", {}).items()
+        if then.get(row["method"]) == now.get(row["method"])
+    }
+
+
+def _of_every_row(config: Mapping[str, Any]) -> Row:
+    return {name: value for name, value in config.items() if name not in CHOICES}
+
+
+def _methods(config: Mapping[str, Any]) -> Row:
+    return {**config.get("methods", {}), **config.get("ablations", {}).get("methods", {})}
 
 
 def versions_in_words(document: Mapping[str, Any]) -> str:

@@ -54,13 +54,18 @@ def test_rows_that_were_made_meanwhile_are_not_lost(tmp_path: Path) -> None:
     assert rows.all() == {"b": {"top1": 0.25}, "a": {"top1": 0.5}}
 
 
-def test_rows_of_another_config_are_not_taken(tmp_path: Path) -> None:
+def test_rows_are_taken_that_the_config_would_make_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    path.write_text(json.dumps({"config": {"seeds": [0]}, "rows": {"one": {"top1": 0.5}}}))
+    methods = {"joint": {"solver": "joint"}, "greedy": {"solver": "greedy"}}
+    config = {"batch_size": 64, "seeds": [0], "methods": methods}
+    rows = {name: {"method": name, "top1": 0.5} for name in ("joint", "greedy", "dense")}
+    path.write_text(json.dumps({"config": config, "rows": rows}))
 
-    assert rows_of(path, {"seeds": [0]}) == {"one": {"top1": 0.5}}
-    assert rows_of(path, {"seeds": [0, 1]}) == {}
-    assert rows_of(tmp_path / "missing.json", {}) == {}
+    more = {**methods, "greedy": {"solver": "greedy", "criterion": "fisher"}, "halp": {}}
+    assert rows_of(path, config) == rows
+    assert list(rows_of(path, {**config, "seeds": [0, 1], "methods": more})) == ["joint", "dense"]
+    assert rows_of(path, {**config, "batch_size": 32}) == {}
+    assert rows_of(tmp_path / "missing.json", {"batch_size": 64}) == {}
 
 
 def test_a_study_without_its_data_names_the_folder_and_the_way_out(

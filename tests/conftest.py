@@ -35,6 +35,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_precision() -> Iterator[None]:
+    """Let no trial by the clock decide in which precision networks are trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latprune.tuning.loop.has_bf16", lambda _device: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from the same random state, in whatever order they run."""

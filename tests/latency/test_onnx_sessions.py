@@ -59,12 +59,13 @@ def test_neighbours_are_no_part_of_a_layer_but_conversions_between_them_are() ->
 
 
 def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
-    times_ms = np.array([[0.2, 4.2, 0.2], [1.0, 1.0, 4.0]])
+    times_ms = np.array([[0.2, 4.2, 0.2, 0.2], [1.0, 1.0, 4.0, 1.0]])
     operators = ["ReorderInput", "Conv"]
+    waits_ms = np.array([0.0, 4.0, 3.0, 5.0])  # the last one outside of any kernel
 
-    found = time_inside(Profile("ab", operators, times_ms), waits_ms=np.array([0.0, 4.0, 3.0]))
+    found = time_inside(Profile("ab", operators, times_ms), waits_ms=waits_ms)
 
-    assert found.tolist() == [1.0, 1.0, 1.0]
+    assert found.tolist() == [1.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("kind", ["conv", "add", "gate", "norm", "activation", "concat"])

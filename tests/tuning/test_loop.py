@@ -255,7 +255,8 @@ def test_the_history_tells_loss_rate_and_metrics_of_every_epoch() -> None:
     assert tuned.history[-1].metrics == bias_of_head(tuned.model)
 
 
-def test_auto_says_what_was_taken_and_why(tmp_path: Path) -> None:
+def test_auto_says_what_was_taken_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latprune.tuning.loop.has_bf16", has_bf16)
     recipe = replace(RECIPE, epochs=1, precision="auto")
     taken = run(recipe=recipe, checkpoint=tmp_path).precision
 

@@ -204,11 +204,13 @@ def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:
 
     Returns:
         Milliseconds [runs]: without the layer's neighbours, without conversions of the layout, or
-        to float, at either end, and without the waiting, which lies in the longest kernel of a run,
-        since it is what made that kernel so long.
+        to float, at either end, and without the waiting. That lies in the longest kernel of a run,
+        since it is what made that kernel so long; or in none, where even that took no longer.
     """
     own = profile.times_ms.copy()
-    own[own.argmax(axis=0), np.arange(own.shape[1])] -= waits_ms
+    own[own.argmax(axis=0), np.arange(own.shape[1])] -= np.where(
+        waits_ms < own.max(axis=0), waits_ms, 0.0
+    )
     samples: np.ndarray = np.maximum(own[kernels_inside(profile)].sum(axis=0), _FINEST_MS)
     return samples
 

@@ -29,8 +29,9 @@ CriterionNames = Annotated[
         "--criterion",
         help="What makes a channel worth keeping: taylor (the paper's), taylor_squared, fisher or "
         "probe, which need --data, or magnitude; relative_ before all but probe values widths by "
-        "what they leave (the default: relative_fisher, without --data relative_magnitude). prune "
-        "takes several, as taylor,fisher: whichever network does best on held-out pictures.",
+        "what they leave (the default: relative_fisher; without --data relative_magnitude; of "
+        "prune --steps taylor). prune takes several, as taylor,fisher: whichever network does best "
+        "on held-out pictures.",
     ),
 ]
 Keep = Annotated[

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 import time
-from itertools import count
+from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,19 +69,37 @@ def test_calls_take_turns() -> None:
     assert "".join(order) == "ab" * 4
 
 
-def test_a_quick_call_is_timed_only_behind_another_of_its_own() -> None:
+@pytest.mark.parametrize("cold_runs", [1, 5, 15])
+def test_a_quick_call_is_timed_only_when_its_own_runs_have_settled(cold_runs: int) -> None:
     clock, runs = FakeClock(), list[str]()
 
     def call(name: str) -> None:
+        row = list(takewhile(lambda before: before == name, reversed(runs)))
+        clock.now += 0.002 if len(row) < cold_runs else 0.001
         runs.append(name)
-        cold = len(runs) < 2 or runs[-2] != name
-        clock.now += 0.002 if cold else 0.001
 
     found = time_interleaved(
         [lambda: call("a"), lambda: call("b")], clock=clock, min_rounds=5, limit_s=0.0
     )
 
+    # the tenth untimed run ends at 20 ms; five of ten and more timed ones are cold at the most
     assert found == [[pytest.approx(1.0)] * 5] * 2
+
+
+def test_runs_that_take_no_time_end_all_the_same() -> None:
+    found = time_interleaved([lambda: None], clock=FakeClock(), min_rounds=2, limit_s=0.0)
+
+    assert found == [[0.0, 0.0]]
+
+
+def test_nobody_has_seen_enough_before_the_least_time() -> None:
+    clock = FakeClock()
+
+    found = time_interleaved(
+        [clock.takes(0.5)], clock=clock, min_rounds=1, least_s=2.0, limit_s=9.0, enough=bool
+    )
+
+    assert len(found[0]) == 4
 
 
 def test_samples_are_the_milliseconds_between_two_looks_at_the_clock() -> None:

@@ -66,15 +66,11 @@ def time_in_turns(
     samples = time_interleaved(
         [dense, small],
         clock=clock,
+        least_s=LEAST_S,
         limit_s=limit_s,
-        enough=lambda found: _lasted(found) and enough(Comparison.of(*found)),
+        enough=lambda found: enough(Comparison.of(*found)),
     )
     return replace(Comparison.of(*samples), foreign_cores=load.cores())
-
-
-def _lasted(samples: list[list[float]]) -> bool:
-    """Whether a quick network was timed for long enough: what disturbs it comes in bursts."""
-    return sum(map(sum, samples)) >= LEAST_S * 1e3
 
 
 def steady(compared: Comparison, *, tolerance: float = TOLERANCE) -> bool:

@@ -10,8 +10,13 @@ Source:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STAGES = (16, 32, 64)
 
@@ -42,9 +47,7 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """Images [n, 3, 32, 32] to logits [n, classes]."""
 
-    def __init__(
-        self, blocks: int, *, stages: tuple[int, int, int] = STAGES, classes: int = 10
-    ) -> None:
+    def __init__(self, blocks: int, *, stages: Sequence[int] = STAGES, classes: int = 10) -> None:
         super().__init__()
         first, second, third = stages
         self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
@@ -73,5 +76,5 @@ def resnet20() -> CifarResNet:
     return CifarResNet(3)
 
 
-def resnet56(stages: tuple[int, int, int] = STAGES) -> CifarResNet:
+def resnet56(stages: Sequence[int] = STAGES) -> CifarResNet:
     return CifarResNet(9, stages=stages)

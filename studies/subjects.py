@@ -14,12 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from latprune.tasks import Preprocessing, load_weights, open_images, preprocessing_for
+from studies import cifar_resnet18
 from studies.cifar_resnet import resnet56
 from studies.resnet50_v1 import resnet50_v1
 from studies.shared_data import Cifar10, data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 Pictures = Dataset[Any]
 LEAST_CROP = (0.35, 1.0)  # of a picture's area: a tuning is short
@@ -111,14 +113,28 @@ def _resnet50() -> Parts:
     return _imagenette(resnet50_v1(), "imagenet_resnet50_v1.safetensors", prepared)
 
 
-def _resnet56() -> Parts:
-    model = resnet56()
-    load_weights(model, data_folder() / "weights" / "cifar10_resnet56.safetensors")
+def _cifar(model: nn.Module, weights: Path) -> Parts:
+    load_weights(model, weights)
     tuning = partial(Cifar10, "train", augment=True)
     return model, torch.randn(1, 3, 32, 32), Cifar10("train"), Cifar10("test"), tuning, None
 
 
+def _resnet18() -> Parts:
+    weights = cifar_resnet18.WEIGHTS
+    if not weights.is_file():
+        raise SystemExit(
+            "This network has no published weights: train them with "
+            "`python -m studies.cifar_resnet18` first. Nothing was run."
+        )
+    return _cifar(cifar_resnet18.resnet18(), weights)
+
+
+def _resnet56() -> Parts:
+    return _cifar(resnet56(), data_folder() / "weights" / "cifar10_resnet56.safetensors")
+
+
 PARTS: Mapping[str, Callable[[], Parts]] = {
+    "cifar_resnet18": _resnet18,
     "cifar_resnet56": _resnet56,
     "efficientnet_lite0": _lite0,
     "resnet50": _resnet50,

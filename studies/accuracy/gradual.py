@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import latprune as lp
+from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.tuning.replay import replayed
 from latprune.tuning.schedule import build_optimizer, learning_rate
 from studies.accuracy.lessons import batches, loss
@@ -46,15 +47,16 @@ def train(
         steps=settings["steps"],
         soft=settings.get("soft", False),
         aim=settings["aim"],
+        criterion=settings.get("criterion", GRADUAL_DEFAULT),
     )
     total = 0.0
     model.train()
     for step, (images, taught) in enumerate(loader.epoch(0)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps_per_epoch=loader.steps)
-        value = loss(
-            model(images.contiguous(memory_format=torch.channels_last)), taught, recipe=recipe
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            outputs = model(images.contiguous(memory_format=torch.channels_last))
+        value = loss(outputs.float(), taught, recipe=recipe)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch's own omission
         optimizer.step()

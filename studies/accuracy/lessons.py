@@ -1,12 +1,15 @@
 """What every network of a seed is tuned with: the same augmented pictures and the same teaching.
 
-A run is one epoch, so each picture is drawn and augmented once; what the dense network answers is
-computed once, too, and shared by all networks of the seed.
+Pictures are drawn and augmented before any run, pass after pass over the training set, until there
+are as many as a run takes; what the dense network answers is computed once, too, and shared by all
+networks of the seed.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,10 +58,11 @@ def lessons(subject: Subject, path: Path, *, count: int, batch_size: int, seed: 
 @torch.no_grad()
 def _drawn(subject: Subject, *, count: int, batch_size: int, seed: int) -> Taught:
     dense, loader = subject.model.eval(), DataLoader(subject.tuning(), batch_size, shuffle=True)
+    passes, there = replayed(loader, seed=seed), 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, labels in replayed(loader, seed=seed).epoch(0):
+    for images, labels in chain.from_iterable(map(passes.epoch, itertools.count())):
         parts.append((images, labels, dense(images.contiguous(memory_format=torch.channels_last))))
-        if len(parts) * batch_size >= count:
+        if (there := there + len(labels)) >= count:
             break
     images, labels, logits = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
     return {"images": images.contiguous(), "labels": labels, "logits": logits}

@@ -17,9 +17,9 @@ from latprune.errors import BudgetTooSmall
 from latprune.fitting import AIM, refine
 from latprune.knapsack.greedy import greedy
 from latprune.knapsack.halp import halp
+from studies import cifar_resnet, cifar_resnet18
 from studies.accuracy.counting import Counter
 from studies.accuracy.networks import load_network
-from studies.cifar_resnet import STAGES, resnet56
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Comparison
     from studies.accuracy.bench import Bench
 
-Stages = tuple[int, int, int]
+Stages = tuple[int, ...]
 SOLVERS: Mapping[str, Solver] = {
     "joint": knapsack.joint,
     "halp": halp,
     "greedy": greedy,
     "uniform": knapsack.uniform,
+}
+BUILT: Mapping[str, tuple[Stages, Callable[[Stages], nn.Module]]] = {  # of any widths
+    "cifar_resnet18": (cifar_resnet18.STAGES, cifar_resnet18.resnet18),
+    "cifar_resnet56": (cifar_resnet.STAGES, cifar_resnet.resnet56),
 }
 NOT_CALIBRATED = ("scratch", "another", "gradual")  # new, calibrated before, or dense
 HALVINGS = 6  # of a range of MACs
@@ -137,10 +141,11 @@ def by_torch_pruning(bench: Bench, settings: Mapping[str, Any], budget: lp.Budge
 
 
 def by_scratch(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
-    """One width factor for the whole of a CIFAR ResNet-56, and new weights."""
+    """One width factor for the whole network, and new weights."""
     torch.manual_seed(bench.seed)
-    stages = narrower(settings["multiple"])
-    models = [resnet56(each).eval() for each in stages]
+    dense, build = BUILT[bench.config["network"]]
+    stages = narrower(dense, settings["multiple"], factors=settings.get("factors", 8))
+    models = [build(each).eval() for each in stages]
     found = largest_within(bench, models, budget)
     return Made(models[found], {"stages": list(stages[found])})
 
@@ -168,14 +173,12 @@ WAYS: Mapping[str, Callable[[Bench, Mapping[str, Any], lp.Budget], Made]] = {
 }
 
 
-def narrower(multiple: int) -> list[Stages]:
+def narrower(dense: Stages, multiple: int, *, factors: int) -> list[Stages]:
     """Give the stages' widths at every factor, in multiples, the narrowest first."""
     found: dict[Stages, None] = {}
-    for eighths in range(1, 9):
-        first, second, third = (
-            max(multiple, width * eighths // 8 // multiple * multiple) for width in STAGES
-        )
-        found[first, second, third] = None
+    for factor in range(1, factors + 1):
+        widths = (width * factor // factors // multiple * multiple for width in dense)
+        found[tuple(max(multiple, width) for width in widths)] = None
     return list(found)
 
 

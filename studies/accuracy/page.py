@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from studies.frame import Row
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-ABLATED = "joint"
 TOP1, RESTRICTED = "top1", "top1_restricted"
 Document = dict[str, Any]
 
@@ -77,7 +76,7 @@ def _dense(document: Document) -> str:
     tuned = [row for row in rows if "tuned_top1" in row]
     after = f"; tuned like the others {_accuracy(tuned, 'tuned')}" if tuned else ""
     published = " / ".join(f"{100 * rows[0][m]:.2f}" for m in (TOP1, RESTRICTED) if m in rows[0])
-    return f"Dense: {published} as published{after} (top-1 in %)."
+    return f"Dense: {published} before any tuning{after} (top-1 in %)."
 
 
 def _budget(document: Document, budget: str) -> str:
@@ -168,10 +167,10 @@ def _decisive(document: Document) -> str:
 def _ablations(document: Document) -> str:
     if "ablations" not in document["config"]:
         return ""
-    ablated = document["config"]["ablations"]
+    ablated, ours = document["config"]["ablations"], document["config"]["ours"]
     budget = ablated["budget"]
     methods = {
-        "`joint`, distilled, in one shot, closed loop, measured table": ABLATED,
+        f"`{ours}`, distilled, in one shot, closed loop, measured table": ours,
         **{m: m for m in ablated["methods"]},
     }
     head = ["what is different", "measured", "cut", "tuned", "seeds"]
@@ -179,7 +178,7 @@ def _ablations(document: Document) -> str:
     for said, method in methods.items():
         rows = [r for r in rows_of(document, method, budget) if r["seed"] in ablated["seeds"]]
         line = _line(said, rows)
-        if method != ABLATED and ablated["methods"][method]["by"] == "gradual" and rows:
+        if method != ours and ablated["methods"][method]["by"] == "gradual" and rows:
             line[2] = "–"
         table.append(line)
     return f"## Ablations at {budget}\n\n{markdown(head, table)}"

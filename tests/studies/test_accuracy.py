@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from studies.accuracy import gradual, methods
 from studies.accuracy.__main__ import STUDIES, Study, cases
 from studies.accuracy.counting import Counter
-from studies.accuracy.lessons import Lessons, loss
+from studies.accuracy.lessons import Lessons, lessons, loss
 from studies.accuracy.networks import judge, load_network, save_network
 from studies.accuracy.page import write_page
-from studies.cifar_resnet import STAGES, resnet20, resnet56
+from studies.cifar_resnet import resnet20
 from torch import nn
 
 import latprune as lp
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from studies.accuracy.bench import Bench
+    from studies.subjects import Subject
 
 CONFIG: dict[str, Any] = {
     "network": "cifar_resnet56",
@@ -94,13 +96,16 @@ def test_ratios_are_tried_in_order_until_one_is_within_the_budget(
         assert caught.value.floor_ms == pytest.approx(min(times_ms))
 
 
-def test_narrower_networks_run_and_end_with_the_dense_one() -> None:
-    found = methods.narrower(8)
+@pytest.mark.parametrize("network", methods.BUILT)
+def test_narrower_networks_run_and_end_with_the_dense_one(network: str) -> None:
+    dense, build = methods.BUILT[network]
 
-    assert found[-1] == STAGES
+    found = methods.narrower(dense, 8, factors=8)
+
+    assert found[-1] == dense
     assert len(set(found)) == len(found)
     for stages in found:
-        assert resnet56(stages).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+        assert build(stages).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
         assert all(width % 8 == 0 for width in stages)
 
 
@@ -144,6 +149,21 @@ def test_counted_budgets_are_shares_of_the_multiply_accumulates() -> None:
     share = network_macs(graph, plan.widths) / network_macs(graph, graph.widths)
     assert plan.predicted_ms / plan.baseline_ms == pytest.approx(share, rel=1e-3)
     assert 0.55 < share <= 0.6
+
+
+def test_lessons_go_over_the_pictures_as_often_as_it_takes(tmp_path: Path) -> None:
+    pictures = [(torch.full((3, 32, 32), float(number)), number) for number in range(10)]
+    subject = cast("Subject", SimpleNamespace(model=resnet20().eval(), tuning=lambda: pictures))
+
+    drawn = lessons(subject, tmp_path / "drawn", count=25, batch_size=4, seed=0)
+
+    labels = drawn.labels.tolist()
+    assert len(drawn) == 25
+    assert sorted(labels[:10]) == sorted(labels[10:20]) == list(range(10))
+    assert labels[:10] != labels[10:20]
+    assert drawn.images[:, 0, 0, 0].tolist() == labels
+    with torch.no_grad():
+        torch.testing.assert_close(drawn.logits, subject.model(drawn.images), rtol=1e-4, atol=1e-4)
 
 
 def test_the_teaching_is_that_of_tune() -> None:

@@ -87,7 +87,9 @@ def test_a_quick_call_is_timed_only_when_its_own_runs_have_settled(cold_runs: in
 
 
 def test_runs_that_take_no_time_end_all_the_same() -> None:
-    found = time_interleaved([lambda: None], clock=FakeClock(), min_rounds=2, limit_s=0.0)
+    found = time_interleaved(
+        [lambda: None], clock=FakeClock(), warmup_s=0.0, min_rounds=2, limit_s=0.0
+    )
 
     assert found == [[0.0, 0.0]]
 

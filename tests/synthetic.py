@@ -60,7 +60,7 @@ class Synthetic:
         return clock_for(threads)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         assert target.runtime == self.name
         for shape in shapes:

@@ -50,8 +50,9 @@ class Counter(Here):
         target: Target,
         *,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[LayerShape | str, Measurement]]:
-        del target
+        del target, apart
         for shape in shapes if reference is not None else (SENTINEL, *shapes):
             yield shape, _as_time(macs(shape))
         for key, _ in networks:

@@ -61,6 +61,7 @@ class Processor:
     noise: float = 0.0
     dies_after: int | None = None
     asked: list[LayerShape] = field(default_factory=list)
+    aparts: set[int] = field(default_factory=set)
     paces: list[float] = field(default_factory=lambda: [1.0])
     time: FakeClock = field(default_factory=FakeClock)
 
@@ -87,9 +88,11 @@ class Processor:
         return work * (1 + off) * float(np.prod(shape.size)) / 64
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         assert target == TARGET
+        if set(shapes) != {SENTINEL}:
+            self.aparts.add(apart)
         pace = self.paces.pop(0) if len(self.paces) > 1 else self.paces[0]
         if SENTINEL in shapes:
             yield SENTINEL, Measurement(pace * self.ms(SENTINEL), 0.0, 10)

@@ -18,6 +18,7 @@ from latprune.errors import NotMeasured, TableInUse
 from latprune.latency.devices import here
 from latprune.latency.interpolation import layer_cost
 from latprune.latency.journal import alone
+from latprune.latency.layer_sizes import weights
 from latprune.latency.measuring import compare, measure, outlook
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, options
@@ -101,6 +102,13 @@ def test_stairs_that_turn_out_finer_are_measured_down_to_their_ends(bench: Bench
 def _wider(shape: LayerShape) -> LayerShape:
     groups = 256 if shape.groups > 1 else 1
     return replace(shape, in_channels=256, out_channels=256, groups=groups)
+
+
+def test_layers_are_timed_as_far_apart_as_in_a_network_of_half_the_weights(bench: Bench) -> None:
+    bench.measure()
+
+    dense = sum(weights(layer.shape) for layer in GRAPH.layers)
+    assert bench.processor.aparts == {4 * dense // 2}
 
 
 def test_nothing_is_measured_twice(bench: Bench) -> None:

@@ -114,6 +114,18 @@ def test_the_sentinel_is_timed_beside_the_sample_and_is_no_part_of_it(
     assert len(found.layers) == len(table) - 1
 
 
+def test_layers_are_timed_as_far_apart_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = machine(monkeypatch, Processor())
+    table = table_of_formula()
+    for shape, apart in zip(SHAPES, (0, 7, 7, 9), strict=False):
+        table.add(shape, replace(table[shape], apart=apart))
+
+    found = recheck(table, sample=len(table))
+
+    assert processor.aparts == {0, 7, 9}
+    assert {pair.what for pair in found.layers} == set(table)
+
+
 @pytest.mark.parametrize("own", [1.0, 2.0])
 def test_the_sentinel_decides_whether_it_is_the_machines_pace_even_if_layers_disagree(
     own: float, monkeypatch: pytest.MonkeyPatch

@@ -50,9 +50,13 @@ def test_a_time_is_positive_and_finite(median: float) -> None:
 
 
 def test_a_measurement_survives_a_trip_through_json() -> None:
-    measured = Measurement(1.234567, 0.01, 12)
+    for measured in (Measurement(1.234567, 0.01, 12), Measurement(1.234567, 0.01, 12, apart=5)):
+        assert Measurement.from_json(measured.to_json()) == measured
 
-    assert Measurement.from_json(measured.to_json()) == measured
+
+def test_what_older_tables_hold_reads_as_before() -> None:
+    assert Measurement.from_json({"median_ms": 1.0, "iqr_ms": 0.1, "runs": 9}).apart == 0
+    assert "apart" not in Measurement(1.0, 0.1, 9).to_json()
 
 
 def test_calls_take_turns() -> None:

@@ -45,6 +45,10 @@ def output_size(shape: LayerShape) -> tuple[int, ...]:
     return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
 
 
+BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+"""By precision."""
+
+
 def weights(shape: LayerShape) -> int:
     """Count a layer's weights, without those of its norm and bias."""
     if not shape.has_weights:

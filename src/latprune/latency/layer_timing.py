@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latprune.latency.layer_sizes import weights
+from latprune.latency.layer_sizes import BYTES_PER_WEIGHT, weights
 from latprune.latency.onnx_layers import layer_model
 from latprune.latency.profiled import time_models
 from latprune.latency.sentinel import SENTINEL
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Clock, Measurement
 
 
-_BYTES_PER_WEIGHT = 4
-
-
 def time_models_of(
-    shapes: Sequence[LayerShape], open_model: Callable[[bytes], Profiled], target: Target
+    shapes: Sequence[LayerShape],
+    open_model: Callable[[bytes], Profiled],
+    target: Target,
+    *,
+    apart: int = 0,
 ) -> Iterator[tuple[LayerShape, Measurement]]:
     """Time layers by their ONNX models; see `Runtime.time_layers`."""
 
     def open_layer(shape: LayerShape) -> Profiled:
         return open_model(model_for(shape, target))
 
-    yield from time_shapes(shapes, open_layer, clock=clock_for(target.threads))
+    clock = clock_for(target.threads)
+    yield from time_shapes(shapes, open_layer, target, clock=clock, apart=apart)
 
 
 def time_shapes(
     shapes: Sequence[LayerShape],
     open_layer: Callable[[LayerShape], Profiled],
+    target: Target,
     *,
     clock: Clock,
+    apart: int = 0,
 ) -> Iterator[tuple[LayerShape, Measurement]]:
     """Time layers, each opened by its shape; see `Runtime.time_layers`."""
     yield from time_models(
@@ -45,7 +49,8 @@ def time_shapes(
         open_layer,
         clock=clock,
         sentinel=(SENTINEL, SENTINEL) if SENTINEL in shapes else None,
-        size=lambda shape: _BYTES_PER_WEIGHT * weights(shape),
+        size=lambda shape: BYTES_PER_WEIGHT[target.precision] * weights(shape),
+        apart=apart,
     )
 
 

@@ -18,6 +18,7 @@ from latprune.errors import JobsPacked, NotMeasured
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
 from latprune.latency.journal import in_use
+from latprune.latency.layer_sizes import BYTES_PER_WEIGHT, weights
 from latprune.latency.networks import TOLERANCE, WHOLE_S
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, moving_axes, options
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 _LAYER_S = {"onnxruntime": 0.05, "openvino": 0.08, "eager": 0.05, "compile": 0.6}
 _LAYER_INT8_S = {"onnxruntime": 0.06, "openvino": 0.5}  # each is quantised first
 _FEW_OPENINGS = 3  # fewer do not tell how much the next one may differ
+PRUNED = 0.5
+"""The share of its weights that a network may have left: layers are timed as far apart as there."""
+
 _USUAL_SEEDS = (0, 2, 3)  # of a layer with so many widths that can change
 
 
@@ -270,6 +274,8 @@ class _Bench:
         self._graph, self._device, self._table, self._progress = graph, device, table, progress
         self._done = 0
         self._total = 0
+        dense = sum(weights(layer.shape) for layer in graph.layers)
+        self._apart = int(PRUNED * dense * BYTES_PER_WEIGHT[table.target.precision])
 
     def measure(
         self,
@@ -285,7 +291,11 @@ class _Bench:
         self._total += len(missing) + len(networks)
         try:
             timed = self._device.time(
-                missing, networks, self._table.target, reference=self._table.get(SENTINEL)
+                missing,
+                networks,
+                self._table.target,
+                reference=self._table.get(SENTINEL),
+                apart=self._apart,
             )
         except JobsPacked as packed:
             raise JobsPacked(packed.path, packed.runner, packed.what, round=round) from None

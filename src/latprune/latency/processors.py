@@ -75,6 +75,9 @@ class Processor(Protocol):
     def time_ms(self, call: Run) -> float:
         """Run once and give the time it took, in milliseconds."""
 
+    def apart(self, asked: int) -> int:
+        """Give how many of so many bytes to read between two runs of a layer: all, or none."""
+
 
 class Cpu:
     """The processor of this machine."""
@@ -124,6 +127,10 @@ class Cpu:
         begin = time.perf_counter()
         call()
         return (time.perf_counter() - begin) * 1e3
+
+    def apart(self, asked: int) -> int:
+        """Read all of it."""
+        return asked
 
 
 class Cuda:
@@ -188,6 +195,11 @@ class Cuda:
         end.record()
         end.synchronize()
         return float(begin.elapsed_time(end))
+
+    def apart(self, asked: int) -> int:
+        """Read nothing: that would fill the caches of this machine's processor."""
+        del asked
+        return 0
 
 
 CPU, CUDA = Cpu(), Cuda()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -85,6 +86,7 @@ def time_models(
     clock: Clock,
     sentinel: tuple[Key, Model] | None = None,
     size: Callable[[Model], int] = len,  # type: ignore[assignment]
+    apart: int = 0,
 ) -> Iterator[tuple[Key, Measurement]]:
     """Time models of single layers, several sessions in turns.
 
@@ -94,14 +96,19 @@ def time_models(
         clock: Leaves out what is no cost of a model, such as waiting for a processor.
         sentinel: One more, to be timed again beside every few of the others.
         size: Bytes that a model takes: not too many are open at a time.
+        apart: How many bytes are read between two runs of a layer that is not warm, at most
+            `_BYTES_AT_ONCE`; 0: as many as the others take that are open.
 
     Yields:
         Every key once, in order, with what its layer takes without its neighbours; and the
         sentinel's before those that it was timed beside.
     """
     warmup_s = _WARMUP_S
-    for chunk in _chunks(models, [] if sentinel is None else [sentinel], size):
-        yield from _time_together(chunk, open_model, clock, warmup_s=warmup_s)
+    apart = min(apart, _BYTES_AT_ONCE)
+    most = apart or _BYTES_AT_ONCE
+    for chunk in _chunks(models, [] if sentinel is None else [sentinel], size, most):
+        between = _Between(apart, sum(size(model) for _, model in chunk))
+        yield from _time_together(chunk, open_model, clock, between, warmup_s=warmup_s)
         warmup_s = 0.0
 
 
@@ -109,12 +116,16 @@ def _chunks(
     models: Iterable[tuple[Key, Model]],
     always: Sequence[tuple[Key, Model]],
     size: Callable[[Model], int],
+    most: int,
 ) -> Iterator[list[tuple[Key, Model]]]:
-    """Give a few models at a time, those that `always` come in front; no part is empty."""
+    """Give a few models at a time, those that `always` come in front; no part is empty.
+
+    More than `most` bytes only where one alone takes more.
+    """
     chunk: list[tuple[Key, Model]] = []
     taken, begun = 0, False
     for key, model in models:
-        if chunk and (len(chunk) == _LAYERS_AT_ONCE or taken + size(model) > _BYTES_AT_ONCE):
+        if chunk and (len(chunk) == _LAYERS_AT_ONCE or taken + size(model) > most):
             yield [*always, *chunk]
             chunk, taken, begun = [], 0, True
         chunk.append((key, model))
@@ -127,6 +138,7 @@ def _time_together(
     models: Sequence[tuple[Key, Model]],
     open_model: Callable[[Model], Profiled],
     clock: Clock,
+    between: _Between,
     *,
     warmup_s: float,
 ) -> Iterator[tuple[Key, Measurement]]:
@@ -138,11 +150,26 @@ def _time_together(
     shuffle = random.Random(0).shuffle
     for _ in range(_MOST_ROUNDS):
         shuffle(order)
+        if any(not (layer.warm or layer.steady) for layer in order):
+            between.read()
         for layer in order:
             if not layer.steady:
                 layer.visit()
     for (key, _), layer in zip(models, layers, strict=True):
-        yield key, layer.measured()
+        found = layer.measured()
+        yield key, found if layer.warm else replace(found, apart=between.apart)
+
+
+class _Between:
+    """What is read between two runs of a layer: the others that are open, and some more."""
+
+    def __init__(self, apart: int, others: int) -> None:
+        self.apart = apart
+        self._more = np.ones(max(0, apart - others) // 4, dtype=np.float32)
+
+    def read(self) -> None:
+        """Bring into the caches what the others do not."""
+        self._more.sum()
 
 
 class _Layer:
@@ -150,6 +177,7 @@ class _Layer:
 
     def __init__(self, session: Profiled, clock: Clock) -> None:
         self._session = session
+        self.warm = session.warm
         self._clock = clock
         self._counts: list[bool] = []
         self._waits_ms: list[float] = []
@@ -166,7 +194,7 @@ class _Layer:
 
     def visit(self) -> None:
         """Run a few times in a row, behind one run that fills the caches, or once without it."""
-        if not self._session.warm:
+        if not self.warm:
             self._run(counts=True)
             return
         self._run()

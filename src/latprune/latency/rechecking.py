@@ -17,7 +17,7 @@ from latprune.latency.sentinel import SENTINEL
 from latprune.latency.timing import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.table import LatencyTable
@@ -127,11 +127,9 @@ def recheck(
     """
     chosen = _drawn(table, sample=sample, seed=seed)
     _check_here(table.target)
-    beside = [SENTINEL] if SENTINEL in table else []
-    runtime = runtimes.get_runtime(table.target.runtime)
     pairs: list[Pair] = []
     sentinels: list[Measurement] = []
-    for shape, found in runtime.time_layers([*beside, *chosen], table.target):
+    for shape, found in _timed(chosen, table):
         if shape == SENTINEL:
             sentinels.append(found)
             continue
@@ -141,6 +139,19 @@ def recheck(
     now = reduce(Measurement.pooled, sentinels) if sentinels else None
     pace = Pair(SENTINEL, table[SENTINEL], now) if now else None
     return Recheck(table.target, tuple(pairs), pace, tolerance)
+
+
+def _timed(
+    shapes: Sequence[LayerShape], table: LatencyTable
+) -> Iterator[tuple[LayerShape, Measurement]]:
+    """Time layers as far apart as they were timed before."""
+    runtime = runtimes.get_runtime(table.target.runtime)
+    beside = [SENTINEL] if SENTINEL in table else []
+    by_apart: dict[int, list[LayerShape]] = {}
+    for shape in shapes:
+        by_apart.setdefault(table[shape].apart, []).append(shape)
+    for apart, alike in by_apart.items():
+        yield from runtime.time_layers([*beside, *alike], table.target, apart=apart)
 
 
 def _drawn(table: LatencyTable, *, sample: int, seed: int) -> list[LayerShape]:

@@ -63,15 +63,18 @@ class Measurement:
         median_ms: Half of the runs took at most this.
         iqr_ms: Between the quarter that was fastest and the quarter that was slowest.
         runs: How many were timed.
+        apart: How many bytes were read between two of them, so that a layer's weights were as far
+            away as they are in its network; 0 where nobody saw to that.
     """
 
     median_ms: float
     iqr_ms: float
     runs: int
+    apart: int = 0
 
     def __post_init__(self) -> None:
         finite = math.isfinite(self.median_ms) and math.isfinite(self.iqr_ms)
-        if not finite or self.median_ms <= 0 or self.iqr_ms < 0 or self.runs < 1:
+        if not finite or self.median_ms <= 0 or self.iqr_ms < 0 or self.runs < 1 or self.apart < 0:
             raise ValueError(f"no run takes such a time: {self}")
 
     def pooled(self, other: Measurement) -> Measurement:
@@ -81,15 +84,17 @@ class Measurement:
             float(np.average([self.median_ms, other.median_ms], weights=weights)),
             float(np.average([self.iqr_ms, other.iqr_ms], weights=weights)),
             sum(weights),
+            self.apart,
         )
 
     def scaled(self, factor: float) -> Measurement:
         """Give the same runs, had each taken `factor` times as long."""
-        return Measurement(factor * self.median_ms, factor * self.iqr_ms, self.runs)
+        return replace(self, median_ms=factor * self.median_ms, iqr_ms=factor * self.iqr_ms)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
-        return asdict(self)
+        """Give the fields as JSON values; `apart` only where it is not 0."""
+        stored = asdict(self)
+        return stored if self.apart else {k: v for k, v in stored.items() if k != "apart"}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Measurement:
@@ -99,7 +104,8 @@ class Measurement:
             ValueError: If a time is not a positive number.
             KeyError: If a field is missing.
         """
-        return cls(float(stored["median_ms"]), float(stored["iqr_ms"]), int(stored["runs"]))
+        median_ms, iqr_ms = float(stored["median_ms"]), float(stored["iqr_ms"])
+        return cls(median_ms, iqr_ms, int(stored["runs"]), int(stored.get("apart", 0)))
 
 
 @dataclass(frozen=True)

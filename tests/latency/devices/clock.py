@@ -22,11 +22,15 @@ class Clock:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.interrupts_after: int | None = None
         self.compared = 0
+        self.aparts: set[int] = set()
         patch.setattr(runner, "time_models", self.models)
         patch.setattr(runner, "time_whole", lambda run, **_: Measurement(0.9, 0.01, 10))
         patch.setattr(runner, "time_in_turns", self.in_turns)
 
-    def models(self, models: Any, open_model: Any, *, clock: Any, sentinel: Any = None) -> Any:
+    def models(
+        self, models: Any, open_model: Any, *, clock: Any, sentinel: Any = None, apart: int = 0
+    ) -> Any:
+        self.aparts.add(apart)
         if self.interrupts_after is not None:
             if self.interrupts_after == 0:
                 raise KeyboardInterrupt

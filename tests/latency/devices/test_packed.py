@@ -120,6 +120,16 @@ def test_after_two_rounds_nothing_is_missing(desk: Desk) -> None:
     assert plan.predicted_ms <= 0.9 * plan.baseline_ms
 
 
+def test_layers_are_timed_as_far_apart_there_as_they_would_be_here(
+    desk: Desk, clock: Clock
+) -> None:
+    desk.pack()
+    desk.run()
+
+    weights = 16 * 3 * 9 + 16 * 4
+    assert clock.aparts == {4 * weights // 2}
+
+
 def test_the_loop_closes_by_hand(desk: Desk) -> None:
     for _ in range(2):
         desk.pack()

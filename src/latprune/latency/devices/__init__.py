@@ -74,6 +74,7 @@ class Device(Protocol):
         target: Target,
         *,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[LayerShape | str, Measurement]]:
         """Time layers, and then whole networks, each by itself.
 
@@ -82,6 +83,9 @@ class Device(Protocol):
             networks: Pairs of a graph's key and the network.
             target: Names runtime, precision, batch and threads.
             reference: What `SENTINEL` took when the table was begun; None: it begins now.
+            apart: Bytes of weights that the layers' network reads from one run of a layer to the
+                next. As many are read between two runs here where the layer's weights outweigh
+                what it computes with: the caches then hold as much of them as in the network.
 
         Yields:
             Every shape and every key, as soon as it is known, with what it would have taken at

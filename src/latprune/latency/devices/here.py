@@ -65,11 +65,13 @@ class Here:
         target: Target,
         *,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[LayerShape | str, Measurement]]:
         """Time layers, and then whole networks."""
         runtime = get_runtime(target.runtime)
         if shapes or (networks and reference is None):
-            timed = runtime.time_layers(list(dict.fromkeys([SENTINEL, *shapes])), target)
+            both = list(dict.fromkeys([SENTINEL, *shapes]))
+            timed = runtime.time_layers(both, target, apart=apart)
             for shape, measurement in paced(timed, reference=reference):
                 if shape == SENTINEL:
                     reference = measurement

@@ -81,6 +81,7 @@ class Manifest:
         sentinel: The layer that tells the device's pace.
         reference: What the sentinel took when the device's table was begun; None: it begins now.
         then: The command to give where the jobs were packed, once the results are read.
+        apart: Bytes to read between two runs of a layer; see `Device.time`.
     """
 
     target: Target
@@ -89,6 +90,7 @@ class Manifest:
     sentinel: Job
     reference: Measurement | None = None
     then: tuple[str, ...] = ()
+    apart: int = 0
 
     def to_text(self) -> str:
         """Give the content of the file."""
@@ -113,6 +115,7 @@ class Manifest:
                 sentinel=_job(stored["sentinel"]),
                 reference=None if reference is None else Measurement.from_json(reference),
                 then=tuple(stored["then"]),
+                apart=int(stored["apart"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the manifest is damaged ({error!r})") from error

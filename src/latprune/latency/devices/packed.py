@@ -107,13 +107,14 @@ class Packed:
         target: Target,
         *,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[LayerShape | str, Measurement]]:
         """Pack everything."""
         named = [(key, cast("Network", network)) for key, network in networks]
         jobs = [layer_job(shape, target) for shape in shapes]
         jobs += [Job({"network": key}, (one.model,), one.inputs) for key, one in named]
         if jobs:
-            raise self._packed(jobs, [network for _, network in named], target, reference)
+            raise self._packed(jobs, [network for _, network in named], target, reference, apart)
         return iter(())
 
     def compare(
@@ -148,6 +149,7 @@ class Packed:
         networks: Sequence[Network],
         target: Target,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> LatpruneError:
         if self.jobs is None:
             return DeviceError(
@@ -156,7 +158,9 @@ class Packed:
                 f"ssh://HOST"
             )
         is_known = self.table_file is not None
-        manifest = manifest_of(jobs, target, is_known=is_known, reference=reference, then=self.then)
+        manifest = manifest_of(
+            jobs, target, is_known=is_known, reference=reference, then=self.then, apart=apart
+        )
         write_jobs(self.jobs, manifest, networks)
         runner = write_runner(self.jobs.parent)
         return JobsPacked(self.jobs, runner, _in_words(jobs))

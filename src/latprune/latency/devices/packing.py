@@ -76,10 +76,11 @@ def manifest_of(
     is_known: bool,
     reference: Measurement | None = None,
     then: Sequence[str] = (),
+    apart: int = 0,
 ) -> Manifest:
     """List jobs; see `Manifest`."""
     sentinel = layer_job(SENTINEL, target)
-    return Manifest(target, is_known, tuple(jobs), sentinel, reference, tuple(then))
+    return Manifest(target, is_known, tuple(jobs), sentinel, reference, tuple(then), apart)
 
 
 def layer_job(shape: LayerShape, target: Target) -> Job:

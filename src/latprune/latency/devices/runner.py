@@ -133,6 +133,7 @@ class _Bench:
         self.sentinel = manifest.sentinel
         self._files = files
         self._threads = manifest.target.threads
+        self._apart = manifest.apart
         self._clock = clock_for(self._threads)
         self._open = partial(ProfiledSession, threads=self._threads)
         self._reference = manifest.reference
@@ -155,7 +156,9 @@ class _Bench:
         """Time layers beside the sentinel, which is given too where there is no reference."""
         models: list[tuple[Job | LayerShape, bytes]] = [(job, self._model(job)) for job in jobs]
         sentinel = (SENTINEL, self._model(self.sentinel))
-        timed = time_models(models, self._open, clock=self._clock, sentinel=sentinel)
+        timed = time_models(
+            models, self._open, clock=self._clock, sentinel=sentinel, apart=self._apart
+        )
         return [
             (self.sentinel if isinstance(key, LayerShape) else key, measurement)
             for key, measurement in paced(timed, reference=self._reference)

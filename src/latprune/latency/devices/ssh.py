@@ -183,6 +183,7 @@ class Ssh:
         target: Target,
         *,
         reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[LayerShape | str, Measurement]]:
         """Time over there; every result comes as soon as it is made."""
         named = [(key, cast("Network", network)) for key, network in networks]
@@ -190,7 +191,7 @@ class Ssh:
         jobs = [layer_job(shape, target) for shape in shapes]
         jobs += [Job({"network": key}, (one.model,), one.inputs) for key, one in named]
         by_key = {job.key: one for job, one in zip(jobs, what, strict=True)}
-        for job, result in self._results(jobs, target, reference):
+        for job, result in self._results(jobs, target, reference, apart):
             yield by_key.get(job, SENTINEL), Measurement.from_json(result)
 
     def compare(
@@ -213,11 +214,15 @@ class Ssh:
         return Comparison.from_json(result["comparison"])
 
     def _results(
-        self, jobs: Sequence[Job], target: Target, reference: Measurement | None
+        self,
+        jobs: Sequence[Job],
+        target: Target,
+        reference: Measurement | None,
+        apart: int = 0,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         if not jobs:
             return
-        manifest = manifest_of(jobs, target, is_known=True, reference=reference)
+        manifest = manifest_of(jobs, target, is_known=True, reference=reference, apart=apart)
         asked = {job.key: job for job in (manifest.sentinel, *jobs)}
         waiting = {job.key for job in jobs}
         lines = self._run(manifest)

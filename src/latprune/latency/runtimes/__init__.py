@@ -66,13 +66,15 @@ class Runtime(Protocol):
         """
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers by themselves, in the form in which the runtime executes them.
 
         Args:
             shapes: The layers, all different.
             target: Names the batch, threads and precision.
+            apart: Bytes to read between two runs of a layer that finds its weights not in the
+                nearest cache; see `Device.time`. On a GPU nothing is read.
 
         Yields:
             Every shape once, with its time; each as soon as it is known. `SENTINEL`, if it is

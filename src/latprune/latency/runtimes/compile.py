@@ -77,7 +77,7 @@ class Compile:
         return self._processor.clock(threads)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
         nothing = self._timed(fx.symbolic_trace(_Nothing()), (torch.zeros(1),), target)
@@ -90,7 +90,8 @@ class Compile:
             time_ms, warm = self._timed(traced, inputs, target), is_warm(shape, batch=target.batch)
             return TimedCall(time_ms, warm=warm, overhead_ms=overhead_ms)
 
-        yield from time_shapes(shapes, open_layer, clock=self.clock(target.threads))
+        clock, apart = self.clock(target.threads), self._processor.apart(apart)
+        yield from time_shapes(shapes, open_layer, target, clock=clock, apart=apart)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

@@ -44,7 +44,7 @@ class Eager:
         return self._processor.clock(threads)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
 
@@ -58,7 +58,8 @@ class Eager:
 
             return TimedCall(time_ms, warm=is_warm(shape, batch=target.batch))
 
-        yield from time_shapes(shapes, open_layer, clock=self.clock(target.threads))
+        clock, apart = self.clock(target.threads), self._processor.apart(apart)
+        yield from time_shapes(shapes, open_layer, target, clock=clock, apart=apart)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

@@ -42,10 +42,11 @@ class OnnxRuntime:
         return str(import_extra("onnxruntime", EXTRA).__version__)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several sessions in turns; see `Runtime`."""
-        yield from time_models_of(shapes, partial(ProfiledSession, threads=target.threads), target)
+        open_model = partial(ProfiledSession, threads=target.threads)
+        yield from time_models_of(shapes, open_model, target, apart=apart)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

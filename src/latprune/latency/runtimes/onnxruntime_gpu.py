@@ -82,7 +82,7 @@ class OnnxRuntimeGpu:
         return str(runtime.__version__)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several in turns; see `Runtime`."""
         nothing = self._layer(_NOTHING, target)
@@ -92,7 +92,8 @@ class OnnxRuntimeGpu:
             call, warm = self._layer(shape, target), is_warm(shape, batch=target.batch)
             return TimedCall(partial(CPU.time_ms, call), warm=warm, overhead_ms=overhead_ms)
 
-        yield from time_shapes(shapes, open_layer, clock=self.clock(target.threads))
+        del apart
+        yield from time_shapes(shapes, open_layer, target, clock=self.clock(target.threads))
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target
@@ -158,10 +159,10 @@ class _InTensorRt(OnnxRuntimeGpu):
         return f"{super().version()}, TensorRT {TENSORRT.version()}"
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers in TensorRT itself, which knows what its kernels took; see `Runtime`."""
-        yield from TENSORRT.time_layers(shapes, target)
+        yield from TENSORRT.time_layers(shapes, target, apart=apart)
 
 
 ON_CUDA = OnnxRuntimeGpu("onnxruntime-cuda", Provider("CUDAExecutionProvider", "cuda"))

@@ -51,12 +51,12 @@ class OpenVino:
         return tuple(name for name in _HINTS if name.upper() in capable)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several of them in turns; see `Runtime`."""
         clock = clock_for(target.threads)
         open_layer = partial(_ProfiledRequest, target=target)
-        yield from time_shapes(shapes, open_layer, clock=clock)
+        yield from time_shapes(shapes, open_layer, target, clock=clock, apart=apart)
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

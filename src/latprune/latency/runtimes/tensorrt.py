@@ -54,15 +54,16 @@ class TensorRt:
         return str(import_extra("tensorrt", _EXTRA).__version__)
 
     def time_layers(
-        self, shapes: Sequence[LayerShape], target: Target
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several engines in turns; see `Runtime`.
 
         Raises:
             CannotBuild: If TensorRT cannot build an engine of a layer.
         """
+        del apart
         open_layer = partial(_ProfiledEngine, target=target)
-        yield from time_shapes(shapes, open_layer, clock=self.clock(target.threads))
+        yield from time_shapes(shapes, open_layer, target, clock=self.clock(target.threads))
 
     def prepare(
         self, model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target

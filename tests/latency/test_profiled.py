@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latprune.latency import profiled
+from latprune.latency.profiled import Profile, time_models
+
+if TYPE_CHECKING:
+    from latprune.latency.timing import Measurement
+
+MB = 2**20
+
+
+class Fake:
+    """A layer of some bytes whose runs are written down; its kernel always takes 1 ms."""
+
+    def __init__(self, name: str, events: list[str], *, warm: bool = False) -> None:
+        self.name, self.warm, self._events = name, warm, events
+        self._runs = 0
+
+    def run(self) -> None:
+        self._runs += 1
+        self._events.append(self.name)
+
+    def profile(self) -> Profile:
+        self._events.append(f"end of {self.name}")
+        return Profile([self.name], ["Conv"], np.ones((1, self._runs)))
+
+
+def timed(
+    sizes: dict[str, int], *, apart: int, warm: str = ""
+) -> tuple[dict[str, Measurement], list[str]]:
+    """Time layers called by a letter each; also what happened, in order."""
+    events: list[str] = []
+
+    def open_model(name: str) -> Fake:
+        return Fake(name, events, warm=name in warm)
+
+    models = [(name, name) for name in sizes]
+    found = time_models(
+        models, open_model, clock=time.perf_counter, size=sizes.__getitem__, apart=apart
+    )
+    return dict(found), events
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes were read beside the layers, each time."""
+    found: list[int] = []
+
+    def read(self: profiled._Between) -> None:
+        found.append(self._more.nbytes)
+
+    monkeypatch.setattr(profiled._Between, "read", read)
+    return found
+
+
+def test_what_the_other_layers_lack_is_read_between_two_runs(reads: list[int]) -> None:
+    found, events = timed({"a": 4 * MB, "b": 3 * MB}, apart=10 * MB)
+
+    assert set(reads) == {3 * MB}
+    counted = found["a"].runs
+    assert len(reads) >= counted
+    assert events.count("a") >= counted
+
+
+def test_as_many_layers_are_timed_together_as_the_network_reads_between_two_runs() -> None:
+    _, events = timed(dict.fromkeys("abcd", 4 * MB), apart=9 * MB)
+
+    assert events.index("end of b") < events.index("c")
+    assert events.index("b") < events.index("end of a")
+
+
+def test_a_layer_larger_than_that_is_timed_alone(reads: list[int]) -> None:
+    found, _ = timed({"a": 12 * MB, "b": MB}, apart=9 * MB)
+
+    assert found.keys() == {"a", "b"}
+    assert {0, 8 * MB} == set(reads)
+
+
+def test_nothing_is_read_for_layers_that_find_their_data_in_the_caches(reads: list[int]) -> None:
+    found, _ = timed({"a": MB, "b": MB}, apart=9 * MB, warm="ab")
+
+    assert not reads
+    assert found["a"].apart == 0
+
+
+def test_how_far_apart_its_runs_were_is_kept_with_a_layers_time() -> None:
+    found, _ = timed({"a": MB, "b": MB}, apart=9 * MB, warm="a")
+
+    assert (found["a"].apart, found["b"].apart) == (0, 9 * MB)
+
+
+def test_nobody_reads_more_than_a_quarter_of_a_gigabyte() -> None:
+    found, _ = timed({"a": MB}, apart=2**40)
+
+    assert found["a"].apart == 256 * MB

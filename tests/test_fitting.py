@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,18 +15,21 @@ from torch import nn
 
 import latprune as lp
 import latprune.progress
-from latprune.fitting.candidate import Candidate, is_sure
-from latprune.fitting.care import AIM, QUICK, decided
+from latprune.fitting.candidate import Candidate, is_short, is_sure
+from latprune.fitting.care import AIM, CLOSE, QUICK, decided
 from latprune.fitting.place import Place
+from latprune.fitting.refining import refine
 from latprune.latency.timing import Comparison, Measurement
 from latprune.planning import Demand
 from tests.networks import ConvNorm, Head
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from latprune.graph.layers import LayerShape
+    from latprune.latency.target import Target
     from latprune.progress import Progress
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -296,6 +300,54 @@ def test_a_network_whose_own_timings_say_far_less_than_is_believed_is_timed_agai
     candidate.add([compared(used, spread=0.003, rounds=10)])
 
     assert is_sure(candidate, [place], QUICK) is sure
+
+
+@pytest.mark.parametrize(
+    ("believed", "error", "timings", "own", "short"),
+    [
+        (AIM - 0.03, 0.003, QUICK.own, AIM - 0.03, True),
+        (AIM - 0.03, 0.02, QUICK.own, AIM - 0.03, False),  # perhaps it is near
+        (AIM - 0.03, 0.003, QUICK.own - 1, AIM - 0.03, False),  # too few of its own
+        (AIM - 0.03, 0.003, QUICK.own, 1.01, False),  # by its own it does not even fit
+        (AIM, 0.003, QUICK.own, AIM, False),
+    ],
+)
+def test_a_network_known_to_take_far_less_is_not_timed_again_and_again(
+    believed: float, error: float, timings: int, own: float, short: bool
+) -> None:
+    plan: Any = SimpleNamespace(budget=lp.Budget(fraction=0.5), also=(), widths={})
+    place: Any = SimpleNamespace(believed=lambda _: (believed, error), timings=lambda _: timings)
+    candidate = Candidate(nn.Identity(), plan, runs=[])
+    candidate.add([compared(own, spread=0.003, rounds=10)])
+
+    assert is_short(candidate, [place], QUICK) is short
+
+
+@dataclass(frozen=True)
+class Uneven(Synthetic):
+    """Layers take up to 15 % more or less than their widths let expect."""
+
+    def time_layers(
+        self, shapes: Sequence[LayerShape], target: Target, *, apart: int = 0
+    ) -> Iterator[tuple[LayerShape, Measurement]]:
+        for shape, found in super().time_layers(shapes, target, apart=apart):
+            luck = np.random.default_rng(crc32(repr(shape).encode()))
+            yield shape, found.scaled(1 + luck.uniform(-0.15, 0.15))
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.35])
+def test_where_a_plan_leaves_much_its_neighbours_are_measured_too(
+    fraction: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Uneven().install(monkeypatch)
+    model = Network(*FINE).eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    saliency, budget = lp.magnitude(model, graph), lp.Budget(fraction=fraction)
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+
+    planned, _ = refine(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
+
+    assert (1 - 2 * CLOSE) * planned.budget_ms < planned.predicted_ms <= planned.budget_ms
 
 
 def test_timings_that_disagree_are_believed_less(

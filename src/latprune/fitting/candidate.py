@@ -81,6 +81,16 @@ def is_sure(candidate: Candidate, places: Sequence[Place], care: Care) -> bool:
     return True
 
 
+def is_short(candidate: Candidate, places: Sequence[Place], care: Care) -> bool:
+    """Tell whether a network is beyond doubt far below the aim, on every target."""
+    for place in places:
+        share, error = place.believed(candidate.plan.widths)
+        timings = max(place.timings(candidate.plan.widths), candidate.timings)
+        if share + 2 * error > AIM - CLOSE or timings < care.own:
+            return False
+    return max(candidate.used) <= 1
+
+
 def preference(candidate: Candidate, places: Sequence[Place]) -> tuple[bool, float]:
     """Sort networks within the budgets first; of these the one that surely spends the aim."""
     share, error = _believed(candidate.plan, places)

@@ -7,7 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetsTooSmall, BudgetTooSmall
-from latprune.fitting.candidate import Candidate, is_near, is_sure, preference, promise
+from latprune.fitting.candidate import (
+    Candidate,
+    is_near,
+    is_short,
+    is_sure,
+    preference,
+    promise,
+)
 from latprune.fitting.care import AIM, FLOOR, QUICK, SLOW, TIMING_S, decided, used
 from latprune.fitting.place import Place
 from latprune.fitting.refining import Refining
@@ -142,7 +149,8 @@ class _Loop:
             if not near:
                 self.progress.step(timing, None, "choosing widths")
                 planned = self._plan(places, tried)
-                if planned is None or (sure and planned.kept == tried[-1].plan.kept):
+                settled = sure or (bool(tried) and is_short(tried[-1], places, care))
+                if planned is None or (settled and planned.kept == tried[-1].plan.kept):
                     break  # as near as it gets
                 tried = self._with(planned, tried)
             candidate = tried[-1]

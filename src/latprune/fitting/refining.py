@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from latprune.fitting.care import CLOSE
 from latprune.knapsack import joint
 from latprune.knapsack.joint import BRANCHING_GAP
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
+from latprune.latency.staircase import options
 from latprune.planning import Demand, plan
 
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ class Refining:
     device: Device = HERE
 
     def refined(self, demands: Sequence[Demand], *, aim: float) -> tuple[Plan, list[LatencyTable]]:
-        """Plan and measure the plan's layers until none of them is new, on any target."""
+        """Plan and measure the plan's layers until none of them is new, on any target.
+
+        A layer that was measured is chosen rather than its neighbours if it turned out quicker
+        than expected. Where a plan leaves much of the budget, its neighbours are measured, too.
+        """
         own = self.solver is joint
         solver, last = (_ON_THE_WAY, _AT_THE_END) if own else (self.solver, self.solver)
         for _ in range(REFINEMENTS):
@@ -64,28 +70,46 @@ class Refining:
                 also=also,
                 within=self.within,
             )
-            measured = [self._with_layers(demand, planned) for demand in demands]
-            new = [
-                len(now.table) > len(old.table) for now, old in zip(measured, demands, strict=True)
-            ]
-            demands = measured
-            if not any(new):
+            known = sum(len(demand.table) for demand in demands)
+            demands = [self._with_layers(demand, [planned.widths]) for demand in demands]
+            new = sum(len(demand.table) for demand in demands) - known
+            if not new and _leaves_much(planned, aim):
+                demands = [self._with_layers(one, self._wider(one, planned)) for one in demands]
+                new = sum(len(demand.table) for demand in demands) - known
+            if not new:
                 if solver is last or planned.gap <= BRANCHING_GAP:
                     break
                 solver = last
         return planned, [demand.table for demand in demands]
 
-    def _with_layers(self, demand: Demand, planned: Plan) -> Demand:
+    def _wider(self, demand: Demand, planned: Plan) -> list[Mapping[str, int]]:
+        """Give the plan's widths with one group at a time at its next option."""
+        found: list[Mapping[str, int]] = []
+        for group, choices in options(self.graph, demand.table).items():
+            wider = [int(width) for width in choices if width > planned.widths[group]]
+            widths = {**planned.widths, group: min(wider, default=planned.widths[group])}
+            if widths != planned.widths and self.graph.allows(widths):
+                found.append(widths)
+        return found
+
+    def _with_layers(self, demand: Demand, widths: Sequence[Mapping[str, int]]) -> Demand:
         table = measure(
             self.model,
             self.graph,
             self.example,
             demand.table.target,
-            widths=planned.widths,
+            widths=widths,
             folder=self.folder,
             device=self.device,
         )
         return replace(demand, table=table)
+
+
+def _leaves_much(planned: Plan, aim: float) -> bool:
+    """Whether more of every budget is left than a network may be off the aim."""
+    spent = [planned.predicted_ms / planned.budget_ms]
+    spent += [promise.predicted_ms / promise.budget_ms for promise in planned.also]
+    return max(spent) < aim - CLOSE
 
 
 def refine(

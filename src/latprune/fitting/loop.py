@@ -15,7 +15,7 @@ from latprune.fitting.candidate import (
     preference,
     promise,
 )
-from latprune.fitting.care import AIM, FLOOR, QUICK, SLOW, TIMING_S, decided, used
+from latprune.fitting.care import AIM, FLOOR, QUICK, SLOW, TIMING_S, Care, decided, used
 from latprune.fitting.place import Place
 from latprune.fitting.refining import Refining
 from latprune.knapsack import joint
@@ -132,6 +132,10 @@ def fit(
     return loop.dense(best, demands) if slower else best
 
 
+def _care(places: Sequence[Place]) -> Care:
+    return QUICK if all(place.is_quick for place in places) else SLOW
+
+
 @dataclass(frozen=True, eq=False)
 class _Loop:
     """What stays the same from round to round."""
@@ -142,7 +146,7 @@ class _Loop:
     def run(self, demands: Sequence[Demand], ready: Mapping[Target, Ready]) -> Fitted:
         """Time candidates until one is surely near the aim, or there is nothing more to try."""
         places = [self._place(demand, ready.get(demand.table.target)) for demand in demands]
-        care = QUICK if all(place.is_quick for place in places) else SLOW
+        care = _care(places)
         tried: list[Candidate] = []
         near = sure = False
         for timing in range(care.timings):
@@ -214,7 +218,11 @@ class _Loop:
             if is_near(planned, places):
                 break
             demands = [place.demand_by(planned.widths) for place in places]
-        return min(found, key=partial(promise, places=places))
+        care = _care(places)
+        short = [one.plan.kept for one in tried if is_short(one, places, care)]
+        # Others may take too much by what is believed, but are not known: that is worth a timing.
+        open_ = [planned for planned in found if planned.kept not in short]
+        return min(open_ or found, key=partial(promise, places=places))
 
     def _refined(self, demands: Sequence[Demand]) -> tuple[Plan, list[LatencyTable]]:
         """Plan a little below the budgets, or to all of them if nothing is that fast."""

@@ -340,6 +340,7 @@ def test_where_a_plan_leaves_much_its_neighbours_are_measured_too(
     fraction: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Uneven().install(monkeypatch)
+    torch.manual_seed(0)
     model = Network(*FINE).eval()
     graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
     saliency, budget = lp.magnitude(model, graph), lp.Budget(fraction=fraction)
@@ -348,6 +349,29 @@ def test_where_a_plan_leaves_much_its_neighbours_are_measured_too(
     planned, _ = refine(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
 
     assert (1 - 2 * CLOSE) * planned.budget_ms < planned.predicted_ms <= planned.budget_ms
+
+
+def test_networks_timed_in_a_bad_hour_do_not_keep_the_loop_far_below_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic().install(monkeypatch)
+    torch.manual_seed(0)
+    model = Network(*FINE).eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    saliency = lp.magnitude(model, graph)
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+    for share in (0.51, 0.53, 0.55, 0.6):
+        budget = lp.Budget(fraction=share)
+        wider, table = refine(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
+        taken = 1.15 * wider.predicted_ms / wider.baseline_ms
+        for number in range(QUICK.own):  # no two timings are the same
+            slow = compared(2 * taken * (1 + 1e-4 * number), spread=0.003, rounds=10)
+            table.add_cut(graph, wider.widths, slow)
+
+    budget = lp.Budget(fraction=0.5)
+    found = lp.fit(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
+
+    assert 0.97 <= found.used <= 1
 
 
 def test_timings_that_disagree_are_believed_less(

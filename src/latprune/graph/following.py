@@ -1,0 +1,145 @@
+"""Follow channels through runs of a model: in evaluation mode, and in training mode if need be."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from latprune.errors import UntraceableModel
+from latprune.graph.branching import Shown
+from latprune.graph.crossing import SUFFIX
+from latprune.graph.groups import Frozen
+from latprune.graph.labels import LabelMode
+from latprune.graph.reading import ReadGraph
+from latprune.graph.rules import RULES, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+
+class Followed(NamedTuple):
+    """What a run of the model showed.
+
+    Attributes:
+        mode: The labels.
+        read: The groups and layers that these are.
+        shown: The labels of what modules returned.
+        idle: Modules that did not run.
+        pair: Inputs with which training mode shows more than evaluation does, if it does.
+    """
+
+    mode: LabelMode
+    read: ReadGraph
+    shown: Shown
+    idle: list[Frozen]
+    pair: tuple[Any, ...]
+
+
+def follow(
+    working: nn.Module,
+    inputs: tuple[Any, ...],
+    *,
+    keep: Sequence[str],
+    exact: bool,
+    loose: bool = False,
+    within: bool = False,
+) -> Followed:
+    """Follow the labels through runs of a model.
+
+    Raises:
+        UntraceableModel: If the model does not run.
+    """
+    mode = LabelMode(
+        working,
+        rules=RULES,
+        default=unknown,
+        batch=_batch(inputs),
+        loose=loose,
+        within=within,
+    )
+    shown = Shown(mode, working)
+    try:
+        with shown.watching():
+            mode.run(*inputs)
+    except Exception as error:
+        raise UntraceableModel(
+            f"the model does not run on an example of shape "
+            f"{_shapes(inputs)}: {type(error).__name__}: {error}"
+        ) from error
+    idle, pair = _run_in_training(mode, working, inputs)
+    _freeze_kept(mode, keep)
+    if exact:
+        for label, why in mode.classes.approximations().items():
+            mode.classes.freeze(np.array([label]), why)
+    return Followed(mode, ReadGraph(mode, suffix=SUFFIX * within), shown, idle, pair)
+
+
+def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
+    """Refuse a name or pattern that matches no module.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for pattern in keep:
+        if not any(_is_kept(name, [pattern]) for name, _ in model.named_modules()):
+            raise ValueError(f"keep={pattern!r} matches no module of the model")
+
+
+def _run_in_training(
+    mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[list[Frozen], tuple[Any, ...]]:
+    """Run once more in training mode if parameters are still unseen; say which stay so.
+
+    Returns:
+        What stays unseen, and the inputs with which training mode shows more than evaluation does;
+        nothing if it does not.
+    """
+    names = {name for name, p in working.named_parameters() if p.is_floating_point()}
+    if names <= mode.used:
+        return [], ()
+    pair: tuple[Any, ...] = tree_map(_twice, inputs)
+    reason = "it runs neither in evaluation nor in training mode"
+    mode.seen.recording = False
+    working.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            mode.run(*pair)
+    except Exception as error:  # whatever a stranger's forward raises is the finding
+        reason = f"not run: training mode fails with {type(error).__name__}: {error}"
+        pair = ()
+    working.eval()
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names - mode.used))
+    return [Frozen(owner or "model", 0, reason) for owner in owners], pair
+
+
+def _twice(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
+
+
+def _batch(inputs: tuple[Any, ...]) -> int:
+    """Count the samples: images in a batch, or in a list."""
+    counts = [len(entry) for entry in inputs if isinstance(entry, list)]
+    counts += [t.shape[0] for t in inputs if isinstance(t, torch.Tensor) and t.dim()]
+    return max(counts, default=1)
+
+
+def _shapes(inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, torch.Tensor)]
+
+
+def _freeze_kept(mode: LabelMode, keep: Sequence[str]) -> None:
+    for parameter, _, labels, role in mode.parameters():
+        if role in ("writes", "through") and _is_kept(parameter.rpartition(".")[0], keep):
+            mode.classes.freeze(labels, "protected by keep=")
+
+
+def _is_kept(module: str, keep: Sequence[str]) -> bool:
+    return any(
+        fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*") for pattern in keep
+    )

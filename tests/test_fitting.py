@@ -374,6 +374,33 @@ def test_networks_timed_in_a_bad_hour_do_not_keep_the_loop_far_below_the_budget(
     assert 0.97 <= found.used <= 1
 
 
+@dataclass(frozen=True)
+class Cached(Moody):
+    """Networks quickly get faster than their layers where they begin to fit into a cache."""
+
+    moods: Iterator[float] = field(default_factory=lambda: itertools.count(1.0, 1e-6))
+    dense_ms: float = 0.0
+
+    def network_ms(
+        self, model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]
+    ) -> float:
+        layers_ms = super().network_ms(model, example)
+        return layers_ms * float(np.interp(layers_ms / self.dense_ms, [0.45, 0.6], [0.6, 1.0]))
+
+
+def test_the_loop_goes_between_networks_on_both_sides_of_its_aim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Network(*FINE).eval()
+    runtime = Cached(dense_ms=Synthetic().network_ms(model, EXAMPLE))
+
+    found = fitted(runtime, lp.Budget(fraction=0.55), tmp_path, monkeypatch, widths=FINE)
+
+    assert 0.97 <= found.used <= 1
+    assert len(set(runtime.timed)) == 4  # six, if each plan only has the rest of the one before
+
+
 def test_timings_that_disagree_are_believed_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from latprune.saliency.scores import Saliency
 
 REPLANS = 4
-"""Plans before a network is timed, each with the rest of the one before: it may not be that of
-networks about as large."""
+"""Plans before a network is timed, each with what is known of those before: a network's rest may
+not be that of others about as large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,10 +214,13 @@ class _Loop:
                 return self._at_the_floor(error, places, tried)
             for place, table in zip(places, tables, strict=True):
                 place.table = table
+            if any(planned.kept == one.kept for one in found):
+                break
             found.append(planned)
             if is_near(planned, places):
                 break
-            demands = [place.demand_by(planned.widths) for place in places]
+            widths = [one.widths for one in found]
+            demands = [place.demand_between(widths) for place in places]
         care = _care(places)
         short = [one.plan.kept for one in tried if is_short(one, places, care)]
         # Others may take too much by what is believed, but are not known: that is worth a timing.

@@ -48,6 +48,21 @@ class Place:
         rest_ms = share * self._budget_ms - self.table.layers_ms(self.graph, widths)
         return Demand(self.table, self.budget, rest_ms)
 
+    def demand_between(self, tried: Sequence[Mapping[str, int]]) -> Demand:
+        """The same by what is known of some networks: one between the two nearest to the aim.
+
+        Where not one is believed to take more and one less, by what is known of the last.
+        """
+        aim_ms = AIM * self._budget_ms
+        known = [(self.table.layers_ms(self.graph, one), self.believed_ms(one)) for one in tried]
+        quick = max((one for one in known if one[1] <= aim_ms), default=(math.inf, 0.0))
+        slow = min((one for one in known if one[1] > aim_ms), default=(-math.inf, 0.0))
+        if slow[0] <= quick[0]:
+            return self.demand_by(tried[-1])
+        part = (aim_ms - quick[1]) / (slow[1] - quick[1])
+        layers_ms = quick[0] + part * (slow[0] - quick[0])
+        return Demand(self.table, self.budget, aim_ms - layers_ms)
+
     def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
         """The share of the budget that a network takes by all that is known, and its error."""
         layers_ms = self.table.layers_ms(self.graph, widths)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from studies.subjects import Subject, subject
 
 import latprune as lp
+from latprune.errors import BudgetTooSmall
+from latprune.saliency import scored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +31,10 @@ CASES = {
     "resnet50": ("resnet50", {**IMAGES, "test_images": 500}),
     "resnet56": (
         "cifar_resnet56",
-        {**IMAGES, "score_images": 256, "calibration_images": 1024, "test_images": 2000},
+        {**IMAGES, "score_images": 1024, "calibration_images": 1024, "test_images": 2000},
     ),
 }
-CRITERIA = {"taylor": lp.taylor, "fisher": lp.fisher}
+CRITERIA = ("relative_fisher", "taylor", "fisher")
 
 
 def compare(case: str, criteria: Sequence[str], budgets: Sequence[str]) -> None:
@@ -40,21 +42,34 @@ def compare(case: str, criteria: Sequence[str], budgets: Sequence[str]) -> None:
     name, settings = CASES[case]
     found = subject(name, settings, seed=0)
     graph = lp.trace(found.model, found.example, branches=True)
-    whole = lp.trace(found.model, found.example)
     target = lp.Target.here(runtime="onnxruntime")
     table = lp.measure(found.model, graph, found.example, target)
     keep(case, "dense", {"branches": len(graph.branches), **found.judge(found.model)})
+    graphs = {"branches": graph, "channels": lp.trace(found.model, found.example)}
     for criterion in criteria:
-        saliency = CRITERIA[criterion](found.model, graph, found.scoring, lp.cross_entropy)
-        for budget in budgets:
-            for allowed, what in ((graph, "branches"), (whole, "channels")):
-                planned = lp.plan(allowed, table, saliency, lp.Budget.parse(budget))
-                facts = told(allowed, planned)
-                if allowed is graph and not facts["removed"]:
-                    keep(case, f"{budget} {criterion} {what}", facts)
-                    continue  # the network is the other one
-                facts |= judged(found, allowed, planned)
+        for what, allowed in graphs.items():
+            saliency = scored(criterion, found.model, allowed, found.scoring, lp.cross_entropy)
+            for budget in budgets:
+                facts = planned_and_judged(found, allowed, table, saliency, budget)
                 keep(case, f"{budget} {criterion} {what}", facts)
+
+
+def planned_and_judged(
+    found: Subject,
+    graph: lp.PruningGraph,
+    table: lp.LatencyTable,
+    saliency: lp.Saliency,
+    budget: str,
+) -> dict[str, Any]:
+    """Plan for a budget, and judge the network."""
+    try:
+        planned = lp.plan(graph, table, saliency, lp.Budget.parse(budget))
+    except BudgetTooSmall as error:
+        return {"impossible": str(error)}
+    facts = told(graph, planned)
+    if graph.branches and not facts["removed"]:
+        return facts  # the network is the other one
+    return facts | judged(found, graph, planned)
 
 
 def judged(found: Subject, graph: lp.PruningGraph, planned: lp.Plan) -> dict[str, float]:

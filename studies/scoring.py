@@ -40,7 +40,8 @@ def score(
     if of_channels != criterion:  # valued another way, scored the same
         beside = path.with_name(path.name.replace(criterion, of_channels))
         found = score(of_channels, subject, graph, settings, beside)
-        _write(Scored(lp.relative(found.saliency), found.seconds), path)
+        saliency = lp.relative(found.saliency, branches=graph.branches)
+        _write(Scored(saliency, found.seconds), path)
     if not path.is_file():
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from latprune.graph.groups import Branch
 from latprune.saliency import Saliency, relative
 
 SCORES = arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1e3))
@@ -69,6 +70,21 @@ def test_the_unit_of_the_scores_does_not_matter(scores: np.ndarray, factor: floa
 
     for one, scaled in zip(first, second, strict=True):
         np.testing.assert_allclose(scaled, factor * one, rtol=1e-9)
+
+
+def test_a_branch_is_lost_only_once() -> None:
+    scores = {"trunk": np.ones(10), "inner": np.ones(10)}
+    block = Branch(
+        name="block", groups=("inner",), layers=(), modules=("block.conv",), block="block",
+        takes=(1, 10, 8, 8), trunk="", relu=True, axis=-3,
+    )  # fmt: skip
+
+    found = relative(Saliency(scores, criterion="mine"), prior=0.0, branches=[block])
+
+    lost = {group: found.values(group)[-1] - found.values(group) for group in scores}
+    np.testing.assert_allclose(lost["inner"][7:], lost["trunk"][7:])
+    np.testing.assert_allclose(lost["inner"][:7], 5.0)  # noise that is half of the signal
+    assert lost["trunk"][0] > 100.0
 
 
 def test_a_group_without_worth_stays_without() -> None:

@@ -115,4 +115,4 @@ def scored(
         found = magnitude(model, graph)
     else:
         found = ON_DATA[name](model, graph, batches, loss, progress=progress)
-    return found if name == criterion else relative(found)
+    return found if name == criterion else relative(found, branches=graph.branches)

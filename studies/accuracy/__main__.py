@@ -87,7 +87,7 @@ class Study:
     def score(self, case: Case) -> None:
         bench = self.bench(case)
         if "criterion" in case.settings:
-            bench.saliency(case.settings["criterion"])
+            bench.saliency(case.settings)
         len(bench.lessons)
 
     def cut(self, case: Case) -> None:

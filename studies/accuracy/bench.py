@@ -82,11 +82,16 @@ class Bench:
         round_to = self.config["methods"]["Torch-Pruning"]["round_to"]
         return candidates(self.dense, self.example, self.subject.scoring, round_to=round_to)
 
-    def saliency(self, criterion: str, *, branches: bool = False) -> lp.Saliency:
-        graph = self.graph_with_branches if branches else self.graph
-        name = f"{criterion}-branches.npz" if branches else f"{criterion}.npz"
+    def graph_for(self, settings: Mapping[str, Any]) -> lp.PruningGraph:
+        """Give the graph that a method chooses in."""
+        return self.graph_with_branches if settings.get("branches") else self.graph
+
+    def saliency(self, settings: Mapping[str, Any]) -> lp.Saliency:
+        """Give a method's scores, computed once for all that ask for the same."""
+        criterion = settings["criterion"]
+        name = f"{criterion}-branches.npz" if settings.get("branches") else f"{criterion}.npz"
         path = self.runs / f"seed{self.seed}" / name
-        return score(criterion, self.subject, graph, self.config, path).saliency
+        return score(criterion, self.subject, self.graph_for(settings), self.config, path).saliency
 
     def path(self, stage: str, method: str, budget: str) -> Path:
         """Name the file of a network that a stage made."""

@@ -72,14 +72,13 @@ def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
 
 def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The product: plan, time the network, correct, plan again."""
-    branches = settings.get("branches", False)
-    graph = bench.graph_with_branches if branches else bench.graph
+    graph = bench.graph_for(settings)
     fitted = lp.fit(
         bench.dense,
         graph,
         bench.example,
         bench.table_for(graph),
-        bench.saliency(settings["criterion"], branches=branches),
+        bench.saliency(settings),
         budget,
         solver=SOLVERS[settings["solver"]],
         folder=bench.runs,
@@ -89,30 +88,30 @@ def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) ->
 
 def by_open_loop(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The same without timing a network: the sum of the layers is believed."""
+    graph = bench.graph_for(settings)
     plan, _ = refine(
         bench.dense,
-        bench.graph,
+        graph,
         bench.example,
-        bench.table,
-        bench.saliency(settings["criterion"]),
+        bench.table_for(graph),
+        bench.saliency(settings),
         budget,
         solver=SOLVERS[settings["solver"]],
         aim=AIM,
         folder=bench.runs,
     )
-    return Made(lp.cut(bench.dense, bench.graph, plan), _of(plan))
+    return Made(lp.cut(bench.dense, graph, plan), _of(plan))
 
 
 def by_macs(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """Widths by multiply-accumulates: the largest share of them that is quick enough."""
-    table = lp.measure(
-        bench.dense, bench.graph, bench.example, bench.target, device=Counter(bench.graph)
-    )
-    saliency = bench.saliency(settings["criterion"])
+    graph = bench.graph_for(settings)
+    table = lp.measure(bench.dense, graph, bench.example, bench.target, device=Counter(graph))
+    saliency = bench.saliency(settings)
 
     def cut(share: float) -> Made:
-        plan = lp.plan(bench.graph, table, saliency, lp.Budget(fraction=share))
-        return Made(lp.cut(bench.dense, bench.graph, plan), {"macs_share": share, **_of(plan)})
+        plan = lp.plan(graph, table, saliency, lp.Budget(fraction=share))
+        return Made(lp.cut(bench.dense, graph, plan), {"macs_share": share, **_of(plan)})
 
     low, high, best = 0.0, 1.0, None
     for _ in range(HALVINGS):

@@ -202,7 +202,7 @@ def draw(document: Document, path: Path) -> None:
         ]
         if points:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, "os^vDPX*"[number % 8], label=method, alpha=0.8)
+            axes.plot(x, y, "os^vDPX*<"[number % 9], label=method, alpha=0.8)
     axes.set_xlabel("measured latency, % of the dense network's")
     among = ", among the classes tuned on" if _decisive(document) == RESTRICTED else ""
     axes.set_ylabel(f"top-1 after tuning, %{among}")

@@ -251,18 +251,18 @@ def test_the_page_says_who_is_ahead_and_where_nothing_fits(
     study = repository / "studies" / "accuracy" / "cifar"
     document = json.loads((study / "result.json").read_text())
     document["rows"] = {
-        "a": _row("joint", "50%", 0.80),
-        "b": _row("uniform", "50%", 0.85),
+        "a": _row("joint, relative Fisher", "50%", 0.80),
+        "b": _row("greedy", "50%", 0.85),
         "c": {"method": "joint", "budget": "35%", "seed": 0, "impossible": "", "floor_share": 1.2},
     }
 
     write_page(study, folder=tmp_path, document=document)
 
     page = (tmp_path / "cifar.md").read_text()
-    assert "50%: `joint` with `taylor` is behind uniform by 5.0 points" in page
+    assert "50%: `joint` with `relative_fisher` is behind greedy by 5.0 points" in page
     assert "| joint | nothing fits |" in page
     assert "takes 42.0 % for joint" in page
-    assert "| greedy | not run yet |" in page
+    assert "| Torch-Pruning | not run yet |" in page
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -9,7 +9,7 @@ are opened once, and nothing is ever put elsewhere in memory; then both, a produ
 that stay in the core's own cache, and a sum over 32 MB that do not, are timed in turns, in windows
 of ten seconds. Per case the median of each window, how far the ratio lies apart over them, and its
 correlation with the sum's time (memory and shared caches, of which other machines on the same host
-take their part) and with the product's (the core's own pace). One thread, 224 x 224, random weights.
+take their part) and with the product's (the core's own pace). One thread, random weights.
 """
 
 from __future__ import annotations

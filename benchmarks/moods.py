@@ -69,14 +69,19 @@ def watched(calls: list[Run], *, windows: int) -> dict[str, Any]:
 
 
 def summary(by_call: np.ndarray) -> dict[str, float]:
-    """Give the ratio's spread over windows, and what it goes with; an array of 4 x windows."""
+    """Give the ratio's spread over windows, and what it goes with; an array of 4 x windows.
+
+    The slope is how many ms the small network takes more where the dense one takes one more.
+    """
     dense, small, memory, core = by_call
-    ratios = small / dense
+    ratios, saved_ms = small / dense, dense - small
     return {
         "ratio": float(np.median(ratios)),
         "least": float(ratios.min()),
         "greatest": float(ratios.max()),
         "deviation": float(ratios.std(ddof=1) / ratios.mean()),
+        "saved_deviation": float(saved_ms.std(ddof=1) / saved_ms.mean()),
+        "slope": float(np.polyfit(dense, small, 1)[0]),
         "with_memory": float(np.corrcoef(ratios, memory)[0, 1]),
         "with_core": float(np.corrcoef(ratios, core)[0, 1]),
         "memory_deviation": float(memory.std(ddof=1) / memory.mean()),
@@ -116,7 +121,8 @@ def _yardsticks() -> list[Run]:
 def _line(case: dict[str, Any]) -> str:
     return (
         f"{case['target']:14} {case['network']:16} ratio {case['ratio']:.3f} "
-        f"({case['least']:.3f} to {case['greatest']:.3f}, deviation {case['deviation']:.1%}); "
+        f"({case['least']:.3f} to {case['greatest']:.3f}, deviation {case['deviation']:.1%}; "
+        f"of the ms saved {case['saved_deviation']:.1%}, slope {case['slope']:.2f}); "
         f"goes with memory {case['with_memory']:+.2f} (itself {case['memory_deviation']:.1%}), "
         f"with the core {case['with_core']:+.2f} ({case['core_deviation']:.1%})"
     )

@@ -147,15 +147,30 @@ def _standing(document: Document) -> str:
         }
         if ours not in means or len(means) < 2:
             continue
-        ahead = {m: v for m, v in means.items() if v > means[ours]}
-        worse = ", ".join(
-            f"{method} by {100 * (value - means[ours]):.1f}"
-            for method, value in sorted(ahead.items(), key=lambda pair: -pair[1])
+        lead = {m: round(100 * (v - means[ours]), 1) for m, v in means.items() if m != ours}
+        verdict = " and ".join(
+            said
+            for said in (
+                _listed("behind", {m: v for m, v in lead.items() if v > 0}),
+                _listed("level with", {m: v for m, v in lead.items() if v == 0}),
+            )
+            if said
         )
-        verdict = f"behind {worse} points" if ahead else f"ahead of the {len(means) - 1} others run"
+        verdict = verdict or f"ahead of the {len(lead)} others run"
         own = f"`{settings['solver']}` with `{settings['criterion']}`"
         lines.append(f"- {budget}: {own} is {verdict}.")
     return "## Who is ahead after tuning\n\n" + "\n".join(lines) if lines else ""
+
+
+def _listed(relation: str, lead: dict[str, float]) -> str:
+    """Say whom a method is behind or level with; empty where that is nobody."""
+    names = (
+        f"{method} by {points:.1f}" if points else method
+        for method, points in sorted(lead.items(), key=lambda pair: -pair[1])
+    )
+    said = ", ".join(names)
+    unit = " points" if any(lead.values()) else ""
+    return f"{relation} {said}{unit}" if said else ""
 
 
 def _decisive(document: Document) -> str:

@@ -90,7 +90,8 @@ def write_result(
 def rows_of(path: Path, config: Mapping[str, Any]) -> dict[str, Row]:
     """Give the rows of a result file that this config would make the same way.
 
-    Methods, seeds and budgets may have been added since; all else must be equal.
+    Methods, seeds and budgets may have been added since; all else must be equal. A row says on what
+    device it was made, by itself or by its file.
     """
     document = json.loads(path.read_text()) if path.is_file() else {}
     before = document.get("config", {})
@@ -98,7 +99,7 @@ def rows_of(path: Path, config: Mapping[str, Any]) -> dict[str, Row]:
         return {}
     then, now = _methods(before), _methods(config)
     return {
-        name: row
+        name: {"device": document["target"]["device"], **row}
         for name, row in document.get("rows", {}).items()
         if then.get(row["method"]) == now.get(row["method"])
     }

@@ -156,9 +156,14 @@ class Study:
 
     def _check(self, case: Case) -> Row:
         model = load_network(self._path(case, "tuned"))
-        compared = self.bench(case).compare(model, **self.config["check"])
-        sizes = {"parameters": sum(p.numel() for p in model.parameters())}
-        return {"comparison": compared.to_json(), "ratio": compared.ratio, **sizes}
+        bench = self.bench(case)
+        compared = bench.compare(model, **self.config["check"])
+        return {
+            "comparison": compared.to_json(),
+            "ratio": compared.ratio,
+            "device": bench.target.device,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
 
 
 def run(stages: Sequence[str], wanted: argparse.Namespace) -> None:

@@ -56,17 +56,29 @@ def _sorted(budgets: Iterable[str]) -> list[str]:
 
 
 def _facts(document: Document) -> dict[str, Any]:
-    config, target = document["config"], document["target"]
+    config = document["config"]
     done = {row["seed"] for row in document["rows"].values() if "tuned_top1" in row}
     return {
         **config,
         **config["recipe"],
         "versions": versions_in_words(document),
-        "device": target["device"],
+        "device": _devices(document),
         "done": ", ".join(map(str, sorted(done))) or "none",
         "steps": config["tuning_images"] // config["batch_size"],
         "round_to": config["methods"]["Torch-Pruning"]["round_to"],
     }
+
+
+def _devices(document: Document) -> str:
+    """Name the device that rows were timed on; of several each, and the budgets it was for."""
+    budgets: dict[str, dict[str, None]] = {}
+    for row in document["rows"].values():
+        if "ratio" in row and row["budget"] in document["config"]["budgets"]:
+            device = row.get("device", document["target"]["device"])
+            budgets.setdefault(device, {})[row["budget"]] = None
+    if len(budgets) < 2:
+        return next(iter(budgets), document["target"]["device"])
+    return "; ".join(f"{' and '.join(_sorted(done))} on {name}" for name, done in budgets.items())
 
 
 def _dense(document: Document) -> str:

@@ -265,6 +265,39 @@ def test_the_page_says_who_is_ahead_and_where_nothing_fits(
     assert "| Torch-Pruning | not run yet |" in page
 
 
+def test_the_page_says_which_rows_were_timed_on_which_device(
+    tmp_path: Path, repository: Path
+) -> None:
+    study = repository / "studies" / "accuracy" / "cifar"
+    document = json.loads((study / "result.json").read_text())
+    document["target"]["device"] = "a first machine"
+    document["rows"] = {
+        "a": _row("joint", "50%", 0.80),
+        "b": {**_row("joint", "35%", 0.80), "device": "a second machine"},
+        "c": _row("joint", "70%", 0.80),
+    }
+
+    write_page(study, folder=tmp_path, document=document)
+
+    page = (tmp_path / "cifar.md").read_text()
+    assert "70% and 50% on a first machine; 35% on a second machine" in page
+
+
+def test_the_page_says_who_is_level(tmp_path: Path, repository: Path) -> None:
+    study = repository / "studies" / "accuracy" / "cifar"
+    document = json.loads((study / "result.json").read_text())
+    document["rows"] = {
+        "a": _row("joint, relative Fisher", "50%", 0.80001),
+        "b": _row("greedy", "50%", 0.80002),
+        "c": _row("joint", "50%", 0.81),
+    }
+
+    write_page(study, folder=tmp_path, document=document)
+
+    page = (tmp_path / "cifar.md").read_text()
+    assert "is behind joint by 1.0 points and level with greedy." in page
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_published_page_is_what_the_result_says(
     study: str, tmp_path: Path, repository: Path

@@ -58,8 +58,11 @@ def test_rows_are_taken_that_the_config_would_make_the_same_way(tmp_path: Path) 
     path = tmp_path / "result.json"
     methods = {"joint": {"solver": "joint"}, "greedy": {"solver": "greedy"}}
     config = {"batch_size": 64, "seeds": [0], "methods": methods}
-    rows = {name: {"method": name, "top1": 0.5} for name in ("joint", "greedy", "dense")}
-    path.write_text(json.dumps({"config": config, "rows": rows}))
+    made = {name: {"method": name, "top1": 0.5} for name in ("joint", "greedy", "dense")}
+    made["dense"]["device"] = "of its own"
+    rows = {name: {"device": "of the file", **row} for name, row in made.items()}
+    target = {"device": "of the file"}
+    path.write_text(json.dumps({"config": config, "target": target, "rows": made}))
 
     more = {**methods, "greedy": {"solver": "greedy", "criterion": "fisher"}, "halp": {}}
     assert rows_of(path, config) == rows

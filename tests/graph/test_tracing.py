@@ -363,6 +363,16 @@ def test_sizes_written_into_the_code_of_training_are_found_too() -> None:
     assert any(f.where == "stem.0" and "in training mode" in f.reason for f in graph.frozen)
 
 
+def test_channels_that_are_dropped_at_random_in_training_can_go() -> None:
+    model = networks.Auxiliary()
+    model.extra = nn.Sequential(nn.Dropout2d(0.5), model.extra)
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"stem.0": 8, "body.0": 8}
+    assert all("output of the model" in frozen.reason for frozen in graph.frozen)
+
+
 def test_an_operator_that_mixes_channels_is_named() -> None:
     graph = trace(networks.SoftmaxOverChannels(), EXAMPLE)
 

@@ -16,6 +16,7 @@ from latprune.graph.groups import Frozen
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
 from latprune.graph.rules import RULES, unknown
+from latprune.modes import train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ def _run_in_training(
     pair: tuple[Any, ...] = tree_map(_twice, inputs)
     reason = "it runs neither in evaluation nor in training mode"
     mode.seen.recording = False
-    working.train()
+    train_without_dropout(working)  # its noise would meet every channel that it draws for
     try:
         with torch.random.fork_rng(devices=[]):
             mode.run(*pair)

@@ -21,6 +21,7 @@ from latprune.graph.labels import labelled_tensors, tensors_in
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import channel_wise
 from latprune.graph.ties import tied_groups
+from latprune.modes import train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -235,10 +236,7 @@ class _Trial:
         if not self._pair:
             return None
         for network in (masked, small):
-            network.train()
-            for module in network.modules():
-                if isinstance(module, nn.modules.dropout._DropoutNd):
-                    module.p = 0.0
+            train_without_dropout(network)
         found = self._in_training(small, seed=0)
         expected, again = (self._in_training(masked, seed=seed) for seed in (0, 1))
         if self._judgement.mixed or not all(map(torch.equal, expected, again)):

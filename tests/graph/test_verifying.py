@@ -60,3 +60,37 @@ def test_a_change_that_float32_might_have_made_is_judged_in_float64() -> None:
 
     assert not graph.groups
     assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)
+
+
+def test_what_is_wrong_at_the_bottom_of_a_deep_network_shows() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 3), Head(8)
+            self.body = nn.Sequential(*(ConvNorm(8, 8) for _ in range(40)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scale = 1 + 1e-3 * len(self.stem.weight)
+            return self.head(self.body(scale * self.stem(x)))  # type: ignore[no-any-return]
+
+    graph = trace(Deep(), EXAMPLE)
+
+    assert any(f.where == "stem" and "outputs change by" in f.reason for f in graph.frozen)
+    assert len(graph.groups) == 40
+
+
+def test_what_python_computes_from_a_number_that_follows_is_judged_in_float64() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.width = nn.Conv2d(3, 8, 3), Head(8), 8
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            x = x.view(len(x), self.width, *x.shape[2:])
+            return self.head((1 + 2e-6 * self.width) * x)  # type: ignore[no-any-return]
+
+    graph = trace(Scaled(), EXAMPLE)
+
+    assert not graph.groups
+    assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)

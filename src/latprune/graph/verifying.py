@@ -8,7 +8,7 @@ over channels are part of a network (LayerNorm), both are compared without them.
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ TOLERANCE = 1e-6
 
 # What differs by less in float32 differs by rounding; more is looked at in float64.
 _SURE = 1e-5
+
+_LEAST_VARIANCE = 1e-4  # of a square of the mean: less of it is mostly rounding
 
 # A network whose every block fails would take minutes: from then on what fails together stays.
 _MOST_TRIALS = 32
@@ -85,8 +87,9 @@ def find_broken(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        randomise(model)
-        trial = _Trial(model.eval(), inputs, judgement or Judgement(), ties)
+        randomise(model.eval())
+        settle(model, inputs)
+        trial = _Trial(model, inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
         if then and trial.failure([*groups, *then]) is None:
             return broken
@@ -150,6 +153,37 @@ def randomise(model: nn.Module) -> None:
                 tensor.uniform_(0.5, 1.0) if "weight" in name else tensor.normal_(std=0.1)
 
 
+@torch.no_grad()
+def settle(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Let batch norms hold the statistics of what they see of an input, in place.
+
+    With others, activations shrink from layer to layer, and a deep network's outputs hardly show
+    what a cut changed far within it.
+
+    Args:
+        model: In evaluation mode.
+        inputs: What it is called with.
+    """
+    hooks = [
+        module.register_forward_pre_hook(_remember_statistics)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None
+    ]
+    with suppress(Exception):  # a model that does not run says so in its trial
+        model(*inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+def _remember_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    x, *_ = inputs
+    found = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+    varies = found[0] > _LEAST_VARIANCE * found[1].square()  # else there is next to nothing to see
+    for stored, seen in zip((norm.running_var, norm.running_mean), found, strict=True):
+        assert isinstance(stored, torch.Tensor)
+        stored.copy_(torch.where(varies, seen, stored))
+
+
 @dataclass(frozen=True)
 class _Failure:
     """What is wrong with a cut, and the module that could not run, if it was one."""
@@ -199,6 +233,8 @@ class _Trial:
     def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
         self.count += 1
+        if not self._precise and any(group.counts for group in groups):
+            self._be_precise()  # Python may compute with such a number, and by less than rounding
         failure = self._failure(groups)
         if failure is None or failure.module or self._precise:
             return failure

@@ -64,6 +64,22 @@ def test_fisher_is_half_the_mean_over_samples_of_the_squared_slope_of_a_gate() -
         np.testing.assert_allclose(of_channels, np.mean(squares, axis=0), rtol=1e-3, atol=1e-9)
 
 
+def test_fisher_takes_labels_of_any_form_of_one_sample_at_a_time() -> None:
+    model, graph = small_network()
+    batches = random_batches()
+    samples = [(x[i : i + 1], {"classes": y[i : i + 1]}) for x, y in batches for i in range(len(x))]
+
+    def loss(outputs: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(outputs, labels["classes"])
+
+    scores = fisher(model, graph, samples, loss).scores
+
+    for group, expected in fisher(model, graph, batches, F.cross_entropy).scores.items():
+        np.testing.assert_allclose(scores[group], expected)
+    with pytest.raises(ValueError, match="labels that are a dict cannot be taken apart"):
+        fisher(model, graph, [(x, {"classes": y}) for x, y in batches], loss)
+
+
 def test_fisher_does_not_depend_on_how_batches_are_cut() -> None:
     model, graph = small_network()
     batches = random_batches()

@@ -67,7 +67,7 @@ def first_order(
         NotFinite: If more than `max_skips` are not finite, or all are; it names the first layer
             at which that shows.
         ModelMismatch: If `graph` was traced from another model.
-        ValueError: If there are no batches.
+        ValueError: If there are no batches, or labels that cannot be taken apart per sample.
     """
     progress = progress or Quiet()
     parameters = parameters_of(model)
@@ -96,8 +96,24 @@ def first_order(
 
 
 def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
-    """Take a batch apart."""
-    return ((inputs[i : i + 1], labels[i : i + 1]) for i in range(len(inputs)))
+    """Take a batch apart; one of a single sample is whole, whatever form its labels have.
+
+    Raises:
+        ValueError: If the labels of several cannot be taken apart.
+    """
+    if len(inputs) == 1:
+        yield inputs, labels
+        return
+    for number in range(len(inputs)):
+        try:
+            own = labels[number : number + 1]
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"every sample needs a loss of its own here, and labels that are a "
+                f"{type(labels).__name__} cannot be taken apart: give batches of one sample, or "
+                f"take another criterion, such as taylor_squared"
+            ) from error
+        yield inputs[number : number + 1], own
 
 
 @dataclass

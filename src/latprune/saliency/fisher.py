@@ -49,7 +49,8 @@ def fisher(
     Raises:
         NotFinite: If more than `max_skips` samples are not finite, or all are.
         ModelMismatch: If `graph` was traced from another model.
-        ValueError: If there are no batches.
+        ValueError: If there are no batches, or labels of several samples in one dict: give batches
+            of one sample then.
 
     Source:
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning",

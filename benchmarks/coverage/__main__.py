@@ -7,7 +7,8 @@
 Every network of `networks.toml` is built with random weights, traced, cut by 30 % of every group at
 random, and judged in a process of its own (`examine`, `judge`). The result file grows network by
 network; an interrupted run goes on with those that it does not hold, and those that it holds from
-other code of the graph. `--markdown` runs nothing: it writes the page from the result file.
+other code of the graph. Networks of a library that is not installed are left out, and it is named.
+`--markdown` runs nothing: it writes the page from the result file.
 
 Exits 1 if a bar is missed: no network is cut wrongly and none crashes; 95 % are exact, at least in
 structure; of 90 % at least nine tenths of the convolutions and linear layers can be cut; none takes
@@ -35,12 +36,13 @@ from typing import TYPE_CHECKING, Any
 
 import latprune as lp
 from benchmarks.coverage.examine import examine
+from benchmarks.coverage.libraries import LIBRARIES, is_here
 from benchmarks.coverage.networks import Network, networks
 from benchmarks.coverage.page import bars, line, page
 from benchmarks.coverage.processes import Limits, kill_all, record_of, start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
@@ -49,7 +51,7 @@ PRELOAD = ("benchmarks.coverage.examine", "timm", "torchvision", "onnx", "onnxru
 DECIDE_NOTHING = ("page.py", "__main__.py", "describing.py")  # they only tell what was found
 INTERRUPTED = 130  # as shells say it
 PATIENCE = 6  # the machine may be busy with other things
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime")
+BESIDE = ("torch", "onnx", "onnxruntime")  # the libraries that networks are from
 
 Record = dict[str, Any]
 
@@ -58,6 +60,8 @@ def main() -> int:
     arguments = _arguments()
     if not arguments.markdown:
         chosen = [n for n in networks() if _is_chosen(n, arguments.only.split(","))]
+        absent = _absent(n.library for n in chosen)
+        chosen = [n for n in chosen if n.library not in absent]
         try:
             _examine_all(chosen, arguments)
         except KeyboardInterrupt:
@@ -148,6 +152,15 @@ def _statements(source: str) -> str:
     return ast.dump(tree)
 
 
+def _absent(libraries: Iterable[str]) -> set[str]:
+    """Give the libraries that are not installed, and say so."""
+    absent = {library for library in libraries if not is_here(library)}
+    if absent:
+        names = " ".join(sorted(absent))
+        print(f"left out, not installed: networks of {names}; pip install {names}", flush=True)
+    return absent
+
+
 def _is_chosen(network: Network, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(network.key, pattern.strip()) for pattern in patterns)
 
@@ -161,13 +174,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _add(path: Path, key: str, record: Record) -> None:
     """Put a record into the file, in the order of the list; whole or not at all."""
-    records = {**_read(path)["networks"], key: record}
+    before = _read(path)
+    records = {**before["networks"], key: record}
     order = [network.key for network in networks() if network.key in records]
     document = {
         "command": "python -m benchmarks.coverage",
         "versions": {
+            **before.get("versions", {}),
             "latprune": lp.__version__,
-            **{name: version(name) for name in LIBRARIES},
+            **{name: version(name) for name in (*BESIDE, *LIBRARIES) if is_here(name)},
             "python": platform.python_version(),
         },
         "networks": {key: records[key] for key in order},

@@ -28,6 +28,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from latprune.graph.verifying import settle
+
 Cutter = Callable[[nn.Module], nn.Module]
 Tensors = list[torch.Tensor]
 
@@ -67,6 +69,7 @@ def judge(
         whole = copy.deepcopy(model).double().eval()
         fill(whole)
         wide = example.double()
+        settle(whole, (wide,))
         before = _outputs(whole, wide, watch)
         try:
             small = _cut_and_fill(whole, cutter)

@@ -1,4 +1,4 @@
-"""Which networks are examined: the list in `networks.toml`, and how each is built."""
+"""Which networks are examined: the list in `networks.toml`; `libraries` builds them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+
+from benchmarks.coverage.libraries import BUILDERS, Library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from torch import nn
 
 LIST = Path(__file__).with_name("networks.toml")
 BATCH = 2
@@ -24,7 +27,7 @@ class Network:
     """One network of the list; its fields are those of `networks.toml`."""
 
     name: str
-    library: Literal["torchvision", "timm"]
+    library: Library
     family: str
     size: int
     task: Task = "classification"
@@ -39,7 +42,9 @@ class Network:
 
     def build(self) -> nn.Module:
         """Make the network, with random weights, in evaluation mode."""
-        model = _timm(self) if self.library == "timm" else _torchvision(self)
+        model = BUILDERS[self.library](self.name, self.options)
+        if self.reparameterise:
+            model = _reparameterised(model)
         return model.eval()
 
     def example(self) -> torch.Tensor:
@@ -67,19 +72,8 @@ def _read(families: list[dict[str, Any]]) -> Iterator[Network]:
             yield Network(**{**fields, "name": name})
 
 
-def _timm(network: Network) -> nn.Module:
-    from timm import create_model
+def _reparameterised(model: nn.Module) -> nn.Module:
     from timm.utils.model import reparameterize_model
 
-    model: nn.Module = create_model(network.name, pretrained=False, **network.options)
-    merged: nn.Module = reparameterize_model(model) if network.reparameterise else model
+    merged: nn.Module = reparameterize_model(model)
     return merged
-
-
-def _torchvision(network: Network) -> nn.Module:
-    import torchvision
-
-    # TOML has no null, and the backbone's weights are to be none.
-    options = {name: None if value == "" else value for name, value in network.options.items()}
-    model: nn.Module = torchvision.models.get_model(network.name, weights=None, **options)
-    return model

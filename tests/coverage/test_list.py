@@ -21,7 +21,37 @@ def test_every_network_is_one_that_its_library_offers() -> None:
         "torchvision": set(torchvision.models.list_models()),
     }
 
-    assert [n.key for n in networks() if n.name not in offered[n.library]] == []
+    listed = [network for network in networks() if network.library in offered]
+    assert [n.key for n in listed if n.name not in offered[n.library]] == []
+
+
+@pytest.mark.parametrize("name", [n.name for n in networks() if n.library == "transformers"])
+def test_networks_of_transformers_are_built_from_their_options(name: str) -> None:
+    (network,) = (n for n in networks() if n.name == name)
+
+    model = network.build()
+
+    assert type(model).__name__ == name
+    assert not model.training
+
+
+def test_networks_of_a_library_that_is_not_installed_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examined = []
+
+    def note(_work: object, network: listing.Network, **_limits: object) -> dict[str, object]:
+        examined.append(network.key)
+        return {"groups": 0}
+
+    monkeypatch.setattr(command, "record_of", note)
+    absent = ("ultralytics", "segmentation_models_pytorch")
+    monkeypatch.setattr(command, "is_here", lambda library: library not in absent)
+
+    run(monkeypatch, "--json", tmp_path / "c.json", "--only", "*:unet,ultralytics:*,timm:lcnet_050")
+
+    assert examined == ["timm:lcnet_050"]
+    assert "pip install segmentation_models_pytorch ultralytics" in capsys.readouterr().out
 
 
 def test_at_least_120_networks_are_of_timm() -> None:

@@ -365,7 +365,7 @@ def test_sizes_written_into_the_code_of_training_are_found_too() -> None:
 
 def test_channels_that_are_dropped_at_random_in_training_can_go() -> None:
     model = networks.Auxiliary()
-    model.extra = nn.Sequential(nn.Dropout2d(0.5), model.extra)
+    model.extra.insert(0, nn.Dropout2d(0.5))
 
     graph = trace(model, EXAMPLE)
 

@@ -69,12 +69,13 @@ def judge(
         whole = copy.deepcopy(model).double().eval()
         fill(whole)
         wide = example.double()
-        settle(whole, (wide,))
-        before = _outputs(whole, wide, watch)
+        dense = copy.deepcopy(whole)
         try:
-            small = _cut_and_fill(whole, cutter)
+            small = _cut_and_fill(whole, cutter, wide, dense)
         except NotMoved as error:
             return Verdict("wrong", float("inf"), str(error))
+        before = _outputs(dense, wide, watch)
+        del dense
         expected, found = (_outputs(network, wide, watch) for network in (whole, small))
         difference, why = _difference(expected, found)
         if difference <= TOLERANCE:
@@ -118,25 +119,33 @@ def fill(model: nn.Module) -> None:
                 buffer.uniform_(0.5, 1.5)
 
 
-def _cut_and_fill(whole: nn.Module, cutter: Cutter) -> nn.Module:
-    """Cut; give the small network the surviving values; zero the others in the whole, in place."""
+def _cut_and_fill(
+    whole: nn.Module, cutter: Cutter, example: torch.Tensor, dense: nn.Module
+) -> nn.Module:
+    """Cut; give the small network the surviving values; zero the others in the whole, in place.
+
+    Batch norms of all three, of the `dense` one too, then hold what those of the whole see, so that
+    its signals do not die on the way.
+    """
     numbered = copy.deepcopy(whole)
     with torch.no_grad():
         for tensor in _tensors(numbered).values():
             tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
     small = cutter(numbered).eval()
     del numbered
-    parameters = {name for name, _ in whole.named_parameters()}
     originals = _tensors(whole)
+    survivors = {
+        name: _indices(name, tensor, originals[name].numel())
+        for name, tensor in _tensors(small).items()
+    }
     with torch.no_grad():
+        for name in survivors.keys() & dict(whole.named_parameters()).keys():
+            stays = torch.zeros(originals[name].numel(), dtype=torch.bool)
+            stays[survivors[name].ravel()] = True
+            originals[name].mul_(stays.view(originals[name].shape))
+        settle(whole, (example,), dense)
         for name, tensor in _tensors(small).items():
-            original = originals[name]
-            survivors = _indices(name, tensor, original.numel())
-            tensor.copy_(original.ravel()[survivors].view(tensor.shape))
-            if name in parameters:
-                stays = torch.zeros(original.numel(), dtype=torch.bool)
-                stays[survivors.ravel()] = True
-                original.mul_(stays.view(original.shape))
+            tensor.copy_(originals[name].ravel()[survivors[name]].view(tensor.shape))
     return small
 
 

@@ -87,9 +87,8 @@ def find_broken(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        randomise(model.eval())
-        settle(model, inputs)
-        trial = _Trial(model, inputs, judgement or Judgement(), ties)
+        randomise(model)
+        trial = _Trial(model.eval(), inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
         if then and trial.failure([*groups, *then]) is None:
             return broken
@@ -154,33 +153,43 @@ def randomise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+def settle(model: nn.Module, inputs: tuple[Any, ...], *others: nn.Module) -> None:
     """Let batch norms hold the statistics of what they see of an input, in place.
 
-    With others, activations shrink from layer to layer, and a deep network's outputs hardly show
-    what a cut changed far within it.
+    With others, activations shrink from layer to layer, or die, and a deep network's outputs hardly
+    show what a cut changed far within it.
 
     Args:
         model: In evaluation mode.
         inputs: What it is called with.
+        others: Copies of the model, whatever their weights; they get the same statistics.
     """
-    hooks = [
-        module.register_forward_pre_hook(_remember_statistics)
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None
-    ]
+    hooks = [norm.register_forward_pre_hook(_remember_statistics) for norm in _norms(model)]
     with suppress(Exception):  # a model that does not run says so in its trial
         model(*inputs)
     for hook in hooks:
         hook.remove()
+    for other in others:
+        for norm, settled in zip(_norms(other), _norms(model), strict=True):
+            for stored, seen in zip(_statistics(norm), _statistics(settled), strict=True):
+                stored.copy_(seen)
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms that hold statistics."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return [norm for norm in norms if norm.running_var is not None]
+
+
+def _statistics(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return norm.running_var, norm.running_mean
 
 
 def _remember_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     x, *_ = inputs
     found = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
     varies = found[0] > _LEAST_VARIANCE * found[1].square()  # else there is next to nothing to see
-    for stored, seen in zip((norm.running_var, norm.running_mean), found, strict=True):
-        assert isinstance(stored, torch.Tensor)
+    for stored, seen in zip(_statistics(norm), found, strict=True):
         stored.copy_(torch.where(varies, seen, stored))
 
 
@@ -256,6 +265,8 @@ class _Trial:
         kept = random_kept(groups, share=0.3, seed=0, ties=ties)
         masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
         zero_channels(masked, groups, kept)
+        with channel_wise(self._judgement.mixed):
+            settle(masked, self._inputs, small)
         slice_model(small, groups, kept, ties=ties)
         with _watched(small) as running:
             try:

@@ -62,7 +62,7 @@ def _segmentation_models(name: str, options: Options) -> nn.Module:
 
 
 def _ultralytics(name: str, options: Options) -> nn.Module:
-    """Build the network of a YAML file of ultralytics, as its own export writes it."""
+    """Build the network of a YAML file of ultralytics, with a head that gives what ships."""
     from ultralytics import YOLO
 
     model: Any = YOLO(f"{name}.yaml").model

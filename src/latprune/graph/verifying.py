@@ -37,6 +37,7 @@ TOLERANCE = 1e-6
 # What differs by less in float32 differs by rounding; more is looked at in float64.
 _SURE = 1e-5
 
+_FEWEST = 8  # values per channel; norms of fewer, in a row, make rounding errors grow
 _LEAST_VARIANCE = 1e-4  # of a square of the mean: less of it is mostly rounding
 
 # A network whose every block fails would take minutes: from then on what fails together stays.
@@ -187,6 +188,8 @@ def _statistics(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _remember_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     x, *_ = inputs
+    if x.numel() < _FEWEST * x.shape[1]:
+        return
     found = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
     varies = found[0] > _LEAST_VARIANCE * found[1].square()  # else there is next to nothing to see
     for stored, seen in zip(_statistics(norm), found, strict=True):
@@ -256,7 +259,7 @@ class _Trial:
 
     def _be_precise(self) -> None:
         self._precise = True
-        self._model = self._model.double()
+        self._model = copy.deepcopy(self._model).double()  # the one that was given is run again
         self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:

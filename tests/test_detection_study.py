@@ -61,7 +61,7 @@ def test_a_study_ends_with_a_page_and_does_nothing_twice(
     assert "dense: {" not in again
 
 
-@pytest.mark.parametrize("name", ["bccd", "voc"])
+@pytest.mark.parametrize("name", ["bccd", "bccd-relative", "voc"])
 def test_the_studies_configs_say_all_that_is_asked_of_them(name: str, repository: Path) -> None:
     config = json.loads((repository / "studies" / name / "config.json").read_text())
 

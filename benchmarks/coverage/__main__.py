@@ -51,7 +51,7 @@ PRELOAD = ("benchmarks.coverage.examine", "timm", "torchvision", "onnx", "onnxru
 DECIDE_NOTHING = ("page.py", "__main__.py", "describing.py")  # they only tell what was found
 INTERRUPTED = 130  # as shells say it
 PATIENCE = 6  # the machine may be busy with other things
-BESIDE = ("torch", "onnx", "onnxruntime")  # the libraries that networks are from
+BESIDE = ("torch", "onnx", "onnxruntime")  # the libraries of the networks
 
 Record = dict[str, Any]
 

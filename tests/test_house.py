@@ -32,6 +32,7 @@ STAGES = [
     "tuning",
     "batches",
     "reranking",
+    "trial",
     "scoring",
     "bench",
     "gradual",

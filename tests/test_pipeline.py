@@ -260,6 +260,40 @@ def test_of_several_solvers_the_one_with_the_least_held_out_loss_is_cut(
     assert f"{result.plan.criterion}, {result.plan.solver}" == next(iter(result.reranked))
 
 
+def test_several_are_tuned_a_little_before_held_out_batches_decide(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    told = Told()
+    several: dict[str, Any] = {"criterion": ["fisher", "magnitude"], "recipe": RECIPE}
+    as_cut = best_of_several(loader, tmp_path, **several)
+    on_trial = best_of_several(loader, tmp_path, **several, trial_steps=20, progress=told)
+
+    assert all(on_trial.reranked[name] != as_cut.reranked[name] for name in as_cut.reranked)
+    assert on_trial.plan.criterion == next(iter(on_trial.reranked))
+    assert sum("on trial" in step for step in told.steps) == 40
+    assert len(on_trial.history) == RECIPE.epochs  # tuned as long as ever, from the cut on
+
+
+@pytest.mark.parametrize(("steps", "recipe"), [(10, None), (-1, RECIPE)])
+def test_a_trial_needs_a_recipe(
+    loader: DataLoader[tuple[torch.Tensor, ...]],
+    tmp_path: Path,
+    steps: int,
+    recipe: lp.Recipe | None,
+) -> None:
+    with pytest.raises(ValueError, match="trial_steps is at least 0, and needs a recipe"):
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            "50%",
+            loader=loader,
+            criterion=["taylor", "fisher"],
+            recipe=recipe,
+            trial_steps=steps,
+            folder=tmp_path,
+        )
+
+
 def test_where_no_solver_finds_a_network_the_clock_says_that_the_budget_is_too_small(
     loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:

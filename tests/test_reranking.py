@@ -140,6 +140,28 @@ def test_no_plans_and_no_images_are_errors(model: nn.Module, graph: lp.PruningGr
         lp.rerank(model, graph, plans_of(graph), calibration=CALIBRATION, held_out=[])
 
 
+def test_networks_are_judged_after_what_a_tuner_does_to_them(
+    model: nn.Module, graph: lp.PruningGraph
+) -> None:
+    plans = plans_of(graph)
+    best, *others = ranked(model, graph, plans)
+    tuned: list[nn.Module] = []
+
+    def spoil_the_best(small: nn.Module) -> None:
+        tuned.append(small)
+        if mean_loss(small, HELD_OUT, lp.cross_entropy) == best.loss:
+            with torch.no_grad():
+                for weight in small.parameters():
+                    weight.mul_(10)
+
+    found = ranked(model, graph, [*plans, plans[0]], tuner=spoil_the_best)
+
+    assert len(tuned) == 4  # a plan that comes again is not tuned again
+    assert found[-1].plan is best.plan
+    assert found[-1].loss > best.loss
+    assert found[0].plan.criterion == others[0].plan.criterion
+
+
 def test_progress_is_told_of_every_plan(model: nn.Module, graph: lp.PruningGraph) -> None:
     told: list[tuple[int, int | None, str]] = []
 

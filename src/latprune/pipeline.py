@@ -22,6 +22,7 @@ from latprune.reranking import names_of
 from latprune.saliency.named import DEFAULT
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
+from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.replay import replayed
 from latprune.tuning.telling import tuning_steps
@@ -63,7 +64,8 @@ class Pruned:
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
         reranked: Where several criteria or solvers were tried, the held-out loss that each came
-            to: by the criterion, and the solver where there are several; the least first.
+            to, after its trial if there was one: by the criterion, and the solver where there are
+            several; the least first.
     """
 
     model: nn.Module
@@ -112,6 +114,7 @@ def prune(
     recipe: Recipe | None = None,
     score_batches: int = 16,
     held_out_batches: int = 16,
+    trial_steps: int = 0,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -143,7 +146,11 @@ def prune(
         solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
-        held_out_batches: Batches to re-rank with, the last ones of the loader.
+        held_out_batches: Batches to re-rank with, the last ones of the loader; after a trial at
+            most half of them.
+        trial_steps: Steps by which every network is tuned before they decide, with the recipe's
+            schedule squeezed into them, on the loader's other batches. Who is ahead after a cut
+            need not be after tuning. 0: not at all.
         calibration_batches: Batches of `loader` that set the scales of a target in int8, where
             `evaluate` then also judges what ships. Scoring and tuning stay in floating point.
         evaluate: Judges a network: shares in [0, 1] by the metric's name.
@@ -161,7 +168,7 @@ def prune(
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
         ValueError: If a criterion has no such name, or there are several, or several solvers, and
-            no loader.
+            no loader; if there are `trial_steps` and no recipe.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run.
@@ -181,6 +188,7 @@ def prune(
         score_batches=score_batches,
         held_out_batches=held_out_batches,
         seed=seed,
+        trial=_trial(trial_steps, recipe, loss, distil),
     )
     dense = copy.deepcopy(model).eval()
     told.stage("trace")
@@ -244,6 +252,14 @@ def own(loss: Loss) -> Loss | None:
 def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
     """Say whether the dense network teaches: whether its outputs count, and can be compared."""
     return recipe.distillation > 0 and (own(loss) is None or distil is not None)
+
+
+def _trial(steps: int, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Trial | None:
+    if steps < 0 or (steps and recipe is None):
+        raise ValueError(f"trial_steps is at least 0, and needs a recipe to tune by: {steps}")
+    if not steps or recipe is None:
+        return None
+    return Trial(steps, recipe, own(loss), distil, teaches=teaches(recipe, loss, distil))
 
 
 class _Cut(NamedTuple):

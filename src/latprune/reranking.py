@@ -1,4 +1,4 @@
-"""Of several plans, find the one whose network does best before it is tuned.
+"""Of several plans, find the one whose network does best, as it was cut or after a short tuning.
 
 A criterion only predicts what a cut costs, and which one predicts best differs from network to
 network. To cut a plan, re-estimate its batch norms and look at a few hundred images takes seconds.
@@ -38,7 +38,7 @@ class Candidate:
 
     Attributes:
         plan: What was cut.
-        model: The small network, its batch norms re-estimated.
+        model: The small network, its batch norms re-estimated, and tuned where a `tuner` was given.
         loss: Of that, on images that did not score; `inf` if it is nan or infinite.
     """
 
@@ -56,10 +56,14 @@ def rerank(
     held_out: Iterable[tuple[Tensor, Any]],
     loss: Loss = cross_entropy,
     images: int = 1024,
+    tuner: Callable[[nn.Module], object] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Candidate]:
     """Cut every plan, re-estimate batch norms, and sort by the loss on held-out images.
+
+    Who is ahead after a cut need not be after tuning: with a `tuner`, networks are judged after
+    what it does to them.
 
     Args:
         model: The dense network that `graph` was traced from; it stays as it is.
@@ -72,6 +76,8 @@ def rerank(
         loss: Gives a scalar for (outputs, labels), the mean over the batch. The cross entropy
             tells networks apart on fewer images than the accuracy does.
         images: To re-estimate batch norms with.
+        tuner: Called with every small network, to train it in place, better not on `held_out`:
+            `lambda small: lp.tune(small, loader, recipe=short)`.
         seed: Of the order of `calibration`.
         progress: Is told of every plan.
 
@@ -94,6 +100,8 @@ def rerank(
         if known is None:
             small = cut(model, graph, plan)
             recalibrate(small, repeated.epoch(0), images=images)
+            if tuner is not None:
+                tuner(small)
             known = Candidate(plan, small, mean_loss(small, batches, loss))
         tried.append(Candidate(plan, known.model, known.loss))
         progress.step(done, len(plans), f"{names[done - 1]} has a loss of {known.loss:.3f}")

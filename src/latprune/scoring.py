@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from latprune.batches import first, last
 from latprune.reranking import rerank
 from latprune.saliency import check_name, scored
+from latprune.trial import Trials
+from latprune.tuning.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from latprune.progress import Progress
     from latprune.reranking import Candidate
     from latprune.saliency import CriterionName, Saliency
+    from latprune.trial import Trial
     from latprune.tuning.losses import Loss
     from latprune.tuning.replay import Batches
 
@@ -35,8 +38,10 @@ class Scoring:
         loader: Batches of (inputs, labels); without them channels are scored by `magnitude`.
         loss: Of (outputs, labels).
         score_batches: How many of the loader's first batches score.
-        held_out_batches: How many of its last ones decide between several criteria.
+        held_out_batches: How many of its last ones decide between several criteria; before a
+            trial at most half of them.
         seed: Of the loader's order.
+        trial: How the networks are tuned before they decide; None: not at all.
     """
 
     criteria: tuple[str | Score, ...]
@@ -46,6 +51,7 @@ class Scoring:
     score_batches: int
     held_out_batches: int
     seed: int
+    trial: Trial | None = None
 
     def __post_init__(self) -> None:
         for criterion in self.criteria:
@@ -66,13 +72,21 @@ class Scoring:
     ) -> list[Candidate]:
         """Sort plans by what their networks lose on the held-out batches, the best first."""
         assert self.loader is not None  # there are several criteria
+        tuner, held_out = None, self.held_out_batches
+        if self.trial is not None:
+            held_out = min(held_out, replayed(self.loader, seed=self.seed).steps // 2)
+            progress = Trials(progress, plans=len(plans), steps=self.trial.steps)
+            tuner = self.trial.tuner(
+                model, self.loader, held_out=held_out, seed=self.seed, progress=progress.tuned
+            )
         return rerank(
             model,
             graph,
             plans,
             calibration=self.loader,
-            held_out=last(self.loader, self.held_out_batches, seed=self.seed),
+            held_out=last(self.loader, held_out, seed=self.seed),
             loss=self.loss,
+            tuner=tuner,
             seed=self.seed,
             progress=progress,
         )

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import latprune as lp
 from latprune import knapsack
+from latprune.batches import last
 from latprune.errors import BudgetTooSmall
 from latprune.fitting import AIM, refine
 from latprune.knapsack.greedy import greedy
 from latprune.knapsack.halp import halp
+from latprune.reranking import mean_loss
+from latprune.trial import Trial
 from studies import cifar_resnet, cifar_resnet18
+from studies.accuracy import lessons
 from studies.accuracy.counting import Counter
 from studies.accuracy.networks import load_network
 
@@ -25,9 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
+    from torch.utils.data import DataLoader
 
     from latprune.knapsack import Solver
     from latprune.latency.timing import Comparison
+    from latprune.tuning.losses import Loss
     from studies.accuracy.bench import Bench
 
 Stages = tuple[int, ...]
@@ -41,7 +48,7 @@ BUILT: Mapping[str, tuple[Stages, Callable[[Stages], nn.Module]]] = {  # of any 
     "cifar_resnet18": (cifar_resnet18.STAGES, cifar_resnet18.resnet18),
     "cifar_resnet56": (cifar_resnet.STAGES, cifar_resnet.resnet56),
 }
-NOT_CALIBRATED = ("scratch", "another", "gradual")  # new, calibrated before, or dense
+NOT_CALIBRATED = ("scratch", "another", "trial", "gradual")  # new, calibrated before, or dense
 HALVINGS = 6  # of a range of MACs
 
 
@@ -155,6 +162,26 @@ def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> 
     return Made(load_network(path), {"network_of": settings["method"]})
 
 
+def by_trial(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """Of other methods' networks, cut before, the one that is best after some steps of tuning."""
+    recipe = lp.Recipe(**{**bench.config["recipe"], "seed": bench.seed})
+    loss = partial(lessons.loss, recipe=recipe)
+    loader = lessons.batches(bench.lessons, batch_size=bench.config["batch_size"])
+    held_out = settings["held_out_batches"]
+    tune = Trial(settings["steps"], recipe, loss).tuner(
+        bench.dense, loader, held_out=held_out, seed=bench.seed, progress=lambda _: None
+    )
+    tried: dict[str, dict[str, float]] = {}
+    for method in settings["of"]:
+        model = load_network(bench.path("cut", method, str(budget)))
+        tried[method] = {"as_cut": _held_out(model, loader, held_out, loss, bench.seed)}
+        tune(model)
+        tried[method]["on_trial"] = _held_out(model, loader, held_out, loss, bench.seed)
+    chosen = min(tried, key=lambda method: tried[method]["on_trial"])
+    model = load_network(bench.path("cut", chosen, str(budget)))
+    return Made(model, {"network_of": chosen, "tried": tried})
+
+
 def by_training(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """Gradual pruning begins with the dense network."""
     del settings, budget
@@ -168,6 +195,7 @@ WAYS: Mapping[str, Callable[[Bench, Mapping[str, Any], lp.Budget], Made]] = {
     "torch_pruning": by_torch_pruning,
     "scratch": by_scratch,
     "another": by_another,
+    "trial": by_trial,
     "gradual": by_training,
 }
 
@@ -224,3 +252,9 @@ def _of(plan: lp.Plan) -> dict[str, Any]:
         "gap": plan.gap,
         "widths": plan.widths,
     }
+
+
+def _held_out(
+    model: nn.Module, loader: DataLoader[Any], count: int, loss: Loss, seed: int
+) -> float:
+    return mean_loss(model, last(loader, count, seed=seed), loss)

@@ -44,6 +44,41 @@ def test_of_several_criteria_or_solvers_prune_keeps_the_best_and_says_so(
     assert best in (said["criterion"], f"{said['criterion']}, {said['solver']}")
 
 
+def test_prune_tunes_several_networks_on_trial(disk: Disk, tmp_path: Path) -> None:
+    options = ("--budget", "70%", "--criterion", "taylor,relative_magnitude", "--json")
+    tuning = ("--epochs", "1", "--train-precision", "no")
+    asked = (*disk.trained, *disk.data, *FORMULA, *options, *tuning)
+
+    said = [
+        json.loads(latprune("prune", *asked, *trial, "--out", str(tmp_path / name)).stdout)
+        for name, trial in (("as-cut", ()), ("on-trial", ("--trial-steps", "1")))
+    ]
+
+    as_cut, on_trial = (one["reranked"] for one in said)
+    assert set(as_cut) == set(on_trial) == {"taylor", "relative_magnitude"}
+    assert all(as_cut[name] != on_trial[name] for name in as_cut)
+    another = latprune("prune", *asked, "--trial-steps", "2", "--out", str(tmp_path / "on-trial"))
+    assert another.exit_code == 2
+    assert "trial_steps was 1, is 2" in another.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--criterion", "taylor"], "there is one network"),
+        (["--criterion", "taylor,fisher", "--epochs", "0"], "give --data, and --epochs above 0"),
+    ],
+)
+def test_a_trial_is_refused_where_there_is_nothing_to_try(
+    disk: Disk, tmp_path: Path, options: list[str], said: str
+) -> None:
+    asked = (*disk.trained, *disk.data, *FORMULA, "--budget", "70%", "--trial-steps", "5", *options)
+    found = latprune("prune", *asked, "--out", str(tmp_path / "run"))
+
+    assert found.exit_code == 2
+    assert said in " ".join(found.stderr.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

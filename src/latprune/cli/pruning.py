@@ -80,6 +80,9 @@ class Asked:
         # Each refuses what it cannot read.
         _ = self.source, self.criteria, self.solvers, self.recipe
         self.training.check_augmentation(self.network.task)
+        self.training.check_trial(
+            trains=self.recipe is not None, networks=len(self.criteria) * len(self.solvers)
+        )
         self.cuts.check(
             trains=self.recipe is not None,
             criterion=self.choice.criterion,
@@ -127,6 +130,7 @@ class Asked:
             criterion=self.criteria,
             solver=self.solvers,
             recipe=self.recipe,
+            trial_steps=self.training.trial_steps,
             **common,
         )
 
@@ -165,6 +169,7 @@ class Asked:
             "every": self.cuts.every if self.cuts.steps else None,
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),
             "auto_augment": self.training.auto_augment,
+            "trial_steps": self.training.trial_steps or None,
             "train_batch": self.labelled.train_batch,
             "splits": self.labelled.splits,
         }

@@ -53,6 +53,15 @@ AutoAugment = Annotated[
         help="timm's augmentation of pictures for tuning, such as rand-m9-mstd0.5.",
     ),
 ]
+TrialSteps = Annotated[
+    int,
+    typer.Option(
+        "--trial-steps",
+        min=0,
+        help="Of several criteria or solvers: tune every network by so many steps before held-out "
+        "pictures decide between them.",
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(
@@ -89,6 +98,7 @@ class Training:
     seed: Seed = 0
     train_precision: TrainPrecision = "auto"
     auto_augment: AutoAugment = None
+    trial_steps: TrialSteps = 0
 
     def recipe(self, task: str) -> Recipe:
         """Read how to train.
@@ -98,7 +108,8 @@ class Training:
         """
         from latprune.tuning import Recipe
 
-        numbers = {name: value for name, value in vars(self).items() if name != "auto_augment"}
+        others = ("auto_augment", "trial_steps")
+        numbers = {name: value for name, value in vars(self).items() if name not in others}
         # --precision is the target's.
         numbers["precision"] = numbers.pop("train_precision")
         for name, value in numbers.items():
@@ -109,6 +120,19 @@ class Training:
             sentence = "a detector's loss smooths no labels"
             raise typer.BadParameter(sentence, param_hint="--label-smoothing")
         return Recipe(**numbers)
+
+    def check_trial(self, *, trains: bool, networks: int) -> None:
+        """See that there are networks to try, and pictures to tune them with.
+
+        Raises:
+            BadParameter: If not.
+        """
+        if self.trial_steps and networks < 2:
+            sentence = "there is one network: give several criteria or solvers to choose from"
+            raise typer.BadParameter(sentence, param_hint="--trial-steps")
+        if self.trial_steps and not trains:
+            sentence = "it tunes: give --data, and --epochs above 0"
+            raise typer.BadParameter(sentence, param_hint="--trial-steps")
 
     def check_augmentation(self, task: str) -> None:
         """See that the policy is timm's, and for pictures without boxes.

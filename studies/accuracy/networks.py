@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_sessions import open_session
@@ -45,7 +46,8 @@ def judge(
         among: The classes that there are pictures of; None: all.
 
     Returns:
-        `top1`; and `top1_restricted`, where only the classes `among` are asked about.
+        `top1`; `top1_restricted`, where only the classes `among` are asked about; and among these
+        the mean cross entropy, `test_loss`, which tells networks apart on fewer pictures.
 
     Raises:
         ValueError: If n is no multiple of 100.
@@ -54,9 +56,12 @@ def judge(
         raise ValueError(f"judge a multiple of {JUDGED_AT_ONCE} pictures, not {len(labels)}")
     logits, right = _logits(model, images), labels.numpy()
     judged = {"top1": float((logits.argmax(axis=1) == right).mean())}
+    known = np.arange(logits.shape[1]) if among is None else np.array(sorted(among))
+    asked = logits[:, known]
     if among is not None:
-        known = np.array(sorted(among))
-        judged["top1_restricted"] = float((known[logits[:, known].argmax(axis=1)] == right).mean())
+        judged["top1_restricted"] = float((known[asked.argmax(axis=1)] == right).mean())
+    places = torch.from_numpy(np.searchsorted(known, right))
+    judged["test_loss"] = float(F.cross_entropy(torch.from_numpy(asked), places))
     return judged
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from studies.frame import markdown, versions_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from studies.frame import Row
 
@@ -57,13 +57,12 @@ def _sorted(budgets: Iterable[str]) -> list[str]:
 
 def _facts(document: Document) -> dict[str, Any]:
     config = document["config"]
-    done = {row["seed"] for row in document["rows"].values() if "tuned_top1" in row}
     return {
         **config,
         **config["recipe"],
         "versions": versions_in_words(document),
         "device": _devices(document),
-        "done": ", ".join(map(str, sorted(done))) or "none",
+        "done": ", ".join(map(str, sorted(_seeds(document)))) or "none",
         "steps": config["tuning_images"] // config["batch_size"],
         "round_to": config["methods"]["Torch-Pruning"]["round_to"],
     }
@@ -95,6 +94,11 @@ def _budget(document: Document, budget: str) -> str:
     methods = document["config"]["methods"]
     head = ["method", "measured", "cut", "tuned", "seeds"]
     table = [_line(method, rows_of(document, method, budget)) for method in methods]
+    losses = [_loss(rows_of(document, method, budget)) for method in methods]
+    if any(losses):
+        head.insert(4, "test loss")
+        for line, loss in zip(table, losses, strict=True):
+            line.insert(4, loss or "–")
     return f"## {budget} of the latency\n\n{markdown(head, table)}{_reasons(document, budget)}"
 
 
@@ -112,6 +116,12 @@ def _line(method: str, rows: Sequence[Row]) -> list[str]:
         _accuracy(tuned, "tuned"),
         str(len(tuned)),
     ]
+
+
+def _loss(rows: Sequence[Row]) -> str:
+    """Give the tuned networks' loss on the test pictures, of the rows that know it."""
+    known = [row["tuned_test_loss"] for row in rows if "tuned_test_loss" in row]
+    return f"{mean(known):.3f}" if known else ""
 
 
 def _accuracy(rows: Sequence[Row], when: str) -> str:
@@ -152,14 +162,14 @@ def _standing(document: Document) -> str:
     lines = []
     judged = f"tuned_{_decisive(document)}"
     for budget in _sorted(document["config"]["budgets"]):
-        means = {
-            method: mean(row[judged] for row in rows)
+        own = _by_seed(document, ours, budget, judged)
+        lead = {
+            method: round(100 * mean(theirs[seed] - own[seed] for seed in theirs), 1)
             for method in document["config"]["methods"]
-            if (rows := [r for r in rows_of(document, method, budget) if "tuned_top1" in r])
+            if method != ours and (theirs := _by_seed(document, method, budget, judged, of=own))
         }
-        if ours not in means or len(means) < 2:
+        if not lead:
             continue
-        lead = {m: round(100 * (v - means[ours]), 1) for m, v in means.items() if m != ours}
         verdict = " and ".join(
             said
             for said in (
@@ -169,9 +179,30 @@ def _standing(document: Document) -> str:
             if said
         )
         verdict = verdict or f"ahead of the {len(lead)} others run"
-        own = f"`{settings['solver']}` with `{settings['criterion']}`"
-        lines.append(f"- {budget}: {own} is {verdict}.")
-    return "## Who is ahead after tuning\n\n" + "\n".join(lines) if lines else ""
+        name = f"`{settings['solver']}` with `{settings['criterion']}`"
+        lines.append(f"- {budget}: {name} is {verdict}.")
+    if not lines:
+        return ""
+    several = "On average over the seeds that both were run with:\n\n"
+    lines[0] = (several if len(_seeds(document)) > 1 else "") + lines[0]
+    return "## Who is ahead after tuning\n\n" + "\n".join(lines)
+
+
+def _by_seed(
+    document: Document, method: str, budget: str, metric: str, *, of: Container[int] | None = None
+) -> dict[int, float]:
+    """Give a method's figure for every seed, or for those `of` others."""
+    rows = rows_of(document, method, budget)
+    return {
+        row["seed"]: row[metric]
+        for row in rows
+        if metric in row and (of is None or row["seed"] in of)
+    }
+
+
+def _seeds(document: Document) -> set[int]:
+    """Give the seeds of which there are tuned networks."""
+    return {row["seed"] for row in document["rows"].values() if "tuned_top1" in row}
 
 
 def _listed(relation: str, lead: dict[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from studies.accuracy import gradual, methods
@@ -129,12 +130,16 @@ def test_right_answers_are_counted_as_torch_gives_them() -> None:
     images = torch.randn(200, 3, 32, 32)
     labels = torch.randint(10, (200,))
     with torch.no_grad():
-        expected = float((model(images).argmax(dim=1) == labels).double().mean())
+        logits = model(images)
+    expected = float((logits.argmax(dim=1) == labels).double().mean())
 
     judged = judge(model, images, labels, among=range(10))
 
     assert judged["top1"] == pytest.approx(expected, abs=0.011)
     assert judged["top1_restricted"] == judged["top1"]  # asked about all there are
+    assert judged["test_loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-4)
+    odd = judge(model, images, labels // 2 * 2 + 1, among=[1, 3, 5, 7, 9])["test_loss"]
+    assert odd == pytest.approx(float(F.cross_entropy(logits[:, 1::2], labels // 2)), rel=1e-4)
     assert judge(model, images, labels.clamp(max=0), among=[0])["top1_restricted"] == 1
 
 

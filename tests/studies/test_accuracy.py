@@ -47,7 +47,10 @@ CONFIG: dict[str, Any] = {
     "ablations": {
         "budget": "60%",
         "seeds": [0],
-        "methods": {"untaught": {"by": "another", "method": "joint"}},
+        "methods": {
+            "untaught": {"by": "another", "method": "joint"},
+            "on trial": {"by": "trial", "of": ["joint"], "steps": 1, "held_out_batches": 1},
+        },
     },
 }
 
@@ -244,6 +247,8 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
     assert rows["joint, 60%, seed 0"]["ratio"] <= 0.6
     assert "no network fits" in rows["joint, 5%, seed 0"]["impossible"]
     assert rows["untaught, 60%, seed 0"]["ratio"] == rows["joint, 60%, seed 0"]["ratio"]
+    assert rows["on trial, 60%, seed 0"]["network_of"] == "joint"
+    assert set(rows["on trial, 60%, seed 0"]["tried"]["joint"]) == {"as_cut", "on_trial"}
     assert rows["dense, 100%, seed 0"]["ratio"] == pytest.approx(1.0)
 
     elsewhere = Study(CONFIG, tmp_path / "empty").found(known={**rows, "of another config": {}})
@@ -288,6 +293,53 @@ def test_the_page_says_which_rows_were_timed_on_which_device(
     assert "70% and 50% on a first machine; 35% on a second machine" in page
 
 
+def test_the_page_says_which_seeds_were_timed_on_which_device(
+    tmp_path: Path, repository: Path
+) -> None:
+    study = repository / "studies" / "accuracy" / "cifar"
+    document = json.loads((study / "result.json").read_text())
+    document["target"]["device"] = "a first machine"
+    document["rows"] = {
+        "a": _row("joint", "50%", 0.80),
+        "b": {**_row("joint", "50%", 0.80, seed=1), "device": "a second machine"},
+        "c": {**_row("joint", "70%", 0.80, seed=2), "device": "a second machine"},
+    }
+
+    write_page(study, folder=tmp_path, document=document)
+
+    page = (tmp_path / "cifar.md").read_text()
+    assert "seed 0 on a first machine; seeds 1 and 2 on a second machine" in page
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have(
+    tmp_path: Path, repository: Path
+) -> None:
+    study = repository / "studies" / "accuracy" / "cifar"
+    document = json.loads((study / "result.json").read_text())
+    ours = "joint, relative Fisher"
+    document["rows"] = {
+        "a": _row(ours, "50%", 0.80),
+        "b": _row(ours, "50%", 0.90, seed=1),
+        "c": {**_row("greedy", "50%", 0.92, seed=1), "tuned_test_loss": 0.25},
+        "d": {**_row("joint", "50%", 0.70), "tuned_test_loss": 0.5},
+        "e": {**_row("joint", "50%", 0.70, seed=2), "tuned_test_loss": 0.7},
+    }
+
+    write_page(study, folder=tmp_path, document=document)
+
+    page = (tmp_path / "cifar.md").read_text()
+    assert "over the seeds that both were run with:\n\n- 50%: " in page
+    assert "is behind greedy by 2.0 points." in page
+    table = page.split("## 50% of the latency")[1].split("##")[0]
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines()}
+    assert [lines[name][4] for name in ("method", "greedy", "joint", ours)] == [
+        "test loss",
+        "0.250",
+        "0.600",
+        "–",
+    ]
+
+
 def test_the_page_says_who_is_level(tmp_path: Path, repository: Path) -> None:
     study = repository / "studies" / "accuracy" / "cifar"
     document = json.loads((study / "result.json").read_text())
@@ -323,9 +375,9 @@ class _Bench:
         )
 
 
-def _row(method: str, budget: str, tuned: float) -> dict[str, Any]:
+def _row(method: str, budget: str, tuned: float, *, seed: int = 0) -> dict[str, Any]:
     facts = {"ratio": 0.49, "untuned_top1": 0.3, "tuned_top1": tuned}
-    return {"method": method, "budget": budget, "seed": 0, **facts}
+    return {"method": method, "budget": budget, "seed": seed, **facts}
 
 
 def _plan(graph: lp.PruningGraph, dense: nn.Module, kept: dict[str, Any]) -> lp.Plan:

@@ -101,12 +101,12 @@ class Place:
 
     def _timed(self) -> list[tuple[Cut, Whole]]:
         """All timings of pruned networks, in the dense one's pace."""
-        cuts = self.table.cuts(self.graph)
+        cuts, budget_ms = self.table.cuts(self.graph), self._budget_ms
         scatter = _scatter(cuts)
-        return [(one, self._whole(one, scatter)) for one in cuts]
+        return [(one, self._whole(one, scatter, budget_ms)) for one in cuts]
 
-    def _whole(self, one: Cut, scatter: float) -> Whole:
-        taken_ms = self._budget_ms * used(self.budget, one.comparison)
+    def _whole(self, one: Cut, scatter: float, budget_ms: float) -> Whole:
+        taken_ms = budget_ms * used(self.budget, one.comparison)
         error_ms = taken_ms * scatter * _error(one)
         return Whole(self.table.layers_ms(self.graph, one.widths), taken_ms, error_ms)
 

@@ -182,6 +182,13 @@ class Branch:
         return cls(**{**fields, **{name: tuple(fields[name]) for name in lists}, "lies": lies})
 
 
+_Widths = frozenset[tuple[str, int]]
+
+_MOST_SHAPES = 1000
+"""Widths whose layers are remembered: the closed loop asks for those of every network that was
+timed, again and again."""
+
+
 @dataclass(frozen=True, eq=False)
 class PruningGraph:
     """A network as channel groups and the layers whose cost depends on them.
@@ -203,6 +210,9 @@ class PruningGraph:
     branches: tuple[Branch, ...] = ()
     ties: tuple[Tie, ...] = ()
     _by_name: dict[str, ChannelGroup] = field(init=False, repr=False, default_factory=dict)
+    _shapes: dict[_Widths, dict[str, LayerShape]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         self._by_name.update({group.name: group for group in self.groups})
@@ -224,6 +234,16 @@ class PruningGraph:
         Raises:
             ValueError: If a group has no channels and does not lie in a branch that is removed.
         """
+        key = frozenset(widths.items())
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._shapes_at(widths)
+            while len(self._shapes) >= _MOST_SHAPES:
+                self._shapes.pop(next(iter(self._shapes)), None)
+            self._shapes[key] = known
+        return dict(known)
+
+    def _shapes_at(self, widths: Mapping[str, int]) -> dict[str, LayerShape]:
         gone = {
             layer
             for branch in self.branches

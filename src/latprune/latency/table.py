@@ -155,6 +155,10 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """
         return self._layers[shape]
 
+    def __contains__(self, shape: object) -> bool:
+        """Tell whether a layer was measured."""
+        return shape in self._layers
+
     def __iter__(self) -> Iterator[LayerShape]:
         """Go through the measured layers, oldest first."""
         return iter(self._layers)

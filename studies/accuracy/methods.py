@@ -29,12 +29,11 @@ from studies.accuracy.networks import load_network
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
     from latprune.knapsack import Solver
     from latprune.latency.timing import Comparison
-    from latprune.tuning.losses import Loss
     from studies.accuracy.bench import Bench
 
 Stages = tuple[int, ...]
@@ -174,9 +173,9 @@ def by_trial(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Ma
     tried: dict[str, dict[str, float]] = {}
     for method in settings["of"]:
         model = load_network(bench.path("cut", method, str(budget)))
-        tried[method] = {"as_cut": _held_out(model, loader, held_out, loss, bench.seed)}
+        tried[method] = {"as_cut": _held_out(model, loader, held_out, bench.seed)}
         tune(model)
-        tried[method]["on_trial"] = _held_out(model, loader, held_out, loss, bench.seed)
+        tried[method]["on_trial"] = _held_out(model, loader, held_out, bench.seed)
     chosen = min(tried, key=lambda method: tried[method]["on_trial"])
     model = load_network(bench.path("cut", chosen, str(budget)))
     return Made(model, {"network_of": chosen, "tried": tried})
@@ -254,7 +253,10 @@ def _of(plan: lp.Plan) -> dict[str, Any]:
     }
 
 
-def _held_out(
-    model: nn.Module, loader: DataLoader[Any], count: int, loss: Loss, seed: int
-) -> float:
-    return mean_loss(model, last(loader, count, seed=seed), loss)
+def _held_out(model: nn.Module, loader: DataLoader[Any], count: int, seed: int) -> float:
+    """What `prune` decides by: the labels alone, whoever teaches."""
+    return mean_loss(model, last(loader, count, seed=seed), _labelled)
+
+
+def _labelled(outputs: Tensor, taught: Mapping[str, Tensor]) -> Tensor:
+    return lp.cross_entropy(outputs, taught["labels"])

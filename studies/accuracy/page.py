@@ -38,7 +38,7 @@ def write_page(study: Path, *, folder: Path = RESULTS, document: Document | None
     )
     parts = [introduction, _dense(document)]
     parts += [_budget(document, budget) for budget in _sorted(document["config"]["budgets"])]
-    parts += [_standing(document), _ablations(document), closing]
+    parts += [_standing(document), _trials(document), _ablations(document), closing]
     folder.mkdir(parents=True, exist_ok=True)
     page = "\n\n".join(part.strip() for part in parts if part) + "\n"
     (folder / f"{study.name}.md").write_text(page)
@@ -65,19 +65,31 @@ def _facts(document: Document) -> dict[str, Any]:
         "done": ", ".join(map(str, sorted(_seeds(document)))) or "none",
         "steps": config["tuning_images"] // config["batch_size"],
         "round_to": config["methods"]["Torch-Pruning"]["round_to"],
+        "trial_steps": next(
+            (m["steps"] for m in config["methods"].values() if m["by"] == "trial"), 0
+        ),
     }
 
 
 def _devices(document: Document) -> str:
-    """Name the device that rows were timed on; of several each, and the budgets it was for."""
+    """Name the device that rows were timed on; of several each, and the seeds or budgets."""
     budgets: dict[str, dict[str, None]] = {}
+    seeds: dict[str, set[int]] = {}
     for row in document["rows"].values():
         if "ratio" in row and row["budget"] in document["config"]["budgets"]:
             device = row.get("device", document["target"]["device"])
             budgets.setdefault(device, {})[row["budget"]] = None
+            seeds.setdefault(device, set()).add(row["seed"])
     if len(budgets) < 2:
         return next(iter(budgets), document["target"]["device"])
-    return "; ".join(f"{' and '.join(_sorted(done))} on {name}" for name, done in budgets.items())
+    if sum(map(len, seeds.values())) == len(set.union(*seeds.values())):
+        parts = {
+            device: f"{'seeds' if len(own) > 1 else 'seed'} {' and '.join(map(str, sorted(own)))}"
+            for device, own in seeds.items()
+        }
+    else:
+        parts = {device: " and ".join(_sorted(done)) for device, done in budgets.items()}
+    return "; ".join(f"{part} on {device}" for device, part in parts.items())
 
 
 def _dense(document: Document) -> str:
@@ -186,6 +198,34 @@ def _standing(document: Document) -> str:
     several = "On average over the seeds that both were run with:\n\n"
     lines[0] = (several if len(_seeds(document)) > 1 else "") + lines[0]
     return "## Who is ahead after tuning\n\n" + "\n".join(lines)
+
+
+def _trials(document: Document) -> str:
+    """Show what networks lost on held-out pictures as cut and on trial, and what became of them."""
+    config = document["config"]
+    metric = f"tuned_{_decisive(document)}"
+    table = []
+    for method, settings in config["methods"].items():
+        for budget in _sorted(config["budgets"]) if settings["by"] == "trial" else ():
+            for row in rows_of(document, method, budget):
+                for name, losses in row.get("tried", {}).items():
+                    tuned = _by_seed(document, name, budget, metric).get(row["seed"])
+                    loss = f"{losses['on_trial']:.3f}"
+                    table.append(
+                        [
+                            budget,
+                            str(row["seed"]),
+                            name,
+                            f"{losses['as_cut']:.3f}",
+                            f"**{loss}**" if name == row["network_of"] else loss,
+                            "–" if tuned is None else f"{100 * tuned:.1f}",
+                        ]
+                    )
+    if not table:
+        return ""
+    head = ["budget", "seed", "network", "loss as cut", "on trial", "top-1 tuned"]
+    said = "Losses on held-out pictures of tuning; the least on trial, in bold, goes on."
+    return f"## On trial\n\n{said}\n\n{markdown(head, table)}"
 
 
 def _by_seed(

@@ -281,7 +281,7 @@ def test_a_trial_needs_a_recipe(
     steps: int,
     recipe: lp.Recipe | None,
 ) -> None:
-    with pytest.raises(ValueError, match="trial_steps is at least 0, and needs a recipe"):
+    with pytest.raises(ValueError, match="trial_steps: 0 for no trial, or more and a recipe="):
         lp.prune(
             Network(),
             EXAMPLE,

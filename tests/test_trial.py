@@ -16,7 +16,7 @@ from latprune.trial import Trial, Trials
 from tests.test_fitting import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from latprune.tuning import TuneProgress
 
@@ -100,11 +100,38 @@ def test_the_whole_schedule_is_squeezed_into_the_steps(
     assert rates[-1] < 0.05 * RECIPE.lr
 
 
-def test_where_all_batches_decide_there_is_no_trial(
+@pytest.mark.parametrize("held_out", [0, 6])
+def test_a_trial_needs_batches_to_tune_on_and_others_to_judge_by(
+    loader: DataLoader[tuple[torch.Tensor, ...]], held_out: int
+) -> None:
+    with pytest.raises(lp.DataError, match=f"the loader's 6 {held_out} are held out"):
+        tuner(loader, 3, held_out=held_out)
+
+
+class Once:
+    """Batches that can be run through a single time."""
+
+    def __init__(self, loader: DataLoader[tuple[torch.Tensor, ...]]) -> None:
+        self._batches, self._length = iter(list(loader)), len(loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        return self._batches
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def test_a_loader_that_runs_through_but_once_ends_a_trial_instead_of_hanging_it(
     loader: DataLoader[tuple[torch.Tensor, ...]],
 ) -> None:
-    with pytest.raises(lp.DataError, match="the loader has 6 and 6 of them are held out"):
-        tuner(loader, 3, held_out=6)
+    once, trial = Once(loader), Trial(20, RECIPE)
+    tune = trial.tuner(Watched(), once, held_out=HELD_OUT, seed=RECIPE.seed, progress=ignore)
+    first, second = Watched(), Watched()
+    tune(first)
+
+    assert len(first.seen) == 6  # all there are: where such a loader stands nobody can know
+    with pytest.raises(lp.DataError, match="can it be run through twice"):
+        tune(second)
 
 
 def test_trials_are_told_as_one_job(loader: DataLoader[tuple[torch.Tensor, ...]]) -> None:

@@ -256,7 +256,7 @@ def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
 
 def _trial(steps: int, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Trial | None:
     if steps < 0 or (steps and recipe is None):
-        raise ValueError(f"trial_steps is at least 0, and needs a recipe to tune by: {steps}")
+        raise ValueError(f"{steps} trial_steps: 0 for no trial, or more and a recipe= to tune by")
     if not steps or recipe is None:
         return None
     return Trial(steps, recipe, own(loss), distil, teaches=teaches(recipe, loss, distil))

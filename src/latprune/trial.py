@@ -66,7 +66,7 @@ class Trial:
             progress: Is told of every step of every network.
 
         Raises:
-            DataError: If no batch is left to tune on.
+            DataError: If there is no batch to tune on, or none to judge by.
         """
         batches = _Shown(loader, self.steps, held_out=held_out, seed=seed)
         return partial(
@@ -111,10 +111,10 @@ class _Shown:
     def __init__(self, loader: Batches, steps: int, *, held_out: int, seed: int) -> None:
         self._replay, self._steps = replayed(loader, seed=seed), steps
         self._others = self._replay.steps - held_out
-        if self._others < 1:
+        if self._others < 1 or held_out < 1:
             raise DataError(
-                f"no batch is left for a trial: the loader has {self._replay.steps} and "
-                f"{held_out} of them are held out to judge by"
+                f"a trial takes a batch to tune on and another to judge by, and of the loader's "
+                f"{self._replay.steps} {held_out} are held out: give more batches, or smaller ones"
             )
 
     def __len__(self) -> int:
@@ -124,5 +124,11 @@ class _Shown:
         return islice(self._all(), self._steps)
 
     def _all(self) -> Iterator[Batch]:
+        given = 0
         while True:  # another epoch's order would bring the held-out images in
-            yield from islice(self._replay.epoch(0), self._others)
+            before = given
+            for batch in islice(self._replay.epoch(0), self._others):
+                given += 1
+                yield batch
+            if given == before:  # a loader that runs through but once
+                return

@@ -238,8 +238,8 @@ class PruningGraph:
         known = self._shapes.get(key)
         if known is None:
             known = self._shapes_at(widths)
-            while len(self._shapes) >= _MOST_SHAPES:
-                self._shapes.pop(next(iter(self._shapes)), None)
+            if len(self._shapes) >= _MOST_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
             self._shapes[key] = known
         return dict(known)
 

@@ -28,10 +28,13 @@ from latprune.tuning import distillation
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from studies.accuracy.bench import Bench
     from studies.subjects import Subject
+
+    PageOf = Callable[[dict[str, Any]], str]
 
 CONFIG: dict[str, Any] = {
     "network": "cifar_resnet56",
@@ -255,69 +258,62 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
     assert list(elsewhere.items()) == list(rows.items())
 
 
-def test_the_page_says_who_is_ahead_and_where_nothing_fits(
-    tmp_path: Path, repository: Path
-) -> None:
+@pytest.fixture
+def page_of(tmp_path: Path, repository: Path) -> PageOf:
+    """Write a study's page of other rows, timed on "a first machine" unless they say where."""
     study = repository / "studies" / "accuracy" / "cifar"
     document = json.loads((study / "result.json").read_text())
-    document["rows"] = {
+    document["target"]["device"] = "a first machine"
+
+    def written(rows: dict[str, Any]) -> str:
+        write_page(study, folder=tmp_path, document={**document, "rows": rows})
+        return (tmp_path / "cifar.md").read_text()
+
+    return written
+
+
+def test_the_page_says_who_is_ahead_and_where_nothing_fits(page_of: PageOf) -> None:
+    rows = {
         "a": _row("joint, relative Fisher", "50%", 0.80),
         "b": _row("greedy", "50%", 0.85),
         "c": {"method": "joint", "budget": "35%", "seed": 0, "impossible": "", "floor_share": 1.2},
     }
 
-    write_page(study, folder=tmp_path, document=document)
+    page = page_of(rows)
 
-    page = (tmp_path / "cifar.md").read_text()
     assert "50%: `joint` with `relative_fisher` is behind greedy by 5.0 points" in page
     assert "| joint | nothing fits |" in page
     assert "takes 42.0 % for joint" in page
     assert "| Torch-Pruning | not run yet |" in page
 
 
-def test_the_page_says_which_rows_were_timed_on_which_device(
-    tmp_path: Path, repository: Path
-) -> None:
-    study = repository / "studies" / "accuracy" / "cifar"
-    document = json.loads((study / "result.json").read_text())
-    document["target"]["device"] = "a first machine"
-    document["rows"] = {
+def test_the_page_says_which_rows_were_timed_on_which_device(page_of: PageOf) -> None:
+    rows = {
         "a": _row("joint", "50%", 0.80),
         "b": {**_row("joint", "35%", 0.80), "device": "a second machine"},
         "c": _row("joint", "70%", 0.80),
     }
 
-    write_page(study, folder=tmp_path, document=document)
+    page = page_of(rows)
 
-    page = (tmp_path / "cifar.md").read_text()
     assert "70% and 50% on a first machine; 35% on a second machine" in page
 
 
-def test_the_page_says_which_seeds_were_timed_on_which_device(
-    tmp_path: Path, repository: Path
-) -> None:
-    study = repository / "studies" / "accuracy" / "cifar"
-    document = json.loads((study / "result.json").read_text())
-    document["target"]["device"] = "a first machine"
-    document["rows"] = {
+def test_the_page_says_which_seeds_were_timed_on_which_device(page_of: PageOf) -> None:
+    rows = {
         "a": _row("joint", "50%", 0.80),
         "b": {**_row("joint", "50%", 0.80, seed=1), "device": "a second machine"},
         "c": {**_row("joint", "70%", 0.80, seed=2), "device": "a second machine"},
     }
 
-    write_page(study, folder=tmp_path, document=document)
+    page = page_of(rows)
 
-    page = (tmp_path / "cifar.md").read_text()
     assert "seed 0 on a first machine; seeds 1 and 2 on a second machine" in page
 
 
-def test_methods_are_compared_over_the_seeds_that_both_have(
-    tmp_path: Path, repository: Path
-) -> None:
-    study = repository / "studies" / "accuracy" / "cifar"
-    document = json.loads((study / "result.json").read_text())
+def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> None:
     ours = "joint, relative Fisher"
-    document["rows"] = {
+    rows = {
         "a": _row(ours, "50%", 0.80),
         "b": _row(ours, "50%", 0.90, seed=1),
         "c": {**_row("greedy", "50%", 0.92, seed=1), "tuned_test_loss": 0.25},
@@ -325,9 +321,8 @@ def test_methods_are_compared_over_the_seeds_that_both_have(
         "e": {**_row("joint", "50%", 0.70, seed=2), "tuned_test_loss": 0.7},
     }
 
-    write_page(study, folder=tmp_path, document=document)
+    page = page_of(rows)
 
-    page = (tmp_path / "cifar.md").read_text()
     assert "over the seeds that both were run with:\n\n- 50%: " in page
     assert "is behind greedy by 2.0 points." in page
     table = page.split("## 50% of the latency")[1].split("##")[0]
@@ -340,18 +335,15 @@ def test_methods_are_compared_over_the_seeds_that_both_have(
     ]
 
 
-def test_the_page_says_who_is_level(tmp_path: Path, repository: Path) -> None:
-    study = repository / "studies" / "accuracy" / "cifar"
-    document = json.loads((study / "result.json").read_text())
-    document["rows"] = {
+def test_the_page_says_who_is_level(page_of: PageOf) -> None:
+    rows = {
         "a": _row("joint, relative Fisher", "50%", 0.80001),
         "b": _row("greedy", "50%", 0.80002),
         "c": _row("joint", "50%", 0.81),
     }
 
-    write_page(study, folder=tmp_path, document=document)
+    page = page_of(rows)
 
-    page = (tmp_path / "cifar.md").read_text()
     assert "is behind joint by 1.0 points and level with greedy." in page
 
 

@@ -131,6 +131,8 @@ class Study:
         return made.facts
 
     def _tune(self, case: Case) -> Row:
+        if case.settings["by"] == "trial":
+            return self._tuned_as_chosen(case)
         bench = self.bench(case)
         model = load_network(self._path(case, "cut"))
         recipe = lp.Recipe(
@@ -154,6 +156,14 @@ class Study:
             "loss": loss,
             **{f"tuned_{metric}": value for metric, value in tuned.items()},
         }
+
+    def _tuned_as_chosen(self, case: Case) -> Row:
+        """Take over what tuning made of the network that was chosen: it would be the same again."""
+        chosen = self.cut_rows.all()[str(case)]["network_of"]
+        other = case._replace(method=chosen, settings=self.config["methods"][chosen])
+        self.tune(other)
+        save_network(load_network(self._path(other, "tuned")), self._path(case, "tuned"))
+        return self.tuned_rows.all()[str(other)]
 
     def _check(self, case: Case) -> Row:
         model = load_network(self._path(case, "tuned"))

@@ -105,8 +105,25 @@ def test_what_does_more_than_add_a_constant_stays(network: type[nn.Module]) -> N
     assert trace(network(), EXAMPLE, branches=True).branches == ()
 
 
-def test_branches_are_looked_for_only_if_asked() -> None:
+def test_branches_that_can_go_are_looked_for_only_if_asked() -> None:
     assert trace(blocks.Residuals(), EXAMPLE).branches == ()
+
+
+@pytest.mark.parametrize("network", list(GRAPHS))
+def test_groups_in_branches_are_known_without_asking(network: type[nn.Module]) -> None:
+    inside = {group for branch in GRAPHS[network].branches for group in branch.groups}
+
+    assert trace(network(), EXAMPLE).in_branches == GRAPHS[network].in_branches == inside
+
+
+def test_a_group_is_in_a_branch_even_where_that_cannot_go() -> None:
+    inside = {network.__name__: trace(network(), EXAMPLE).in_branches for network in blocks.WITHOUT}
+
+    assert inside == {
+        "Multiplied": frozenset(),
+        "Bordered": {"branch.0.0"},
+        "ReadTwice": frozenset(),
+    }
 
 
 @pytest.mark.parametrize("network", blocks.WITH_BRANCHES)

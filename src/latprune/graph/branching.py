@@ -1,4 +1,4 @@
-"""Find residual branches that can go as a whole, and prove it.
+"""Find residual branches, and those that can go as a whole, and prove it.
 
 A branch is what makes one of the two sides of a sum and nothing else. It can go if, without the
 channels that lie in it, it adds a constant: then the block that holds it is trunk + constant,
@@ -13,9 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_map
 
-from latprune.graph.flow import Flow
 from latprune.graph.groups import Branch
 from latprune.graph.removing import added, emptied, holds
 from latprune.graph.shadows import shrunk, varying
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latprune.graph.classes import IntArray
-    from latprune.graph.flow import ModuleCall, Node
+    from latprune.graph.flow import Flow, ModuleCall, Node
     from latprune.graph.groups import ChannelGroup, Member
     from latprune.graph.labels import LabelMode
     from latprune.graph.layers import Layer
@@ -77,9 +75,23 @@ class Shown:
                 raise ValueError(f"{module}: its channels lie on several axes")
 
 
+def groups_in_branches(
+    model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]
+) -> frozenset[str]:
+    """Give the groups that lie in residual branches, whether or not these can go.
+
+    Of two sides of a sum that both hold groups the one with fewer is the branch.
+    """
+    sides: list[_Side] = []
+    for side in _sides(model, flow, groups):
+        if all(side.is_apart_from(other) for other in sides):
+            sides.append(side)
+    return frozenset(name for side in sides for name in side.names)
+
+
 def find_branches(
     model: nn.Module,
-    inputs: tuple[Any, ...],
+    flow: Flow,
     groups: Sequence[ChannelGroup],
     layers: Sequence[Layer],
     places: Sequence[tuple[ReadGraph, Shown]],
@@ -87,33 +99,28 @@ def find_branches(
     """Give the branches that can be removed, in the order in which they run.
 
     Args:
-        model: A copy of the dense model, with random weights, in evaluation mode.
-        inputs: An example input.
+        model: A copy of the dense model, with random weights, in evaluation mode; its weights are
+            float64 afterwards.
+        flow: A run of it.
         groups: What can be cut.
         layers: What a table prices.
         places: Where the groups' channels lie, and what every module returned: per run in which
             the model was traced.
     """
     model.double()
-    inputs = tree_map(_double, inputs)
-    try:
-        flow = Flow.of(model, inputs)
-    except Exception:  # a network that does not run with gradients offers none
-        return ()
     found: list[Branch] = []
-    taken: set[str | Node] = set()
-    # The smallest first: a branch inside another one is the finer choice.
-    for side in sorted(_sides(model, flow, groups), key=lambda side: len(side.groups)):
-        # Of the two sides of a sum one has to stay.
-        own = {side.total, *(group.name for group in side.groups)}
-        branch = _proven(model, flow, side) if taken.isdisjoint(own) else None
+    taken: list[_Side] = []
+    for side in _sides(model, flow, groups):
+        if not all(side.is_apart_from(other) for other in taken):
+            continue
+        branch = _proven(model, flow, side)
         if branch is None:
             continue
         with suppress(ValueError):
             lies = tuple(_lies(branch, groups, places))
             gone = tuple(layer.name for layer in layers if _goes(layer, branch))
             found.append(replace(branch, layers=gone, lies=lies))
-            taken |= own
+            taken.append(side)
     return tuple(sorted(found, key=lambda branch: flow.calls[branch.modules[0]].order))
 
 
@@ -124,13 +131,21 @@ class _Side(NamedTuple):
     groups: tuple[ChannelGroup, ...]
     makers: set[Node]
 
+    def is_apart_from(self, other: _Side) -> bool:
+        """Whether both can be branches: of two sides of a sum one is the trunk."""
+        return self.total is not other.total and self.names.isdisjoint(other.names)
 
-def _double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(group.name for group in self.groups)
 
 
-def _sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> Iterator[_Side]:
-    """Give the sides of sums that hold groups."""
+def _sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> list[_Side]:
+    """Give the sides of sums that hold groups, the smallest first: the finer choice."""
+    return sorted(_any_sides(model, flow, groups), key=lambda side: len(side.groups))
+
+
+def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> Iterator[_Side]:
     parameters = {name for name, _ in model.named_parameters()}
     touched = {
         group.name: {m.parameter for m in group.with_role(*TOUCHING, "other")} & parameters

@@ -199,6 +199,8 @@ class PruningGraph:
         frozen: What cannot, with reasons.
         unpriced: Operators that take time but that no table prices, by module and operator: what
             they take is part of what is measured as the network's rest.
+        in_branches: The groups that lie in a residual branch, whether or not it can go: what they
+            carry only adds to a trunk.
         branches: What can go as a whole; no group lies in two of them.
         ties: Groups whose numbers of channels go together; no group lies in two of them.
     """
@@ -207,6 +209,7 @@ class PruningGraph:
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[Frozen, ...] = ()
     unpriced: tuple[str, ...] = ()
+    in_branches: frozenset[str] = frozenset()
     branches: tuple[Branch, ...] = ()
     ties: tuple[Tie, ...] = ()
     _by_name: dict[str, ChannelGroup] = field(init=False, repr=False, default_factory=dict)

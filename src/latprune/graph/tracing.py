@@ -11,8 +11,9 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from latprune.graph.branching import find_branches
+from latprune.graph.branching import find_branches, groups_in_branches
 from latprune.graph.crossing import crossing_groups
+from latprune.graph.flow import Flow
 from latprune.graph.following import check_keep, follow
 from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.loosening import find_ties
@@ -99,6 +100,7 @@ def _graph(
     free = tuple(group for group in sound if group.name not in tied_groups(ties))
     priced, passed_over = _priced(list(found.read.layers(sound, within)), ties)
     places = [(one.read, one.shown) for one in (found, inner) if one]
+    flow = _flow(working, inputs)
     return PruningGraph(
         layers=tuple(priced),
         groups=sound,
@@ -112,9 +114,18 @@ def _graph(
             *found.idle,
         ),
         unpriced=(*found.mode.seen.unpriced, *passed_over),
-        branches=find_branches(working, inputs, free, priced, places) if branches else (),
+        in_branches=groups_in_branches(working, flow, sound) if flow else frozenset(),
+        branches=find_branches(working, flow, free, priced, places) if flow and branches else (),
         ties=ties,
     )
+
+
+def _flow(working: nn.Module, inputs: tuple[Any, ...]) -> Flow | None:
+    """Run a network for what it is made of, if it runs with gradients."""
+    try:
+        return Flow.of(working, inputs)
+    except Exception:  # whatever a stranger's forward raises: no sums are seen, then
+        return None
 
 
 class _Reading(NamedTuple):

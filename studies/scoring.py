@@ -40,7 +40,7 @@ def score(
     if of_channels != criterion:  # valued another way, scored the same
         beside = path.with_name(path.name.replace(criterion, of_channels))
         found = score(of_channels, subject, graph, settings, beside)
-        saliency = lp.relative(found.saliency, branches=graph.branches)
+        saliency = lp.relative(found.saliency, graph)
         _write(Scored(saliency, found.seconds), path)
     if not path.is_file():
         begin = time.process_time()

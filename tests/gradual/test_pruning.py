@@ -7,6 +7,7 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from tests.networks import ShuffledAgain
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from latprune.knapsack import Problem
 
 SOLVERS = [joint, greedy, uniform, partial(halp, steps=1)]
 
@@ -46,6 +49,25 @@ def test_widths_are_worth_what_the_criterion_says(tmp_path: Path) -> None:
 
     assert all(plan.predicted_ms <= plan.budget_ms for plan in plans.values())
     assert len({plan.value for plan in plans.values()}) == len(plans)
+
+
+def test_relative_values_know_what_lies_in_a_branch(tmp_path: Path) -> None:
+    posed: list[Problem] = []
+
+    def solver(problem: Problem) -> Any:
+        posed.append(problem)
+        return joint(problem)
+
+    begun(tmp_path, "50%", criterion="relative_taylor", solver=solver)
+
+    spans = {
+        max(widths): np.ptp(values)
+        for values, widths in zip(posed[0].values, posed[0].widths, strict=True)
+        if widths is not None
+    }
+    trunk, inner, last = spans[24], spans[32], spans[40]
+    assert trunk > 5 * inner
+    assert last > 5 * inner
 
 
 def test_a_criterion_that_gradients_do_not_give_is_refused(tmp_path: Path) -> None:

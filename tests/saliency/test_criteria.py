@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch.nn.functional as F
 
@@ -59,7 +61,7 @@ class TestRelative(CriterionContract):
     def score(
         self, model: nn.Module, graph: PruningGraph, batches: Batches, loss: Loss
     ) -> Saliency:
-        return relative(fisher(model, graph, batches, loss))
+        return relative(fisher(model, graph, batches, loss), graph)
 
 
 class TestMagnitude(CriterionContract):
@@ -91,3 +93,17 @@ def test_an_unknown_name_says_what_there_is() -> None:
 
     with pytest.raises(ValueError, match=r"taylor, .* or a function, not 'tailor'"):
         scored("tailor", model, graph, random_batches(), F.cross_entropy)
+
+
+def test_by_name_groups_in_branches_are_valued_as_such() -> None:
+    model, graph = small_network()
+    graph = replace(graph, in_branches=frozenset({graph.groups[1].name}))
+    batches = random_batches()
+
+    found = scored("relative_fisher", model, graph, batches, F.cross_entropy)
+
+    expected = relative(fisher(model, graph, batches, F.cross_entropy), graph)
+    for group in graph.groups:
+        np.testing.assert_allclose(found.values(group.name), expected.values(group.name))
+    trunk, inner = (found.values(group.name)[-1] for group in graph.groups)
+    assert trunk > 10 * inner  # the one without bound, the other one its own worth at most

@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from latprune.graph.groups import Branch
+from latprune.graph.groups import Branch, PruningGraph
 from latprune.saliency import Saliency, relative
 
+WITHOUT_BRANCHES = PruningGraph((), ())
 SCORES = arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1e3))
 
 
 def valued(*groups: np.ndarray, prior: float = 1.0) -> list[np.ndarray]:
     """Give what the widths of groups are worth."""
     scores = {f"group{number}": of_channels for number, of_channels in enumerate(groups)}
-    found = relative(Saliency(scores, criterion="mine"), prior=prior)
+    found = relative(Saliency(scores, criterion="mine"), WITHOUT_BRANCHES, prior=prior)
     return [found.values(name) for name in scores]
 
 
@@ -72,19 +73,46 @@ def test_the_unit_of_the_scores_does_not_matter(scores: np.ndarray, factor: floa
         np.testing.assert_allclose(scaled, factor * one, rtol=1e-9)
 
 
-def test_a_branch_is_lost_only_once() -> None:
+def lost(*branches: Branch, **settings: float) -> dict[str, np.ndarray]:
+    """Give what the widths of two groups cost, one of them in a branch."""
     scores = {"trunk": np.ones(10), "inner": np.ones(10)}
+    graph = PruningGraph((), (), in_branches=frozenset({"inner"}), branches=branches)
+    found = relative(Saliency(scores, criterion="mine"), graph, prior=0.0, **settings)
+    return {group: found.values(group)[-1] - found.values(group) for group in scores}
+
+
+def test_a_branch_is_lost_only_once() -> None:
+    costs = lost()
+
+    assert costs["inner"][[0, 5]] == pytest.approx([10, 10 * 0.5 / 1.5])
+    assert costs["trunk"][5] == pytest.approx(10.0)
+    assert costs["trunk"][0] > 100.0
+
+
+def test_a_branch_that_can_go_costs_less_gone_than_full_of_noise() -> None:
     block = Branch(
         name="block", groups=("inner",), layers=(), modules=("block.conv",), block="block",
         takes=(1, 10, 8, 8), trunk="", relu=True, axis=-3,
     )  # fmt: skip
 
-    found = relative(Saliency(scores, criterion="mine"), prior=0.0, branches=[block])
+    stays, goes = lost()["inner"], lost(block, gone=0.4)["inner"]
 
-    lost = {group: found.values(group)[-1] - found.values(group) for group in scores}
-    np.testing.assert_allclose(lost["inner"][7:], lost["trunk"][7:])
-    np.testing.assert_allclose(lost["inner"][:7], 5.0)  # noise that is half of the signal
-    assert lost["trunk"][0] > 100.0
+    np.testing.assert_allclose(goes, np.minimum(stays, 4.0))
+    assert goes[0] < stays[0]
+
+
+@given(st.floats(0.2, 10.0), st.floats(0.2, 10.0))
+def test_the_stronger_the_trunk_the_less_a_branch_costs(one: float, other: float) -> None:
+    weak, strong = (lost(trunk=trunk)["inner"] for trunk in sorted([one, other]))
+
+    assert (strong <= weak + 1e-9).all()
+    assert weak[0] == pytest.approx(10 / min(one, other))
+
+
+def test_beside_no_trunk_a_branch_is_like_any_group() -> None:
+    costs = lost(trunk=0.0)
+
+    np.testing.assert_allclose(costs["inner"], costs["trunk"])
 
 
 def test_a_group_without_worth_stays_without() -> None:
@@ -99,7 +127,7 @@ def test_a_group_without_worth_stays_without() -> None:
 def test_the_order_of_channels_stays() -> None:
     saliency = Saliency({"stem": np.array([1.0, 4.0, 0.0, 2.0])}, criterion="fisher")
 
-    found = relative(saliency)
+    found = relative(saliency, WITHOUT_BRANCHES)
 
     assert found.ranked("stem").tolist() == saliency.ranked("stem").tolist()
     assert found.criterion == "relative_fisher"
@@ -109,9 +137,12 @@ def test_curves_are_refused() -> None:
     probed = Saliency({"stem": np.ones(2)}, criterion="probe", curves={"stem": np.arange(3.0)})
 
     with pytest.raises(ValueError, match="probe judges widths as a whole"):
-        relative(probed)
+        relative(probed, WITHOUT_BRANCHES)
 
 
-def test_a_prior_below_0_is_refused() -> None:
-    with pytest.raises(ValueError, match="prior is at least 0, not -1"):
-        relative(Saliency({"stem": np.ones(2)}, criterion="mine"), prior=-1.0)
+@pytest.mark.parametrize("name", ["prior", "trunk", "gone"])
+def test_what_is_below_0_is_refused(name: str) -> None:
+    saliency, settings = Saliency({"stem": np.ones(2)}, criterion="mine"), {name: -1.0}
+
+    with pytest.raises(ValueError, match=f"{name} is at least 0, not -1"):
+        relative(saliency, WITHOUT_BRANCHES, **settings)

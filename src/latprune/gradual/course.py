@@ -165,4 +165,6 @@ class Course:
             whole[group.name] = np.zeros(group.channels)
             whole[group.name][list(kept[group.name])] = scores[group.name]
         saliency = Saliency(whole, criterion=absolute(self.criterion))
-        return saliency if saliency.criterion == self.criterion else relative(saliency)
+        if saliency.criterion == self.criterion:
+            return saliency
+        return relative(saliency, self.graph)

@@ -82,6 +82,14 @@ def absolute(criterion: str) -> str:
     return criterion.removeprefix(RELATIVE)
 
 
+def values_branches(criterion: object) -> bool:
+    """Tell whether a criterion is one that says what it costs that a whole branch is gone.
+
+    Sums of scores do not: by them networks lost branches that they could not do without.
+    """
+    return isinstance(criterion, str) and absolute(criterion) != criterion
+
+
 def needs_data(criterion: str) -> bool:
     """Tell whether a criterion scores on pictures."""
     return absolute(criterion) in ON_DATA
@@ -115,4 +123,4 @@ def scored(
         found = magnitude(model, graph)
     else:
         found = ON_DATA[name](model, graph, batches, loss, progress=progress)
-    return found if name == criterion else relative(found, branches=graph.branches)
+    return found if name == criterion else relative(found, graph)

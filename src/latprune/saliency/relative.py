@@ -4,8 +4,12 @@ A sum of scores prices the last channel of a group like its first, so it empties
 holds cheap, and the network cannot do without them. What follows a narrowed layer sees it at its
 old scale (a norm brings it back), with what was lost as noise beside what is left: where a share q
 of a group is left, noise is to signal as 1 - q is to q. That is as much as the sum says of small
-cuts, and grows without bound. Beside a trunk it does not: what a residual branch adds can be lost
-only once.
+cuts, and grows without bound.
+
+Inside a residual branch what is left is added to a trunk that was not narrowed with it, and what
+follows sees their sum: noise is to signal as 1 - q is to q + c, where the trunk is c times as
+strong as the branch was. A branch can be lost only once, and one that is gone as a whole adds no
+noise at all.
 """
 
 from __future__ import annotations
@@ -17,51 +21,63 @@ import numpy as np
 from latprune.saliency.scores import Saliency
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from latprune.graph.groups import Branch
+    from latprune.graph.groups import PruningGraph
 
-LEAST_LEFT = 0.05  # a share of a group, below which its curve goes on straight
-GONE = 0.5  # noise to signal as bad as no branch at all, in the mean of ResNet-56's
+LEAST_LEFT = 0.05  # a share of what is seen, below which a curve goes on straight
+GONE = 0.2  # noise to signal as bad as no branch at all, in the mean of ResNet-56's
 
 
 def relative(
-    saliency: Saliency, *, prior: float = 1.0, branches: Iterable[Branch] = ()
+    saliency: Saliency,
+    graph: PruningGraph,
+    *,
+    prior: float = 1.0,
+    trunk: float = 1.0,
+    gone: float = GONE,
 ) -> Saliency:
     """Value the widths of every group by how much of its scores they leave.
 
     Narrowing a group to a share q of its scores costs S·(1 - q)/q, where S says how much the loss
-    minds noise there. To second order that is the sum of the group's scores, if these are
-    `fisher`'s. A network that is sure of the pictures that score it gives sums near nothing to
-    groups that it cannot do without, so S is the sum and, besides, what is typical of the network:
-    the geometric mean of the sums.
+    minds noise there; in a residual branch (`graph.in_branches`) S·(1 - q)/(q + trunk), and where
+    that can go as a whole (`graph.branches`) no more than `gone`·S. To second order S is the sum of
+    the group's scores, if these are `fisher`'s. A network that is sure of the pictures that score
+    it gives sums near nothing to groups that it cannot do without, so S is the sum and, besides,
+    what is typical of the network: the geometric mean of the sums.
 
     Args:
         saliency: Scores that add up to energies, such as those of `fisher` or `taylor_squared`;
             others too.
+        graph: Says which groups lie in branches.
         prior: How many times what is typical is added to every group's sum; 0 for the sums alone.
-        branches: What can go as a whole (`graph.branches`): no width of a group inside costs more
-            than half of S. Beside the trunk noise is bounded, and no branch at all is less of it.
+        trunk: How strong the trunk beside a whole branch is, in what that branch is; 0 values
+            groups in branches that stay like all others.
+        gone: What it costs that a branch is gone, for each group in it, in what S is.
 
     Returns:
         The same scores, with a curve for every group.
 
     Raises:
-        ValueError: If widths already have curves, which are no sums, or `prior` is below 0.
+        ValueError: If widths already have curves, which are no sums, or `prior`, `trunk` or `gone`
+            is below 0.
     """
     if saliency.curves:
         raise ValueError(f"{saliency.criterion} judges widths as a whole: its curves stay")
-    if prior < 0:
-        raise ValueError(f"prior is at least 0, not {prior}")
+    for name, number in (("prior", prior), ("trunk", trunk), ("gone", gone)):
+        if number < 0:
+            raise ValueError(f"{name} is at least 0, not {number}")
     values = {group: saliency.values(group) for group in saliency.scores}
     typical = _typical(values)
-    beside_a_trunk = {group for branch in branches for group in branch.groups}
+    can_go = {group for branch in graph.branches for group in branch.groups}
     curves = {}
     for group, of_widths in values.items():
         total = of_widths[-1]
         sensitivity = total + prior * typical
-        most = GONE if group in beside_a_trunk else np.inf
-        curves[group] = sensitivity * _kept(of_widths / total, most) if total else of_widths
+        beside = trunk if group in graph.in_branches else 0.0
+        most = gone if group in can_go else np.inf
+        kept = _kept(of_widths / total, beside, most) if total else of_widths
+        curves[group] = sensitivity * kept
     return Saliency(saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves)
 
 
@@ -71,14 +87,17 @@ def _typical(values: Mapping[str, np.ndarray]) -> float:
     return float(np.exp(np.log(sums[sums > 0]).mean())) if (sums > 0).any() else 0.0
 
 
-def _kept(shares: np.ndarray, most: float) -> np.ndarray:
+def _kept(shares: np.ndarray, beside: float, most: float) -> np.ndarray:
     """Give what shares of a group, from 0 to 1, are worth above having none of it.
 
     Args:
         shares: Ascending, of the scores.
+        beside: What the next layer sees besides, in what the whole group is.
         most: What can be lost.
     """
-    bounded = np.maximum(shares, LEAST_LEFT)
-    lost = (1 - bounded) / bounded + np.maximum(LEAST_LEFT - shares, 0.0) / LEAST_LEFT**2
+    seen = shares + beside
+    bounded = np.maximum(seen, LEAST_LEFT)
+    slope = (1 + beside) / LEAST_LEFT**2
+    lost = (1 + beside - bounded) / bounded + slope * np.maximum(LEAST_LEFT - seen, 0.0)
     lost = np.minimum(lost, most)
     return np.maximum.accumulate(lost[0] - lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -229,6 +229,31 @@ def test_prune_removes_branches_that_are_worth_nothing_and_keeps_the_budget(
     assert all(pruned.plan.widths[f"{name}.first.0"] == 0 for name in removed)
     again = lp.load(tmp_path / "small.safetensors", blocks.Residuals().eval())
     assert torch.equal(again(EXAMPLE), pruned.model(EXAMPLE))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "asked", "may_go"),
+    [
+        ("relative_magnitude", None, True),
+        ("relative_fisher", None, True),
+        ("relative_magnitude", False, False),
+        ("magnitude", None, False),
+        ("magnitude", True, True),
+        (lp.magnitude, None, False),
+    ],
+)
+def test_branches_may_go_by_default_where_the_criterion_says_what_that_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: Any, asked: Any, may_go: bool
+) -> None:
+    Synthetic(whole=1.2).install(monkeypatch)
+    target = lp.Target.here("synthetic", batch=2)
+
+    pruned = lp.prune(
+        blocks.Residuals().eval(), EXAMPLE, "90%", target=target, branches=asked,
+        criterion=criterion, folder=tmp_path,
+    )  # fmt: skip
+
+    assert bool(pruned.graph.branches) is may_go
 
 
 def _inner_channels_are_worth_nothing(_: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:

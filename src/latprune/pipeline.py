@@ -19,7 +19,7 @@ from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
-from latprune.saliency.named import DEFAULT
+from latprune.saliency.named import DEFAULT, values_branches
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.trial import Trial
@@ -108,7 +108,7 @@ def prune(
     target: Target | None = None,
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
-    branches: bool = False,
+    branches: bool | None = None,
     criterion: Criteria = DEFAULT,
     solver: Solver | Sequence[Solver] = joint,
     recipe: Recipe | None = None,
@@ -139,7 +139,8 @@ def prune(
         also: Further targets of the device, each with a budget of its own: more threads,
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
-        branches: Whether residual branches may go as a whole.
+        branches: Whether residual branches may go as a whole; None: where all criteria are
+            `relative_…`, which say what that costs.
         criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
             function of model and graph. Of several, the one whose network has the least loss on
             held-out batches (`rerank`).
@@ -181,8 +182,9 @@ def prune(
     solvers = (solver,) if callable(solver) else tuple(solver)
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
+    criteria = as_criteria(criterion)
     scoring = Scoring(
-        as_criteria(criterion),
+        criteria,
         loader,
         loss,
         score_batches=score_batches,
@@ -192,7 +194,8 @@ def prune(
     )
     dense = copy.deepcopy(model).eval()
     told.stage("trace")
-    graph = trace(dense, example, keep=keep, branches=branches)
+    may_go = all(map(values_branches, criteria)) if branches is None else branches
+    graph = trace(dense, example, keep=keep, branches=may_go)
     bench = Bench(dense, graph, example, budgets, folder, device)
     plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, told)
     before: Mapping[str, float] = {}

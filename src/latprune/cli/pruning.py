@@ -58,6 +58,11 @@ class Asked:
             return [GRADUAL_DEFAULT]
         return self.choice.several(self.labelled.data)
 
+    @property
+    def _branches_may_go(self) -> bool:
+        """Whether residual branches may go as a whole; while a network trains none does."""
+        return self.cuts.steps is None and self.choice.lets_branches_go(self.criteria)
+
     @cached_property
     def solvers(self) -> list[Solver]:
         """What chooses the widths."""
@@ -87,7 +92,7 @@ class Asked:
             trains=self.recipe is not None,
             criterion=self.choice.criterion,
             solvers=len(self.solvers),
-            branches=self.choice.branches,
+            branches=self.choice.branches is True,
             is_by_hand=place.is_by_hand,
         )
         place.check_targets(self.settings.also)
@@ -126,7 +131,7 @@ class Asked:
             network.example(self.settings.batch),
             self.budget,
             loader=data.train if data else None,
-            branches=self.choice.branches,
+            branches=self._branches_may_go,
             criterion=self.criteria,
             solver=self.solvers,
             recipe=self.recipe,
@@ -164,7 +169,7 @@ class Asked:
             "criterion": ",".join(self.criteria),
             "solver": ",".join(self.choice.solver_names),
             "keep": self.choice.kept,
-            "branches": self.choice.branches,
+            "branches": self._branches_may_go,
             **vars(self.cuts),
             "every": self.cuts.every if self.cuts.steps else None,
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),

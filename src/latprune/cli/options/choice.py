@@ -10,6 +10,7 @@ import typer
 from latprune.cli.options.usage import usage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from latprune.knapsack import Solver
@@ -39,8 +40,12 @@ Keep = Annotated[
     typer.Option("--keep", metavar="NAME", help="Layers to leave as they are; may be repeated."),
 ]
 Branches = Annotated[
-    bool,
-    typer.Option("--branches/--no-branches", help="Whether residual branches may go as a whole."),
+    bool | None,
+    typer.Option(
+        "--branches/--no-branches",
+        help="Whether residual branches may go as a whole; by default where all criteria are "
+        "relative_…, which say what that costs, and never with --steps.",
+    ),
 ]
 SolverName = Annotated[
     str,
@@ -61,12 +66,18 @@ class Choosable:
 
     criterion: CriterionNames = None
     keep: Keep = None
-    branches: Branches = False
+    branches: Branches = None
 
     @property
     def kept(self) -> tuple[str, ...]:
         """Layers to leave as they are."""
         return tuple(self.keep or ())
+
+    def lets_branches_go(self, criteria: Sequence[CriterionName]) -> bool:
+        """Whether residual branches may go as a whole, by the option or by these criteria."""
+        from latprune.saliency.named import values_branches
+
+        return all(map(values_branches, criteria)) if self.branches is None else self.branches
 
     def one(self, data: Path | None) -> CriterionName:
         """Read one criterion; by default the better one that the data allow."""

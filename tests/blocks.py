@@ -159,5 +159,17 @@ class ReadTwice(nn.Module):
         return self.head(torch.cat([x + self.outer(y), self.other(y)], dim=1))  # type: ignore[no-any-return]
 
 
+class Asking(Blocks):
+    """A network that asks its first block for more than its result."""
+
+    def __init__(self) -> None:
+        super().__init__(Basic(8, 8), Basic(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.blocks
+        x = first(self.stem(x))
+        return self.head(second(x) if first.down is None else x)  # type: ignore[no-any-return]
+
+
 WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides)
 WITHOUT = (Multiplied, Bordered, ReadTwice)

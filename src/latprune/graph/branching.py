@@ -3,19 +3,23 @@
 A branch is what makes one of the two sides of a sum and nothing else. It can go if, without the
 channels that lie in it, it adds a constant: then the block that holds it is trunk + constant,
 perhaps behind a ReLU, or the module that gives the side can give the constant instead. Both are
-tried on random weights and inputs in float64; what fails is left alone.
+tried on random weights and inputs in float64; what fails is left alone. So is what the network as a
+whole does not run without: it may ask a block for more than its result.
 """
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from latprune.graph.groups import Branch
-from latprune.graph.removing import added, emptied, holds
+from latprune.graph.removing import added, emptied, holds, take_out
 from latprune.graph.shadows import shrunk, varying
 from latprune.graph.slicing import TOUCHING
 
@@ -50,7 +54,7 @@ class Shown:
         names = {module: name for name, module in self._model.named_modules()}
 
         def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor):
+            if isinstance(output, Tensor):
                 self._shadows[names[module]] = self._mode.shadows(output)
 
         hooks = [module.register_forward_hook(remember) for module in names]
@@ -91,6 +95,7 @@ def groups_in_branches(
 
 def find_branches(
     model: nn.Module,
+    inputs: tuple[Any, ...],
     flow: Flow,
     groups: Sequence[ChannelGroup],
     layers: Sequence[Layer],
@@ -101,27 +106,36 @@ def find_branches(
     Args:
         model: A copy of the dense model, with random weights, in evaluation mode; its weights are
             float64 afterwards.
-        flow: A run of it.
+        inputs: An example input.
+        flow: A run of the model.
         groups: What can be cut.
         layers: What a table prices.
         places: Where the groups' channels lie, and what every module returned: per run in which
             the model was traced.
     """
     model.double()
-    found: list[Branch] = []
+    found: list[_Proven] = []
     taken: list[_Side] = []
     for side in _sides(model, flow, groups):
         if not all(side.is_apart_from(other) for other in taken):
             continue
-        branch = _proven(model, flow, side)
-        if branch is None:
+        proven = _proven(model, flow, side)
+        if proven is None:
             continue
         with suppress(ValueError):
-            lies = tuple(_lies(branch, groups, places))
-            gone = tuple(layer.name for layer in layers if _goes(layer, branch))
-            found.append(replace(branch, layers=gone, lies=lies))
+            lies = tuple(_lies(proven.branch, groups, places))
+            gone = tuple(layer.name for layer in layers if _goes(layer, proven.branch))
+            found.append(proven._replace(branch=replace(proven.branch, layers=gone, lies=lies)))
             taken.append(side)
-    return tuple(sorted(found, key=lambda branch: flow.calls[branch.modules[0]].order))
+    found.sort(key=lambda proven: flow.calls[proven.branch.modules[0]].order)
+    return tuple(proven.branch for proven in _dispensable(model, inputs, found))
+
+
+class _Proven(NamedTuple):
+    """A branch, and what it adds without its groups' channels, float64 [channels]."""
+
+    branch: Branch
+    constant: Tensor
 
 
 class _Side(NamedTuple):
@@ -161,7 +175,7 @@ def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> 
             yield _Side(total, inside, makers)
 
 
-def _proven(model: nn.Module, flow: Flow, side: _Side) -> Branch | None:
+def _proven(model: nn.Module, flow: Flow, side: _Side) -> _Proven | None:
     """Give a branch that was removed on trial; None if no way to do it holds."""
     blocks: dict[str, nn.Module] = {}
     for branch in _ways(flow, model, _idle(flow, side.makers), side.groups):
@@ -171,10 +185,36 @@ def _proven(model: nn.Module, flow: Flow, side: _Side) -> Branch | None:
         try:
             constant = added(block, branch)
             if constant is not None and holds(block, branch, constant):
-                return branch
+                return _Proven(branch, constant)
         except Exception:  # a block that does not run by itself, or without its modules
             continue
     return None
+
+
+def _dispensable(
+    model: nn.Module, inputs: tuple[Any, ...], found: Sequence[_Proven]
+) -> Sequence[_Proven]:
+    """Give those without which the network as a whole runs."""
+    inputs = tree_map(_single, inputs)
+    if not found or _runs_without(model, inputs, found):
+        return found
+    return [proven for proven in found if _runs_without(model, inputs, [proven])]
+
+
+def _runs_without(model: nn.Module, inputs: tuple[Any, ...], removed: Sequence[_Proven]) -> bool:
+    small = copy.deepcopy(model)
+    try:
+        for branch, constant in removed:
+            take_out(small, branch, constant, torch.zeros_like(constant))
+        with torch.no_grad():
+            small.float()(*inputs)
+    except Exception:  # whatever a stranger's code raises where it misses a module
+        return False
+    return True
+
+
+def _single(leaf: Any) -> Any:
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _idle(flow: Flow, makers: set[Node]) -> list[str]:

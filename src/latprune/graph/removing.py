@@ -71,7 +71,7 @@ def remove_branches(
     for branch, (shift, drift) in zip(removed, constants, strict=True):
         lies = [(by_name[group].channels, others.get(group), m) for group, m in branch.lies]
         entries = torch.from_numpy(_staying(len(shift), lies))
-        _replace(model, branch, shift[entries], drift[entries])
+        take_out(model, branch, shift[entries], drift[entries])
 
 
 def constant_of(
@@ -146,7 +146,8 @@ def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
     return True
 
 
-def _replace(model: nn.Module, branch: Branch, shift: Tensor, drift: Tensor) -> None:
+def take_out(model: nn.Module, branch: Branch, shift: Tensor, drift: Tensor) -> None:
+    """Put a branch's constant in its place."""
     block = model.get_submodule(branch.block)
     mode = block.training
     stand_in = _without(block, branch, shift, drift)

@@ -115,7 +115,9 @@ def _graph(
         ),
         unpriced=(*found.mode.seen.unpriced, *passed_over),
         in_branches=groups_in_branches(working, flow, sound) if flow else frozenset(),
-        branches=find_branches(working, flow, free, priced, places) if flow and branches else (),
+        branches=find_branches(working, inputs, flow, free, priced, places)
+        if flow and branches
+        else (),
         ties=ties,
     )
 

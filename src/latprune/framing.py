@@ -57,7 +57,7 @@ class Framing:
         """Give what a solver solves.
 
         Args:
-            values: Per group, what each number of channels is worth: [channels + 1], from 0.
+            values: Per group, what each number of channels is worth: [channels + 1].
             budget_ms: For the layers alone.
             further_ms: The same for targets 1, 2, ….
         """

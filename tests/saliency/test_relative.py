@@ -73,12 +73,21 @@ def test_the_unit_of_the_scores_does_not_matter(scores: np.ndarray, factor: floa
         np.testing.assert_allclose(scaled, factor * one, rtol=1e-9)
 
 
+def branch(*groups: str) -> Branch:
+    """Give a branch that can go."""
+    return Branch(
+        name="block", groups=groups, layers=(), modules=("block.conv",), block="block",
+        takes=(1, 10, 8, 8), trunk="", relu=True, axis=-3,
+    )  # fmt: skip
+
+
 def lost(*branches: Branch, **settings: float) -> dict[str, np.ndarray]:
-    """Give what the widths of two groups cost, one of them in a branch."""
-    scores = {"trunk": np.ones(10), "inner": np.ones(10)}
-    graph = PruningGraph((), (), in_branches=frozenset({"inner"}), branches=branches)
+    """Give what the widths of three groups cost, two of them in a branch."""
+    scores = {"trunk": np.ones(10), "inner": np.ones(10), "deeper": np.full(10, 3.0)}
+    inside = frozenset({"inner", "deeper"})
+    graph = PruningGraph((), (), in_branches=inside, branches=branches)
     found = relative(Saliency(scores, criterion="mine"), graph, prior=0.0, **settings)
-    return {group: found.values(group)[-1] - found.values(group) for group in scores}
+    return {group: found.worth(group)[-1] - found.worth(group) for group in scores}
 
 
 def test_a_branch_is_lost_only_once() -> None:
@@ -89,16 +98,22 @@ def test_a_branch_is_lost_only_once() -> None:
     assert costs["trunk"][0] > 100.0
 
 
-def test_a_branch_that_can_go_costs_less_gone_than_full_of_noise() -> None:
-    block = Branch(
-        name="block", groups=("inner",), layers=(), modules=("block.conv",), block="block",
-        takes=(1, 10, 8, 8), trunk="", relu=True, axis=-3,
-    )  # fmt: skip
+def test_a_branch_that_is_gone_costs_less_than_one_full_of_noise() -> None:
+    stays, goes = lost()["inner"], lost(branch("inner"), gone=0.4)["inner"]
 
-    stays, goes = lost()["inner"], lost(block, gone=0.4)["inner"]
+    np.testing.assert_allclose(goes[1:], stays[1:])
+    assert goes[0] == pytest.approx(4.0)
+    assert goes[0] < goes[1]
 
-    np.testing.assert_allclose(goes, np.minimum(stays, 4.0))
-    assert goes[0] < stays[0]
+
+def test_a_branch_of_two_groups_goes_but_once() -> None:
+    costs = lost(branch("inner", "deeper"), gone=0.4)
+
+    assert costs["inner"][0] + costs["deeper"][0] == pytest.approx(0.4 * (10 + 30) / 2)
+
+
+def test_a_branch_never_costs_more_than_its_groups_are_worth() -> None:
+    assert lost(branch("inner"), gone=100.0)["inner"][0] == pytest.approx(lost()["inner"][0])
 
 
 @given(st.floats(0.2, 10.0), st.floats(0.2, 10.0))

@@ -59,6 +59,22 @@ def test_what_is_lost_is_added_over_groups() -> None:
     assert saliency.lost({"stem": 1, "inner": 1}) == pytest.approx(1 + 2 + 0.5)
 
 
+def test_a_group_may_be_worth_more_gone_with_its_branch_than_narrow() -> None:
+    scores = {"stem": np.ones(2), "inner": np.array([5.0, 0.5])}
+    saliency = Saliency(scores, criterion="mine", gone={"inner": 5.2})
+
+    assert saliency.values("inner").tolist() == [0, 5, 5.5]
+    assert saliency.worth("inner").tolist() == [5.2, 5, 5.5]
+    assert saliency.worth("stem").tolist() == [0, 1, 2]
+    assert saliency.lost({"stem": 1, "inner": 0}) == pytest.approx(1 + 0.3)
+
+
+@pytest.mark.parametrize("gone", [{"other": 1.0}, {"stem": -1.0}, {"stem": np.nan}])
+def test_what_no_group_can_leave_is_refused(gone: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="is a scored group and ≥ 0"):
+        Saliency({"stem": np.ones(2)}, criterion="mine", gone=gone)
+
+
 @pytest.mark.parametrize(
     "curve", [[0.0, 1.0], [0.5, 1.0, 2.0], [0.0, 2.0, 1.0]], ids=["short", "not from 0", "falls"]
 )

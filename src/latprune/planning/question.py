@@ -83,7 +83,7 @@ class Question:
         framing = _framed(graph, demands, present, branches=within is None)
         ranked, values = (
             {name: of(name, among=present[name]) for name in everything}
-            for of in (saliency.ranked, saliency.values)
+            for of in (saliency.ranked, saliency.worth)
         )
         dense = _dense(framing, values, targets=len(demands))
         layers_ms = dense.costs_ms

@@ -32,11 +32,14 @@ class Saliency:
         curves: Where widths were judged as a whole, for every group a float64 array
             [channels + 1]: what the 0, 1, 2, … channels with the highest scores are worth
             together, from 0 and never falling.
+        gone: What is left of a group's worth where the branch that it lies in is gone as a whole,
+            ≥ 0, in the curves' unit; 0 where nothing is said.
     """
 
     scores: Mapping[str, np.ndarray]
     criterion: str
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gone: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", _float64(self.scores))
@@ -60,6 +63,9 @@ class Saliency:
             _check_curve(
                 curve, channels=len(self.scores[group]), what=f"{self.criterion} of {group}"
             )
+        for group, left in self.gone.items():
+            if group not in self.scores or not 0 <= left < math.inf:
+                raise ValueError(f"{group}, gone, leaves {left}: it is a scored group and ≥ 0")
 
     def ranked(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
         """Give a group's channels from the most to the least worth, equals by index.
@@ -80,9 +86,15 @@ class Saliency:
             return self.curves[group][: len(ranked) + 1]
         return np.concatenate([[0.0], np.cumsum(self.scores[group][ranked])])
 
+    def worth(self, group: str, *, among: Sequence[int] | None = None) -> np.ndarray:
+        """Give `values`, and at width 0 what is left where the group's branch is gone."""
+        values = self.values(group, among=among).copy()
+        values[0] = self.gone.get(group, 0.0)
+        return values
+
     def lost(self, widths: Mapping[str, int]) -> float:
         """Give what is predicted to be lost at some widths, a number per group, all told."""
-        values = {group: self.values(group) for group in self.scores}
+        values = {group: self.worth(group) for group in self.scores}
         return math.fsum(float(v[-1] - v[widths[group]]) for group, v in values.items())
 
     def check(self, graph: PruningGraph) -> None:

@@ -231,29 +231,63 @@ def test_prune_removes_branches_that_are_worth_nothing_and_keeps_the_budget(
     assert torch.equal(again(EXAMPLE), pruned.model(EXAMPLE))
 
 
+LOADER = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64)) for _ in range(3)]
+
+
 @pytest.mark.parametrize(
-    ("criterion", "asked", "may_go"),
+    ("criterion", "loader", "asked", "may_go"),
     [
-        ("relative_magnitude", None, True),
-        ("relative_fisher", None, True),
-        ("relative_magnitude", False, False),
-        ("magnitude", None, False),
-        ("magnitude", True, True),
-        (lp.magnitude, None, False),
+        ("relative_fisher", LOADER, None, True),
+        ("relative_fisher", LOADER, False, False),
+        ("relative_fisher", None, None, False),
+        ("relative_fisher", None, True, True),
+        ("fisher", LOADER, None, False),
+        ("fisher", LOADER, True, True),
+        (["relative_fisher", "fisher"], LOADER, None, False),
+        (lp.magnitude, LOADER, None, False),
     ],
 )
-def test_branches_may_go_by_default_where_the_criterion_says_what_that_costs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: Any, asked: Any, may_go: bool
-) -> None:
+def test_branches_may_go_by_default_where_their_price_can_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    criterion: Any, loader: Any, asked: Any, may_go: bool,
+) -> None:  # fmt: skip
     Synthetic(whole=1.2).install(monkeypatch)
     target = lp.Target.here("synthetic", batch=2)
 
     pruned = lp.prune(
-        blocks.Residuals().eval(), EXAMPLE, "90%", target=target, branches=asked,
+        blocks.Residuals().eval(), EXAMPLE, "90%", loader=loader, target=target, branches=asked,
         criterion=criterion, folder=tmp_path,
     )  # fmt: skip
 
     assert bool(pruned.graph.branches) is may_go
+
+
+@pytest.mark.parametrize("better", ["gone", "kept"])
+def test_held_out_pictures_decide_whether_branches_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, better: str
+) -> None:
+    Synthetic(whole=1.2).install(monkeypatch)
+
+    def guessed(model: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:
+        channels = {g.name: np.ones(g.channels) for g in graph.groups}
+        inside = {group: 100.0 for branch in graph.branches for group in branch.groups}
+        return lp.Saliency(channels, criterion="guess", gone=inside)
+
+    def loss(outputs: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        return outputs.sum() * 0 + judged.pop(0)
+
+    judged = [1.0] * 3 + [2.0] * 3 if better == "gone" else [2.0] * 3 + [1.0] * 3
+    pruned = lp.prune(
+        blocks.Residuals().eval(), EXAMPLE, "85%", loader=LOADER, loss=loss, branches=True,
+        target=lp.Target.here("synthetic", batch=2), criterion=guessed, folder=tmp_path,
+    )  # fmt: skip
+
+    assert bool(pruned.report.to_json()["removed"]) is (better == "gone")
+    assert list(pruned.reranked) == (
+        ["guess", "guess (branches at full price)"]
+        if better == "gone"
+        else ["guess (branches at full price)", "guess"]
+    )
 
 
 def _inner_channels_are_worth_nothing(_: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:

@@ -140,7 +140,8 @@ def prune(
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         branches: Whether residual branches may go as a whole; None: where all criteria are
-            `relative_…`, which say what that costs.
+            `relative_…`, which guess what that costs, and there is a loader: of the networks with
+            that price and with a far higher one, held-out batches decide.
         criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
             function of model and graph. Of several, the one whose network has the least loss on
             held-out batches (`rerank`).
@@ -194,7 +195,8 @@ def prune(
     )
     dense = copy.deepcopy(model).eval()
     told.stage("trace")
-    may_go = all(map(values_branches, criteria)) if branches is None else branches
+    valued = loader is not None and all(map(values_branches, criteria))
+    may_go = valued if branches is None else branches
     graph = trace(dense, example, keep=keep, branches=may_go)
     bench = Bench(dense, graph, example, budgets, folder, device)
     plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, told)
@@ -294,7 +296,9 @@ def _cut(
         told.stage("re-rank")
         planned = _planned(bench, demands, ways)
         plans = [plan for _, plan in planned]
-        if plans:  # else the closed loop finds out whether anything fits
+        if planned:  # else the closed loop finds out whether anything fits
+            best, _ = planned[0]
+        if len({tuple(plan.kept.items()) for plan in plans}) > 1:
             ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
             best, _ = planned[plans.index(ranking[0].plan)]
             names = names_of([candidate.plan for candidate in ranking])

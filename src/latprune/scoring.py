@@ -64,8 +64,15 @@ class Scoring:
             )
 
     def score(self, model: nn.Module, graph: PruningGraph, *, progress: Progress) -> list[Saliency]:
-        """Score all channels by every criterion."""
-        return [self._by(criterion, model, graph, progress) for criterion in self.criteria]
+        """Score all channels by every criterion.
+
+        What a branch that is gone costs is a guess, which held-out batches can judge: where a
+        criterion makes one it is asked for twice, the second time at full price.
+        """
+        found = [self._by(criterion, model, graph, progress) for criterion in self.criteria]
+        if self.loader is None:
+            return found
+        return [priced for one in found for priced in _at_both_prices(one)]
 
     def ranked(
         self, model: nn.Module, graph: PruningGraph, plans: Sequence[Plan], *, progress: Progress
@@ -100,6 +107,10 @@ class Scoring:
         if self.loader is not None:
             batches = first(self.loader, self.score_batches, seed=self.seed)
         return scored(criterion, model, graph, batches, self.loss, progress=progress)
+
+
+def _at_both_prices(saliency: Saliency) -> list[Saliency]:
+    return [saliency, saliency.at_full_price()] if saliency.gone else [saliency]
 
 
 def as_criteria(criterion: Criteria) -> tuple[str | Score, ...]:

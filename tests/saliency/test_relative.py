@@ -106,10 +106,10 @@ def test_a_branch_that_is_gone_costs_less_than_one_full_of_noise() -> None:
     assert goes[0] < goes[1]
 
 
-def test_a_branch_of_two_groups_goes_but_once() -> None:
+def test_a_branch_of_two_groups_is_charged_for_both() -> None:
     costs = lost(branch("inner", "deeper"), gone=0.4)
 
-    assert costs["inner"][0] + costs["deeper"][0] == pytest.approx(0.4 * (10 + 30) / 2)
+    assert (costs["inner"][0], costs["deeper"][0]) == pytest.approx((4.0, 12.0))
 
 
 def test_a_branch_never_costs_more_than_its_groups_are_worth() -> None:

@@ -58,11 +58,6 @@ class Asked:
             return [GRADUAL_DEFAULT]
         return self.choice.several(self.labelled.data)
 
-    @property
-    def _branches_may_go(self) -> bool:
-        """Whether residual branches may go as a whole; while a network trains none does."""
-        return self.cuts.steps is None and self.choice.lets_branches_go(self.criteria)
-
     @cached_property
     def solvers(self) -> list[Solver]:
         """What chooses the widths."""
@@ -131,7 +126,7 @@ class Asked:
             network.example(self.settings.batch),
             self.budget,
             loader=data.train if data else None,
-            branches=self._branches_may_go,
+            branches=self.choice.branches,
             criterion=self.criteria,
             solver=self.solvers,
             recipe=self.recipe,
@@ -169,7 +164,7 @@ class Asked:
             "criterion": ",".join(self.criteria),
             "solver": ",".join(self.choice.solver_names),
             "keep": self.choice.kept,
-            "branches": self._branches_may_go,
+            "branches": self.choice.branches,
             **vars(self.cuts),
             "every": self.cuts.every if self.cuts.steps else None,
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),

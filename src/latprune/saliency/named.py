@@ -83,7 +83,7 @@ def absolute(criterion: str) -> str:
 
 
 def values_branches(criterion: object) -> bool:
-    """Tell whether a criterion is one that says what it costs that a whole branch is gone.
+    """Tell whether a criterion is one that guesses what it costs that a whole branch is gone.
 
     Sums of scores do not: by them networks lost branches that they could not do without.
     """

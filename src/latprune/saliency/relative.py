@@ -41,10 +41,10 @@ def relative(
 
     Narrowing a group to a share q of its scores costs S·(1 - q)/q, where S says how much the loss
     minds noise there; in a residual branch (`graph.in_branches`) S·(1 - q)/(q + trunk). A branch
-    that is gone as a whole (`graph.branches`) costs `gone`·S once, in the mean of its groups. To
-    second order S is the sum of the group's scores, if these are `fisher`'s. A network that is sure
-    of the pictures that score it gives sums near nothing to groups that it cannot do without, so S
-    is the sum and, besides, what is typical of the network: the geometric mean of the sums.
+    that is gone as a whole (`graph.branches`) costs `gone`·S for every group in it. To second order
+    S is the sum of the group's scores, if these are `fisher`'s. A network that is sure of the
+    pictures that score it gives sums near nothing to groups that it cannot do without, so S is the
+    sum and, besides, what is typical of the network: the geometric mean of the sums.
 
     Args:
         saliency: Scores that add up to energies, such as those of `fisher` or `taylor_squared`;
@@ -53,7 +53,7 @@ def relative(
         prior: How many times what is typical is added to every group's sum; 0 for the sums alone.
         trunk: How strong the trunk beside a whole branch is, in what that branch is; 0 values
             groups in branches that stay like all others.
-        gone: What it costs that a branch is gone, in what S is.
+        gone: What it costs that a branch is gone, for each group in it, in what S is.
 
     Returns:
         The same scores, with a curve for every group.
@@ -69,16 +69,15 @@ def relative(
             raise ValueError(f"{name} is at least 0, not {number}")
     values = {group: saliency.values(group) for group in saliency.scores}
     typical = _typical(values)
-    shared = {group: len(branch.groups) for branch in graph.branches for group in branch.groups}
+    can_go = {group for branch in graph.branches for group in branch.groups}
     curves, without = {}, {}
     for group, of_widths in values.items():
         total = of_widths[-1]
         sensitivity = total + prior * typical
         beside = trunk if group in graph.in_branches else 0.0
         curves[group] = sensitivity * _kept(of_widths / total, beside) if total else of_widths
-        if total and group in shared:
-            charged = sensitivity * gone / shared[group]
-            without[group] = max(float(curves[group][-1]) - charged, 0.0)
+        if total and group in can_go:
+            without[group] = max(float(curves[group][-1]) - sensitivity * gone, 0.0)
     return Saliency(
         saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves, gone=without
     )

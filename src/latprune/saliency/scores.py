@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +91,10 @@ class Saliency:
         values = self.values(group, among=among).copy()
         values[0] = self.gone.get(group, 0.0)
         return values
+
+    def at_full_price(self) -> Saliency:
+        """Give the same values, with a branch that is gone as dear as its groups at their worst."""
+        return replace(self, criterion=f"{self.criterion} (branches at full price)", gone={})
 
     def lost(self, widths: Mapping[str, int]) -> float:
         """Give what is predicted to be lost at some widths, a number per group, all told."""

@@ -113,7 +113,7 @@ class _Asked:
             loader=data.train if data else None,
             loss=data.loss if data else cross_entropy,
             keep=self.choice.kept,
-            branches=self.choice.lets_branches_go([self.criterion]),
+            branches=self.choice.branches is True,
             progress=progress,
             device=device,
         )

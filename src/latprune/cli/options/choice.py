@@ -10,7 +10,6 @@ import typer
 from latprune.cli.options.usage import usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from latprune.knapsack import Solver
@@ -43,8 +42,8 @@ Branches = Annotated[
     bool | None,
     typer.Option(
         "--branches/--no-branches",
-        help="Whether residual branches may go as a whole; by default where all criteria are "
-        "relative_…, which say what that costs, and never with --steps.",
+        help="Whether residual branches may go as a whole. By default prune lets them where all "
+        "criteria are relative_… and held-out pictures (--data) can judge, but not with --steps.",
     ),
 ]
 SolverName = Annotated[
@@ -72,12 +71,6 @@ class Choosable:
     def kept(self) -> tuple[str, ...]:
         """Layers to leave as they are."""
         return tuple(self.keep or ())
-
-    def lets_branches_go(self, criteria: Sequence[CriterionName]) -> bool:
-        """Whether residual branches may go as a whole, by the option or by these criteria."""
-        from latprune.saliency.named import values_branches
-
-        return all(map(values_branches, criteria)) if self.branches is None else self.branches
 
     def one(self, data: Path | None) -> CriterionName:
         """Read one criterion; by default the better one that the data allow."""

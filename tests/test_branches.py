@@ -290,6 +290,24 @@ def test_held_out_pictures_decide_whether_branches_go(
     )
 
 
+def test_what_no_price_changes_is_not_tried_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic(whole=1.2).install(monkeypatch)
+
+    def guessed(_: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:
+        channels = {g.name: np.ones(g.channels) for g in graph.groups}
+        return lp.Saliency(channels, criterion="guess", gone=dict.fromkeys(channels, 0.0))
+
+    pruned = lp.prune(
+        blocks.Residuals().eval(), EXAMPLE, "85%", loader=LOADER, branches=True,
+        target=lp.Target.here("synthetic", batch=2), criterion=guessed, folder=tmp_path,
+    )  # fmt: skip
+
+    assert pruned.plan.criterion == "guess"
+    assert not pruned.reranked
+
+
 def _inner_channels_are_worth_nothing(_: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:
     inside = {group for branch in graph.branches for group in branch.groups}
     scores = {g.name: np.full(g.channels, float(g.name not in inside)) for g in graph.groups}

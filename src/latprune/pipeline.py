@@ -298,7 +298,7 @@ def _cut(
         plans = [plan for _, plan in planned]
         if planned:  # else the closed loop finds out whether anything fits
             best, _ = planned[0]
-        if len({tuple(plan.kept.items()) for plan in plans}) > 1:
+        if len(plans) > 1:
             ranking = scoring.ranked(bench.model, bench.graph, plans, progress=told)
             best, _ = planned[plans.index(ranking[0].plan)]
             names = names_of([candidate.plan for candidate in ranking])
@@ -315,11 +315,16 @@ def _cut(
 def _planned(
     bench: Bench, demands: Sequence[Demand], ways: Sequence[tuple[Saliency, Solver]]
 ) -> list[tuple[tuple[Saliency, Solver], Plan]]:
-    """Plan in every way that finds a network within the budgets."""
+    """Plan in every way that finds a network within the budgets.
+
+    What comes out the same at full price is not tried again.
+    """
     found: list[tuple[tuple[Saliency, Solver], Plan]] = []
     for way in ways:
         with suppress(BudgetTooSmall):
-            found.append((way, bench.planned(demands, *way)))
+            plan = bench.planned(demands, *way)
+            if not (way[0].is_at_full_price and any(plan.kept == p.kept for _, p in found)):
+                found.append((way, plan))
     return found
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
 
+AT_FULL_PRICE = " (branches at full price)"  # behind a criterion's name
+
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
@@ -94,7 +96,12 @@ class Saliency:
 
     def at_full_price(self) -> Saliency:
         """Give the same values, with a branch that is gone as dear as its groups at their worst."""
-        return replace(self, criterion=f"{self.criterion} (branches at full price)", gone={})
+        return replace(self, criterion=f"{self.criterion}{AT_FULL_PRICE}", gone={})
+
+    @property
+    def is_at_full_price(self) -> bool:
+        """Whether `at_full_price` gave it."""
+        return self.criterion.endswith(AT_FULL_PRICE)
 
     def lost(self, widths: Mapping[str, int]) -> float:
         """Give what is predicted to be lost at some widths, a number per group, all told."""

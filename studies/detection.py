@@ -35,6 +35,7 @@ from torchvision.transforms import v2
 
 import latprune as lp
 from latprune.saliency import scored
+from latprune.saliency.named import values_branches
 from latprune.tasks import detection, load_weights
 from latprune.tuning.replay import replayed
 from studies import detection_page
@@ -114,6 +115,12 @@ class Study:
         return torch.randn(1, 3, *self.detector.size, generator=random)
 
     @cached_property
+    def graph(self) -> lp.PruningGraph:
+        """The dense detector's; branches may go where they would in `latprune prune`."""
+        may_go = values_branches(self.config["criterion"])
+        return lp.trace(self.detector.network, self.example, branches=may_go)
+
+    @cached_property
     def data(self) -> detection.VocData:
         config = self.config
         path = data_folder() / config["data"]  # an absolute path stays what it is
@@ -183,7 +190,7 @@ def cut(study: Study) -> None:
     if accelerate.PartialState().is_main_process:
         network, example = study.detector.network, study.example
         target = lp.Target.here(**study.config["target"])
-        graph = lp.trace(network, example)
+        graph = study.graph
         table = lp.measure(network, graph, example, target)
         place = "cuda" if torch.cuda.is_available() else "cpu"
         first = islice(replayed(study.train, seed=0).epoch(0), study.config["score_batches"])
@@ -217,7 +224,7 @@ def _cut_to(
 def tune(study: Study) -> None:
     """Teach the small detectors what the dense one sees, and the dense one itself as long."""
     network = study.detector.network
-    graph = lp.trace(network, study.example)
+    graph = study.graph
     for budget in study.config["budgets"]:
         source = study.run_folder(budget) / "cut.safetensors"
         done = source.with_name("tuned.safetensors")
@@ -255,7 +262,7 @@ def check(study: Study) -> None:
     if not accelerate.PartialState().is_main_process:
         return
     network = study.detector.network
-    graph = lp.trace(network, study.example)
+    graph = study.graph
     cases = {}
     for budget in study.config["budgets"]:
         source = study.run_folder(budget) / "tuned.safetensors"

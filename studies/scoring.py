@@ -40,8 +40,7 @@ def score(
     if of_channels != criterion:  # valued another way, scored the same
         beside = path.with_name(path.name.replace(criterion, of_channels))
         found = score(of_channels, subject, graph, settings, beside)
-        saliency = lp.relative(found.saliency, graph)
-        _write(Scored(saliency, found.seconds), path)
+        return Scored(lp.relative(found.saliency, graph), found.seconds)
     if not path.is_file():
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)

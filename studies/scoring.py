@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from studies.subjects import Subject
+
+UNBOUNDED = "unbounded_"  # before a criterion: relative, and in branches as everywhere
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ def score(
     path: Path,
 ) -> Scored:
     """Score a network by a criterion, or read what was scored before."""
-    of_channels = absolute(criterion)
+    of_channels = absolute(criterion).removeprefix(UNBOUNDED)
     if of_channels != criterion:  # valued another way, scored the same
         beside = path.with_name(path.name.replace(criterion, of_channels))
         found = score(of_channels, subject, graph, settings, beside)
-        return Scored(lp.relative(found.saliency, graph), found.seconds)
+        trunk = {"trunk": 0.0} if criterion.startswith(UNBOUNDED) else {}
+        valued = lp.relative(found.saliency, graph, **trunk)
+        return Scored(replace(valued, criterion=criterion), found.seconds)
     if not path.is_file():
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)

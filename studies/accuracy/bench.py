@@ -12,7 +12,6 @@ import latprune as lp
 from studies.accuracy.lessons import Lessons, lessons
 from studies.accuracy.networks import judge
 from studies.accuracy.other_pruner import Candidate, candidates
-from studies.beside import beside
 from studies.scoring import score
 from studies.subjects import Subject, subject
 
@@ -90,9 +89,6 @@ class Bench:
     def saliency(self, settings: Mapping[str, Any]) -> lp.Saliency:
         """Give a method's scores, computed once for all that ask for the same."""
         criterion = settings["criterion"]
-        if criterion.startswith("beside_"):
-            scores = self.saliency({**settings, "criterion": criterion.removeprefix("beside_")})
-            return beside(scores, self.graph_with_branches.branches)
         name = f"{criterion}-branches.npz" if settings.get("branches") else f"{criterion}.npz"
         path = self.runs / f"seed{self.seed}" / name
         return score(criterion, self.subject, self.graph_for(settings), self.config, path).saliency

@@ -148,10 +148,10 @@ Latencies are sums of measured layers, as `lp.fitting.refine` plans them, not ti
 networks: they are to be equal between criteria, not to be exact. ρ is Spearman's rank correlation
 between the loss that a criterion predicts for the widths of *every* plan tried at a budget (those
 of the other criteria, of one factor for all, and random ones) and the test loss that was measured;
-in brackets the number of plans. `unbounded_…` takes the scores of `…` for what they leave of a group, as if
-there were no trunk beside a residual branch (`lp.relative(scores, graph, trunk=0)`), which takes no time of
-its own: so `relative_…` valued widths until it knew of branches. By what it is now no plan of this study was
-made yet. `probe_outputs` is `probe(…, by="outputs")`.
+in brackets the number of plans. `unbounded_…` takes the scores of `…` for what they leave of a
+group, as if there were no trunk beside a residual branch (`lp.relative(scores, graph, trunk=0)`),
+which takes no time of its own: so `relative_…` valued widths until it knew of branches. By what it
+is now no plan of this study was made yet. `probe_outputs` is `probe(…, by="outputs")`.
 "Re-ranked" is the plan whose network has the least loss on held-out training images, among all rows
 above.
 """

@@ -12,6 +12,7 @@ from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
+from latprune.saliency.named import values_branches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +72,13 @@ class Asked:
             return None
         return self.training.recipe(self.network.task)
 
+    @property
+    def networks(self) -> int:
+        """How many may be tried before one is kept: in every way, at both prices of branches."""
+        ways = len(self.criteria) * len(self.solvers)
+        may_go = self.cuts.steps is None and self.choice.branches is not False
+        return 2 * ways if may_go and all(map(values_branches, self.criteria)) else ways
+
     def check(self, place: Carried) -> None:
         """See that all options can be read, and go together.
 
@@ -80,9 +88,7 @@ class Asked:
         # Each refuses what it cannot read.
         _ = self.source, self.criteria, self.solvers, self.recipe
         self.training.check_augmentation(self.network.task)
-        self.training.check_trial(
-            trains=self.recipe is not None, networks=len(self.criteria) * len(self.solvers)
-        )
+        self.training.check_trial(trains=self.recipe is not None, networks=self.networks)
         self.cuts.check(
             trains=self.recipe is not None,
             criterion=self.choice.criterion,

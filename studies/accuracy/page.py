@@ -72,24 +72,40 @@ def _facts(document: Document) -> dict[str, Any]:
 
 
 def _devices(document: Document) -> str:
-    """Name the device that rows were timed on; of several each, and the seeds or budgets."""
-    budgets: dict[str, dict[str, None]] = {}
-    seeds: dict[str, set[int]] = {}
+    """Name the device that rows were timed on; of several each, and what was timed there."""
+    rows: dict[str, list[Row]] = {}
     for row in document["rows"].values():
         if "ratio" in row and row["budget"] in document["config"]["budgets"]:
-            device = row.get("device", document["target"]["device"])
-            budgets.setdefault(device, {})[row["budget"]] = None
-            seeds.setdefault(device, set()).add(row["seed"])
-    if len(budgets) < 2:
-        return next(iter(budgets), document["target"]["device"])
-    if sum(map(len, seeds.values())) == len(set.union(*seeds.values())):
-        parts = {
-            device: f"{'seeds' if len(own) > 1 else 'seed'} {' and '.join(map(str, sorted(own)))}"
-            for device, own in seeds.items()
-        }
+            rows.setdefault(row.get("device", document["target"]["device"]), []).append(row)
+    if len(rows) < 2:
+        return next(iter(rows), document["target"]["device"])
+    seeds, budgets, methods = (
+        {device: {row[what]: None for row in own} for device, own in rows.items()}
+        for what in ("seed", "budget", "method")
+    )
+    if _are_apart(seeds):
+        parts = {device: _of_seeds(own) for device, own in seeds.items()}
+    elif _are_apart(budgets):
+        parts = {device: " and ".join(_sorted(own)) for device, own in budgets.items()}
     else:
-        parts = {device: " and ".join(_sorted(done)) for device, done in budgets.items()}
+        main, *others = sorted(rows, key=lambda device: -len(rows[device]))
+        parts = {
+            device: _of_seeds(seeds[device])
+            if all(seeds[device].keys().isdisjoint(seeds[o]) for o in rows if o != device)
+            else " and ".join(f'"{method}"' for method in methods[device])
+            for device in others
+        }
+        parts[main] = "all else"
     return "; ".join(f"{part} on {device}" for device, part in parts.items())
+
+
+def _are_apart(of_devices: dict[str, dict[Any, None]]) -> bool:
+    return sum(map(len, of_devices.values())) == len(set().union(*of_devices.values()))
+
+
+def _of_seeds(seeds: Iterable[int]) -> str:
+    numbers = sorted(seeds)
+    return f"{'seeds' if len(numbers) > 1 else 'seed'} {' and '.join(map(str, numbers))}"
 
 
 def _dense(document: Document) -> str:

@@ -311,6 +311,20 @@ def test_the_page_says_which_seeds_were_timed_on_which_device(page_of: PageOf) -
     assert "seed 0 on a first machine; seeds 1 and 2 on a second machine" in page
 
 
+def test_the_page_says_which_methods_were_timed_on_which_device(page_of: PageOf) -> None:
+    rows = {
+        "a": _row("joint", "50%", 0.80),
+        "b": _row("Torch-Pruning", "50%", 0.80, seed=1),
+        "c": {**_row("joint", "50%", 0.80, seed=2), "device": "a second machine"},
+        "d": {**_row("greedy", "50%", 0.80), "device": "a third machine"},
+    }
+
+    page = page_of(rows)
+
+    said = '"greedy" on a third machine; all else on a first machine'
+    assert "seed 2 on a second machine; " + said in page
+
+
 def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> None:
     ours = "joint, relative Fisher"
     rows = {

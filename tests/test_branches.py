@@ -284,9 +284,9 @@ def test_held_out_pictures_decide_whether_branches_go(
 
     assert bool(pruned.report.to_json()["removed"]) is (better == "gone")
     assert list(pruned.reranked) == (
-        ["guess", "guess (branches at full price)"]
+        ["guess", "guess, branches at full price"]
         if better == "gone"
-        else ["guess (branches at full price)", "guess"]
+        else ["guess, branches at full price", "guess"]
     )
 
 

@@ -63,9 +63,9 @@ class Pruned:
         history: The epochs of tuning.
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
-        reranked: Where several criteria or solvers were tried, the held-out loss that each came
-            to, after its trial if there was one: by the criterion, and the solver where there are
-            several; the least first.
+        reranked: Where several criteria, solvers or prices of branches were tried, the held-out
+            loss that each came to, after its trial if there was one: by the criterion (and price),
+            and the solver where there are several; the least first.
     """
 
     model: nn.Module

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
 
-AT_FULL_PRICE = " (branches at full price)"  # behind a criterion's name
+AT_FULL_PRICE = ", branches at full price"  # behind a criterion's name
 
 
 @dataclass(frozen=True, eq=False)

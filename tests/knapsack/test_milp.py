@@ -145,3 +145,12 @@ def test_without_highs_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(MissingExtra, match=r"pip install 'latprune\[milp\]'"):
         milp(Problem([np.array([1.0])], [], 1.0))
+
+
+def test_as_many_choices_as_all_are_not_ruled_out_one_by_one() -> None:
+    values = [np.arange(6.0) for _ in range(8)]  # 6^8 choices, all of them above by rounding alone
+
+    with pytest.raises(BudgetTooSmall) as error:
+        milp(Problem(values, [], math.nextafter(0.0, -1.0)), limit_s=20.0)
+
+    assert error.value.floor_ms == 0

@@ -59,7 +59,10 @@ def milp(problem: Problem, *, limit_s: float = 60.0) -> Choice:
         if problem.fits(problem.costs_of(solved.picks)):
             bound = -math.inf if solved.optimal else -solved.bound
             return Choice.of(problem, solved.picks, bound=bound)
-        # So little above a budget that HiGHS lets it pass.
+        # So little above a budget that HiGHS lets it pass. If the cheapest is, too, so may be more
+        # choices than can be ruled out one by one.
+        if len(limits) <= len(problem.budgets_ms):
+            _cheapest(problem, program, until=until)
         limits.append(program.other_than(solved.picks))
 
 
@@ -69,6 +72,22 @@ def _too_small(problem: Problem, program: _Program, *, until: float) -> BudgetTo
     Raises:
         ValueError: If nothing is allowed.
         TimeoutError: If that could not be found out.
+    """
+    try:
+        cheapest = _cheapest(problem, program, until=until)
+    except BudgetTooSmall as error:
+        return error
+    over_ms = np.subtract(cheapest, problem.budgets_ms).max(axis=1)
+    return BudgetsTooSmall(problem.budgets_ms, cheapest[int(over_ms.argmin())])
+
+
+def _cheapest(problem: Problem, program: _Program, *, until: float) -> list[tuple[float, ...]]:
+    """Give what the cheapest choice for each target costs on all of them.
+
+    Raises:
+        BudgetTooSmall: If it is above that target's budget.
+        ValueError: If nothing is allowed.
+        TimeoutError: If it could not be found in time.
     """
     cheapest = []
     for target, budget_ms in enumerate(problem.budgets_ms):
@@ -82,10 +101,9 @@ def _too_small(problem: Problem, program: _Program, *, until: float) -> BudgetTo
             )
         costs_ms = problem.costs_of(solved.picks)
         if costs_ms[target] > budget_ms:
-            return BudgetTooSmall(budget_ms, costs_ms[target])
+            raise BudgetTooSmall(budget_ms, costs_ms[target])
         cheapest.append(costs_ms)
-    over_ms = np.subtract(cheapest, problem.budgets_ms).max(axis=1)
-    return BudgetsTooSmall(problem.budgets_ms, cheapest[int(over_ms.argmin())])
+    return cheapest
 
 
 class _Solved(NamedTuple):

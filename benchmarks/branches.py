@@ -20,6 +20,7 @@ from studies.subjects import Subject, subject
 import latprune as lp
 from latprune.errors import BudgetTooSmall
 from latprune.saliency import scored
+from latprune.tuning import distillation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,14 @@ def compare(case: str, criteria: Sequence[str], budgets: Sequence[str]) -> None:
     graphs = {"branches": graph, "channels": lp.trace(found.model, found.example)}
     for criterion in criteria:
         for what, allowed in graphs.items():
-            saliency = scored(criterion, found.model, allowed, found.scoring, lp.cross_entropy)
+            saliency = scored(
+                criterion,
+                found.model,
+                allowed,
+                found.scoring,
+                lp.cross_entropy,
+                distil=distillation,
+            )
             for budget in budgets:
                 facts = planned_and_judged(found, allowed, table, saliency, budget)
                 keep(case, f"{budget} {criterion} {what}", facts)

@@ -37,12 +37,12 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a model to a device, channels last, and back afterwards."""
     home = device_of(model)
     model.to(device)
-    _arrange(model, torch.channels_last)
+    arrange(model, torch.channels_last)
     try:
         yield
     finally:
         model.to(home)
-        _arrange(model, torch.contiguous_format)
+        arrange(model, torch.contiguous_format)
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -68,7 +68,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
+def arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
     """Lay the 4-D parameters out; `Module.to` would refuse a model with 5-D ones."""
     for parameter in model.parameters():
         if parameter.dim() == 4:

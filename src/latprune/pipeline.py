@@ -24,6 +24,7 @@ from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
+from latprune.tuning.losses import distil_beside
 from latprune.tuning.replay import replayed
 from latprune.tuning.telling import tuning_steps
 
@@ -63,9 +64,9 @@ class Pruned:
         history: The epochs of tuning.
         before_tuning: What `evaluate` said of the small network after the cut, its batch norms
             re-estimated.
-        reranked: Where several criteria, solvers or prices of branches were tried, the held-out
-            loss that each came to, after its trial if there was one: by the criterion (and price),
-            and the solver where there are several; the least first.
+        reranked: Where several criteria or solvers were tried, the held-out loss that each came to,
+            after its trial if there was one: by the criterion, and the solver where there are
+            several; the least first.
     """
 
     model: nn.Module
@@ -132,16 +133,16 @@ def prune(
             Without one, channels are scored by `magnitude`, or `relative_magnitude` where the
             criterion is relative, and nothing is tuned.
         loss: Of (outputs, labels), to score and tune with.
-        distil: Of (outputs, the dense network's outputs, temperature=), to tune with; None for
-            `distillation` beside the default loss, and for no teaching beside another.
+        distil: Of (outputs, the dense network's outputs, temperature=), to tune and to price
+            branches with; None for `distillation` beside the default loss, and for neither beside
+            another.
         target: Where the network will run; by default ONNX Runtime on the device, on one
             thread, at the example's batch.
         also: Further targets of the device, each with a budget of its own: more threads,
             another runtime. The network is within all of them.
         keep: Modules whose output channels must stay, by name or pattern.
         branches: Whether residual branches may go as a whole; None: where all criteria are
-            `relative_…`, which guess what that costs, and there is a loader: of the networks with
-            that price and with a far higher one, held-out batches decide.
+            `relative_…` and there is a loader, for there it is measured what that costs.
         criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
             function of model and graph. Of several, the one whose network has the least loss on
             held-out batches (`rerank`).
@@ -191,6 +192,7 @@ def prune(
         score_batches=score_batches,
         held_out_batches=held_out_batches,
         seed=seed,
+        distil=distil_beside(loss, distil),
         trial=_trial(trial_steps, recipe, loss, distil),
     )
     dense = copy.deepcopy(model).eval()
@@ -315,16 +317,11 @@ def _cut(
 def _planned(
     bench: Bench, demands: Sequence[Demand], ways: Sequence[tuple[Saliency, Solver]]
 ) -> list[tuple[tuple[Saliency, Solver], Plan]]:
-    """Plan in every way that finds a network within the budgets.
-
-    What comes out the same at full price is not tried again.
-    """
+    """Plan in every way that finds a network within the budgets."""
     found: list[tuple[tuple[Saliency, Solver], Plan]] = []
     for way in ways:
         with suppress(BudgetTooSmall):
-            plan = bench.planned(demands, *way)
-            if not (way[0].is_at_full_price and any(plan.kept == p.kept for _, p in found)):
-                found.append((way, plan))
+            found.append((way, bench.planned(demands, *way)))
     return found
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latprune.reranking import Candidate
     from latprune.saliency import CriterionName, Saliency
     from latprune.trial import Trial
-    from latprune.tuning.losses import Loss
+    from latprune.tuning.losses import Distil, Loss
     from latprune.tuning.replay import Batches
 
     Score = Callable[[nn.Module, PruningGraph], Saliency]
@@ -41,6 +41,8 @@ class Scoring:
         held_out_batches: How many of its last ones decide between several criteria; before a
             trial at most half of them.
         seed: Of the loader's order.
+        distil: Of (outputs, the dense network's outputs, temperature=), by which branches are
+            priced; None: by the loss.
         trial: How the networks are tuned before they decide; None: not at all.
     """
 
@@ -51,6 +53,7 @@ class Scoring:
     score_batches: int
     held_out_batches: int
     seed: int
+    distil: Distil | None = None
     trial: Trial | None = None
 
     def __post_init__(self) -> None:
@@ -64,15 +67,8 @@ class Scoring:
             )
 
     def score(self, model: nn.Module, graph: PruningGraph, *, progress: Progress) -> list[Saliency]:
-        """Score all channels by every criterion.
-
-        What a branch that is gone costs is a guess, which held-out batches can judge: where a
-        criterion makes one it is asked for twice, the second time at full price.
-        """
-        found = [self._by(criterion, model, graph, progress) for criterion in self.criteria]
-        if self.loader is None:
-            return found
-        return [priced for one in found for priced in _at_both_prices(one)]
+        """Score all channels by every criterion."""
+        return [self._by(criterion, model, graph, progress) for criterion in self.criteria]
 
     def ranked(
         self, model: nn.Module, graph: PruningGraph, plans: Sequence[Plan], *, progress: Progress
@@ -106,11 +102,9 @@ class Scoring:
         batches = None
         if self.loader is not None:
             batches = first(self.loader, self.score_batches, seed=self.seed)
-        return scored(criterion, model, graph, batches, self.loss, progress=progress)
-
-
-def _at_both_prices(saliency: Saliency) -> list[Saliency]:
-    return [saliency, saliency.at_full_price()] if saliency.gone else [saliency]
+        return scored(
+            criterion, model, graph, batches, self.loss, distil=self.distil, progress=progress
+        )
 
 
 def as_criteria(criterion: Criteria) -> tuple[str | Score, ...]:

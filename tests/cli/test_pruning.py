@@ -62,19 +62,11 @@ def test_prune_tunes_several_networks_on_trial(disk: Disk, tmp_path: Path) -> No
     assert "trial_steps was 1, is 2" in another.stderr.replace("\n", " ")
 
 
-def test_a_trial_may_decide_whether_branches_go(disk: Disk, tmp_path: Path) -> None:
-    asked = (*disk.trained, *disk.data, *FORMULA, "--budget", "70%", "--trial-steps", "1")
-    tuning = ("--epochs", "1", "--train-precision", "no")
-    found = latprune("prune", *asked, *tuning, "--out", str(tmp_path / "run"))
-
-    assert found.exit_code == 0, found.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--criterion", "taylor"], "there is one network"),
-        (["--no-branches"], "there is one network"),
+        ([], "there is one network"),
         (["--steps", "2", "--criterion", "relative_taylor"], "there is one network"),
         (["--criterion", "taylor,fisher", "--epochs", "0"], "give --data, and --epochs above 0"),
     ],

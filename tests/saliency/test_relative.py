@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from latprune.graph.groups import Branch, PruningGraph
+from latprune.graph.groups import PruningGraph
 from latprune.saliency import Saliency, relative
 
 WITHOUT_BRANCHES = PruningGraph((), ())
@@ -73,19 +73,11 @@ def test_the_unit_of_the_scores_does_not_matter(scores: np.ndarray, factor: floa
         np.testing.assert_allclose(scaled, factor * one, rtol=1e-9)
 
 
-def branch(*groups: str) -> Branch:
-    """Give a branch that can go."""
-    return Branch(
-        name="block", groups=groups, layers=(), modules=("block.conv",), block="block",
-        takes=(1, 10, 8, 8), trunk="", relu=True, axis=-3,
-    )  # fmt: skip
-
-
-def lost(*branches: Branch, **settings: float) -> dict[str, np.ndarray]:
+def lost(**settings: float) -> dict[str, np.ndarray]:
     """Give what the widths of three groups cost, two of them in a branch."""
     scores = {"trunk": np.ones(10), "inner": np.ones(10), "deeper": np.full(10, 3.0)}
     inside = frozenset({"inner", "deeper"})
-    graph = PruningGraph((), (), in_branches=inside, branches=branches)
+    graph = PruningGraph((), (), in_branches=inside)
     found = relative(Saliency(scores, criterion="mine"), graph, prior=0.0, **settings)
     return {group: found.worth(group)[-1] - found.worth(group) for group in scores}
 
@@ -96,24 +88,6 @@ def test_a_branch_is_lost_only_once() -> None:
     assert costs["inner"][[0, 5]] == pytest.approx([10, 10 * 0.5 / 1.5])
     assert costs["trunk"][5] == pytest.approx(10.0)
     assert costs["trunk"][0] > 100.0
-
-
-def test_a_branch_that_is_gone_costs_less_than_one_full_of_noise() -> None:
-    stays, goes = lost()["inner"], lost(branch("inner"), gone=0.4)["inner"]
-
-    np.testing.assert_allclose(goes[1:], stays[1:])
-    assert goes[0] == pytest.approx(4.0)
-    assert goes[0] < goes[1]
-
-
-def test_a_branch_of_two_groups_is_charged_for_both() -> None:
-    costs = lost(branch("inner", "deeper"), gone=0.4)
-
-    assert (costs["inner"][0], costs["deeper"][0]) == pytest.approx((4.0, 12.0))
-
-
-def test_a_branch_never_costs_more_than_its_groups_are_worth() -> None:
-    assert lost(branch("inner"), gone=100.0)["inner"][0] == pytest.approx(lost()["inner"][0])
 
 
 @given(st.floats(0.2, 10.0), st.floats(0.2, 10.0))
@@ -155,7 +129,7 @@ def test_curves_are_refused() -> None:
         relative(probed, WITHOUT_BRANCHES)
 
 
-@pytest.mark.parametrize("name", ["prior", "trunk", "gone"])
+@pytest.mark.parametrize("name", ["prior", "trunk"])
 def test_what_is_below_0_is_refused(name: str) -> None:
     saliency, settings = Saliency({"stem": np.ones(2)}, criterion="mine"), {name: -1.0}
 

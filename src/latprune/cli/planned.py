@@ -20,6 +20,7 @@ from latprune.report.text import widths_table
 from latprune.report.wording import count, percent
 from latprune.saliency import scored
 from latprune.tuning import cross_entropy
+from latprune.tuning.losses import distil_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -130,7 +131,9 @@ def look(
     table = _measured(model, graph, example, target, device, progress)
     progress.stage("score")
     batches = None if loader is None else islice(loader, SCORE_BATCHES)
-    saliency = scored(criterion, model, graph, batches, loss, progress=progress)
+    saliency = scored(
+        criterion, model, graph, batches, loss, distil=distil_beside(loss), progress=progress
+    )
     return Known(model, example, graph, table, saliency, device)
 
 

@@ -12,7 +12,6 @@ from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
-from latprune.saliency.named import values_branches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,10 +73,8 @@ class Asked:
 
     @property
     def networks(self) -> int:
-        """How many may be tried before one is kept: in every way, at both prices of branches."""
-        ways = len(self.criteria) * len(self.solvers)
-        may_go = self.cuts.steps is None and self.choice.branches is not False
-        return 2 * ways if may_go and all(map(values_branches, self.criteria)) else ways
+        """How many are tried before one is kept."""
+        return len(self.criteria) * len(self.solvers)
 
     def check(self, place: Carried) -> None:
         """See that all options can be read, and go together.

@@ -5,6 +5,7 @@ a whole a curve per group. Add one as a file of its own with a function that ret
 `latprune.testing.CriterionContract` holds the tests that it must pass.
 """
 
+from latprune.saliency.branches import price_branches
 from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.named import CriterionName, check_name, names, scored
@@ -21,6 +22,7 @@ __all__ = [
     "fisher",
     "magnitude",
     "names",
+    "price_branches",
     "probe",
     "relative",
     "scored",

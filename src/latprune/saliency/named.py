@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from latprune.saliency.branches import IMAGES, enough, price_branches
 from latprune.saliency.fisher import fisher
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.probe import probe
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
+    from latprune.tuning.losses import Distil
 
 CriterionName = Literal[
     "taylor",
@@ -83,9 +86,9 @@ def absolute(criterion: str) -> str:
 
 
 def values_branches(criterion: object) -> bool:
-    """Tell whether a criterion is one that guesses what it costs that a whole branch is gone.
+    """Tell whether a criterion is one by which it is measured what whole branches are worth.
 
-    Sums of scores do not: by them networks lost branches that they could not do without.
+    Sums of scores just add up: by them networks lost branches that they could not do without.
     """
     return isinstance(criterion, str) and absolute(criterion) != criterion
 
@@ -102,16 +105,19 @@ def scored(
     batches: Iterable[tuple[Tensor, Any]] | None,
     loss: Callable[[Any, Any], Tensor],
     *,
+    distil: Distil | None = None,
     progress: Progress | None = None,
 ) -> Saliency:
     """Score channels by the criterion of a name.
 
     Args:
-        criterion: One of `names()`; `relative_` before a name is `relative` of what it scores.
+        criterion: One of `names()`; `relative_` before a name is `relative` of what it scores,
+            with branches that can go priced (`price_branches`) where there are batches.
         model: See the criteria.
         graph: See the criteria.
         batches: Of (inputs, labels); without them channels are scored by `magnitude`.
         loss: Gives a scalar for (outputs, labels).
+        distil: See `price_branches`.
         progress: Is told of every batch, or width.
 
     Raises:
@@ -119,8 +125,18 @@ def scored(
     """
     check_name(criterion)
     name = absolute(criterion)
+    judging: list[tuple[Tensor, Any]] = []
+    if batches is not None and name != criterion and graph.branches:
+        rest = iter(batches)
+        judging = enough(rest, IMAGES)
+        batches = chain(judging, rest)
     if batches is None or not needs_data(name):
         found = magnitude(model, graph)
     else:
         found = ON_DATA[name](model, graph, batches, loss, progress=progress)
-    return found if name == criterion else relative(found, graph)
+    if name == criterion:
+        return found
+    valued = relative(found, graph)
+    if not judging:
+        return valued
+    return price_branches(valued, model, graph, judging, loss, distil=distil, progress=progress)

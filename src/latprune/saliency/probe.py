@@ -7,34 +7,23 @@ is the value that the knapsack trades for milliseconds.
 
 from __future__ import annotations
 
-import copy
-import math
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from latprune.errors import NotFinite
-from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
-from latprune.modes import device_of, moved
 from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
+from latprune.saliency.masking import MaskedTrial
 from latprune.saliency.scores import Saliency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor, nn
 
     from latprune.graph.groups import ChannelGroup, PruningGraph
     from latprune.progress import Progress
-
-    Batch = tuple[Tensor, Any]
-    Loss = Callable[[Any, Any], Tensor]
+    from latprune.saliency.masking import Batch
 
 SHARES = (0.25, 0.5, 0.75)
 """The widths that groups are masked to, beside 0, by default."""
@@ -88,7 +77,7 @@ def probe(
     samples = _first(batches, images)
     order = fisher(model, graph, samples, loss) if order is None else order
     order.check(graph)
-    trial = _Trial.of(model, samples, loss)
+    trial = MaskedTrial.of(model, samples, loss)
     trial = trial if by == "loss" else trial.against_itself()
     dense = trial.loss("the dense network") if graph.groups else 0.0
     total = sum(len(_widths(group, shares)) for group in graph.groups)
@@ -97,62 +86,13 @@ def probe(
     for group in graph.groups:
         ranked, added = order.ranked(group.name), {group.channels: 0.0}
         for width in _widths(group, shares):
-            with _masked(trial.model, group, ranked[:width]):
+            with trial.masked([group], {group.name: ranked[:width].tolist()}):
                 masked = trial.loss(f"{group.name} masked to {width} of {group.channels} channels")
             added[width] = masked - dense
             done += 1
             progress.step(done, total, "widths probed")
         curves[group.name] = _curve(added, order.values(group.name))
     return Saliency(order.scores, criterion="probe", curves=curves)
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """A copy of the network to mask, and what to judge it on."""
-
-    model: nn.Module
-    samples: Sequence[Batch]
-    judge: Loss
-
-    @classmethod
-    def of(cls, model: nn.Module, samples: Sequence[Batch], judge: Loss) -> _Trial:
-        trial = copy.deepcopy(model).eval()
-        for module in trial.modules():
-            if isinstance(module, _BatchNorm):
-                module.training = True
-        return cls(trial, samples, judge)
-
-    @torch.no_grad()
-    def against_itself(self) -> _Trial:
-        """Judge by the distance from what this network answers now."""
-        device = device_of(self.model)
-        answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
-        return _Trial(self.model, answered, F.mse_loss)
-
-    @torch.no_grad()
-    def loss(self, what: str) -> float:
-        """Give the mean over all samples."""
-        device = device_of(self.model)
-        total, count = 0.0, 0
-        for inputs, labels in self.samples:
-            value = self.judge(self.model(inputs.to(device)), moved(labels, device))
-            total, count = total + len(inputs) * float(value), count + len(inputs)
-        if not math.isfinite(total):
-            raise NotFinite(f"{what} has a loss of {total / count}: check inputs, weights and loss")
-        return total / count
-
-
-@contextmanager
-def _masked(model: nn.Module, group: ChannelGroup, kept: np.ndarray) -> Iterator[None]:
-    """Mask a group's other channels where they are written and read, for as long as it takes."""
-    touched = {m.parameter: tensor_of(model, m.parameter) for m in group.with_role(*TOUCHING)}
-    before = {name: tensor.detach().clone() for name, tensor in touched.items()}
-    zero_channels(model, [group], {group.name: kept.tolist()})
-    try:
-        yield
-    finally:
-        for name, tensor in touched.items():
-            tensor.data.copy_(before[name])
 
 
 def _first(batches: Iterable[Batch], images: int) -> list[Batch]:

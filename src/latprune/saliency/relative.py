@@ -8,8 +8,7 @@ cuts, and grows without bound.
 
 Inside a residual branch what is left is added to a trunk that was not narrowed with it, and what
 follows sees their sum: noise is to signal as 1 - q is to q + c, where the trunk is c times as
-strong as the branch was. A branch can be lost only once, and one that is gone as a whole adds no
-noise at all.
+strong as the branch was: a branch can be lost only once.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
 
 LEAST_LEFT = 0.05  # a share of what is seen, below which a curve goes on straight
-GONE = 0.2  # noise to signal as bad as no branch at all, in the mean of ResNet-56's
 
 
 def relative(
@@ -35,16 +33,15 @@ def relative(
     *,
     prior: float = 1.0,
     trunk: float = 1.0,
-    gone: float = GONE,
 ) -> Saliency:
     """Value the widths of every group by how much of its scores they leave.
 
     Narrowing a group to a share q of its scores costs S·(1 - q)/q, where S says how much the loss
-    minds noise there; in a residual branch (`graph.in_branches`) S·(1 - q)/(q + trunk). A branch
-    that is gone as a whole (`graph.branches`) costs `gone`·S for every group in it. To second order
-    S is the sum of the group's scores, if these are `fisher`'s. A network that is sure of the
+    minds noise there; in a residual branch (`graph.in_branches`) S·(1 - q)/(q + trunk). To second
+    order S is the sum of the group's scores, if these are `fisher`'s. A network that is sure of the
     pictures that score it gives sums near nothing to groups that it cannot do without, so S is the
-    sum and, besides, what is typical of the network: the geometric mean of the sums.
+    sum and, besides, what is typical of the network: the geometric mean of the sums. What it costs
+    that a branch is gone as a whole is for `price_branches` to say.
 
     Args:
         saliency: Scores that add up to energies, such as those of `fisher` or `taylor_squared`;
@@ -53,34 +50,28 @@ def relative(
         prior: How many times what is typical is added to every group's sum; 0 for the sums alone.
         trunk: How strong the trunk beside a whole branch is, in what that branch is; 0 values
             groups in branches that stay like all others.
-        gone: What it costs that a branch is gone, for each group in it, in what S is.
 
     Returns:
         The same scores, with a curve for every group.
 
     Raises:
-        ValueError: If widths already have curves, which are no sums, or `prior`, `trunk` or `gone`
-            is below 0.
+        ValueError: If widths already have curves, which are no sums, or `prior` or `trunk` is
+            below 0.
     """
     if saliency.curves:
         raise ValueError(f"{saliency.criterion} judges widths as a whole: its curves stay")
-    for name, number in (("prior", prior), ("trunk", trunk), ("gone", gone)):
+    for name, number in (("prior", prior), ("trunk", trunk)):
         if number < 0:
             raise ValueError(f"{name} is at least 0, not {number}")
     values = {group: saliency.values(group) for group in saliency.scores}
     typical = _typical(values)
-    can_go = {group for branch in graph.branches for group in branch.groups}
-    curves, without = {}, {}
+    curves = {}
     for group, of_widths in values.items():
         total = of_widths[-1]
         sensitivity = total + prior * typical
         beside = trunk if group in graph.in_branches else 0.0
         curves[group] = sensitivity * _kept(of_widths / total, beside) if total else of_widths
-        if total and group in can_go:
-            without[group] = max(float(curves[group][-1]) - sensitivity * gone, 0.0)
-    return Saliency(
-        saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves, gone=without
-    )
+    return Saliency(saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves)
 
 
 def _typical(values: Mapping[str, np.ndarray]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
-
-AT_FULL_PRICE = ", branches at full price"  # behind a criterion's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +91,6 @@ class Saliency:
         values = self.values(group, among=among).copy()
         values[0] = self.gone.get(group, 0.0)
         return values
-
-    def at_full_price(self) -> Saliency:
-        """Give the same values, with a branch that is gone as dear as its groups at their worst."""
-        return replace(self, criterion=f"{self.criterion}{AT_FULL_PRICE}", gone={})
-
-    @property
-    def is_at_full_price(self) -> bool:
-        """Whether `at_full_price` gave it."""
-        return self.criterion.endswith(AT_FULL_PRICE)
 
     def lost(self, widths: Mapping[str, int]) -> float:
         """Give what is predicted to be lost at some widths, a number per group, all told."""

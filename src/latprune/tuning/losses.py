@@ -43,6 +43,11 @@ def cross_entropy(outputs: Any, labels: Tensor, *, label_smoothing: float = 0.0)
     return main + AUXILIARY_WEIGHT * sum(auxiliary)
 
 
+def distil_beside(loss: Loss, distil: Distil | None = None) -> Distil | None:
+    """Give what compares outputs where none was chosen: `distillation` beside the default loss."""
+    return distillation if distil is None and loss is cross_entropy else distil
+
+
 def distillation(outputs: Any, taught: Any, *, temperature: float) -> Tensor:
     """Compare logits with a teacher's: T² KL(teacher ‖ network) at temperature T.
 

@@ -43,7 +43,7 @@ Branches = Annotated[
     typer.Option(
         "--branches/--no-branches",
         help="Whether residual branches may go as a whole. By default prune lets them where all "
-        "criteria are relative_… and held-out pictures (--data) can judge, but not with --steps.",
+        "criteria are relative_… and pictures (--data) show what that costs, but not with --steps.",
     ),
 ]
 SolverName = Annotated[

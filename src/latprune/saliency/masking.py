@@ -1,0 +1,87 @@
+"""Run a network with some channels masked: what it then loses, it would lose without them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latprune.errors import NotFinite
+from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
+from latprune.modes import arrange, device_of, moved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from latprune.graph.groups import ChannelGroup
+
+    Batch = tuple[Tensor, Any]
+    Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedTrial:
+    """A copy of a network to mask, and what to judge it on.
+
+    Its batch norms use the statistics of the batch, as they would once re-estimated after a cut.
+    """
+
+    model: nn.Module
+    samples: Sequence[Batch]
+    judge: Loss
+
+    @classmethod
+    def of(cls, model: nn.Module, samples: Sequence[Batch], judge: Loss) -> MaskedTrial:
+        """Copy a network; it stays as it is."""
+        trial = copy.deepcopy(model).eval()
+        arrange(trial, torch.channels_last)
+        for module in trial.modules():
+            if isinstance(module, _BatchNorm):
+                module.training = True
+        return cls(trial, samples, judge)
+
+    @torch.no_grad()
+    def against_itself(self, distance: Loss = F.mse_loss) -> MaskedTrial:
+        """Judge by the distance of outputs from what this network answers now."""
+        device = device_of(self.model)
+        answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
+        return MaskedTrial(self.model, answered, distance)
+
+    @torch.no_grad()
+    def loss(self, what: str) -> float:
+        """Give the mean over all samples.
+
+        Raises:
+            NotFinite: If it is nan or infinite; `what` says of which network.
+        """
+        device = device_of(self.model)
+        total, count = 0.0, 0
+        for inputs, labels in self.samples:
+            value = self.judge(self.model(inputs.to(device)), moved(labels, device))
+            total, count = total + len(inputs) * float(value), count + len(inputs)
+        if not math.isfinite(total):
+            raise NotFinite(f"{what} has a loss of {total / count}: check inputs, weights and loss")
+        return total / count
+
+    @contextmanager
+    def masked(
+        self, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]
+    ) -> Iterator[None]:
+        """Mask groups' other channels where they are written and read, for as long as it takes."""
+        names = {m.parameter for group in groups for m in group.with_role(*TOUCHING)}
+        touched = {name: tensor_of(self.model, name) for name in names}
+        before = {name: tensor.detach().clone() for name, tensor in touched.items()}
+        zero_channels(self.model, groups, kept)
+        try:
+            yield
+        finally:
+            for name, tensor in touched.items():
+                tensor.data.copy_(before[name])

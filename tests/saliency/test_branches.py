@@ -1,0 +1,225 @@
+"""What it costs that a branch is gone: what the loss rises by without it, in the values' unit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latprune.errors import NotFinite
+from latprune.graph.removing import remove_branches
+from latprune.graph.shortcuts import settle
+from latprune.graph.slicing import slice_model
+from latprune.graph.tracing import trace
+from latprune.saliency import Saliency, fisher, magnitude, price_branches, relative, scored
+from latprune.tuning import distillation
+from tests import blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latprune.graph.groups import Branch, PruningGraph
+
+EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def answering() -> tuple[nn.Module, PruningGraph, list[tuple[Tensor, Tensor]]]:
+    """Give a network with three branches, and batches whose labels are what it answers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = blocks.Residuals()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+        inputs = torch.randn(3, 32, 3, 12, 12)
+    model.train()
+    batches = [(batch, model(batch).detach().argmax(dim=1)) for batch in inputs]
+    return model.eval(), trace(model, EXAMPLE, branches=True), batches
+
+
+MODEL, GRAPH, BATCHES = answering()
+VALUES = relative(magnitude(MODEL, GRAPH), GRAPH)
+
+
+Judged = Callable[[nn.Module], float]
+
+
+@torch.no_grad()
+def answers(model: nn.Module) -> list[Tensor]:
+    """Give what a network answers, its norms using the statistics of the batch."""
+    model = copy.deepcopy(model).train()
+    return [model(inputs) for inputs, _ in BATCHES]
+
+
+def loss_of(small: nn.Module) -> float:
+    """Give a network's loss."""
+    labels = [labels for _, labels in BATCHES]
+    return float(np.mean([*map(F.cross_entropy, answers(small), labels)]))
+
+
+def distance_of(small: nn.Module) -> float:
+    """Give how far a network's answers are from the whole one's: 4 KL at temperature 2."""
+    pairs = [
+        [(logits / 2).log_softmax(dim=1) for logits in pair]
+        for pair in zip(answers(MODEL), answers(small), strict=True)
+    ]
+    return float(np.mean([4 * (p.exp() * (p - q)).sum(dim=1).mean() for p, q in pairs]))
+
+
+def costs(saliency: Saliency, graph: PruningGraph = GRAPH) -> list[float]:
+    """Give what every branch costs, by its groups."""
+    return [
+        sum(float(saliency.values(name)[-1] - saliency.worth(name)[0]) for name in branch.groups)
+        for branch in graph.branches
+    ]
+
+
+@pytest.mark.parametrize(
+    ("distil", "judged", "chance"), [(None, loss_of, 0.5), (distillation, distance_of, 0.0)]
+)
+def test_a_branch_costs_what_it_does_to_the_network_that_it_is_gone(
+    distil: Any, judged: Judged, chance: float
+) -> None:
+    whole = {group.name: list(range(group.channels)) for group in GRAPH.groups}
+
+    def worse(branch: Branch) -> float:
+        small = copy.deepcopy(MODEL)
+        kept = whole | {name: [] for name in branch.groups}
+        remove_branches(small, GRAPH.groups, GRAPH.branches, kept)
+        settle(small)
+        return judged(small) - judged(MODEL)
+
+    ratios = []
+    for group in GRAPH.groups:
+        if group.name in GRAPH.in_branches:
+            continue
+        ranked = VALUES.ranked(group.name)
+        sums = VALUES.scores[group.name][ranked].cumsum()
+        width = int((sums < sums[-1] / 2).sum()) + 1
+        small = copy.deepcopy(MODEL)
+        slice_model(small, GRAPH.groups, whole | {group.name: sorted(ranked[:width].tolist())})
+        values = VALUES.values(group.name)
+        ratios.append((judged(small) - judged(MODEL)) / (values[-1] - values[width]))
+    assert min(ratios) > 0
+
+    found = costs(price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy, distil=distil))
+
+    worth = np.maximum([worse(branch) for branch in GRAPH.branches], 0)
+    prices = (worth + chance * worth.mean()) / np.exp(np.mean(np.log(ratios)))
+    most = costs(VALUES)
+    assert (prices < most).any()  # else nothing below says anything
+    np.testing.assert_allclose(found, np.minimum(prices, most), rtol=2e-3)
+
+
+def test_a_branch_that_adds_nothing_is_the_cheapest() -> None:
+    model = copy.deepcopy(MODEL)
+    idle = GRAPH.branches[1]
+    for module in idle.modules:
+        for norm in model.get_submodule(module).modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.zeros_(norm.weight)
+
+    found = costs(price_branches(VALUES, model, GRAPH, BATCHES, F.cross_entropy))
+
+    assert found[1] == min(found) < max(found)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e3])
+def test_the_unit_of_values_does_not_matter(factor: float) -> None:
+    scaled = Saliency(
+        {group: factor * scores for group, scores in VALUES.scores.items()},
+        criterion="scaled",
+        curves={group: factor * curve for group, curve in VALUES.curves.items()},
+    )
+
+    found = price_branches(scaled, MODEL, GRAPH, BATCHES, F.cross_entropy)
+
+    expected = price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy)
+    np.testing.assert_allclose(costs(found), factor * np.array(costs(expected)), rtol=1e-9)
+
+
+def test_sums_are_priced_too() -> None:
+    scores = magnitude(MODEL, GRAPH)
+
+    found = price_branches(scores, MODEL, GRAPH, BATCHES, F.cross_entropy)
+
+    assert min(costs(found)) < max(costs(scores))
+    assert found.criterion == "magnitude"
+
+
+def test_the_network_stays_as_it_is() -> None:
+    model, before = copy.deepcopy(MODEL), copy.deepcopy(MODEL.state_dict())
+
+    price_branches(VALUES, model, GRAPH, BATCHES, F.cross_entropy)
+
+    assert not any(module.training for module in model.modules())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_a_network_that_no_cut_makes_worse_says_nothing() -> None:
+    found = price_branches(VALUES, MODEL, GRAPH, BATCHES, lambda outputs, _: outputs.sum() * 0)
+
+    assert found is VALUES
+
+
+def test_without_branches_nothing_is_run() -> None:
+    graph = replace(GRAPH, branches=())
+
+    assert price_branches(VALUES, MODEL, graph, (), F.cross_entropy) is VALUES
+
+
+def test_only_as_many_batches_are_taken_as_hold_the_images() -> None:
+    taken: list[int] = []
+
+    def told() -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(BATCHES):
+            taken.append(number)
+            yield batch
+
+    price_branches(VALUES, MODEL, GRAPH, told(), F.cross_entropy, images=40)
+
+    assert taken == [0, 1]
+
+
+def test_without_batches_there_is_no_price() -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        price_branches(VALUES, MODEL, GRAPH, [], F.cross_entropy)
+
+
+def test_a_loss_that_is_not_finite_says_of_which_network() -> None:
+    losses = iter([1.0, 1.0, 1.0, *[float("nan")] * 30])
+
+    def loss(outputs: Tensor, _: Tensor) -> Tensor:
+        return outputs.sum() * 0 + next(losses)
+
+    with pytest.raises(NotFinite, match=r"masked to \d+ channels has a loss of nan"):
+        price_branches(VALUES, MODEL, GRAPH, BATCHES, loss)
+
+
+def test_by_name_relative_values_are_priced_and_all_batches_score() -> None:
+    found = scored("relative_fisher", MODEL, GRAPH, iter(BATCHES), F.cross_entropy)
+
+    values = relative(fisher(MODEL, GRAPH, BATCHES, F.cross_entropy), GRAPH)
+    expected = price_branches(values, MODEL, GRAPH, BATCHES, F.cross_entropy)
+    np.testing.assert_allclose(costs(found), costs(expected), rtol=1e-6)
+    assert found.gone
+    assert not scored("fisher", MODEL, GRAPH, BATCHES, F.cross_entropy).gone
+    assert not scored("relative_magnitude", MODEL, GRAPH, None, F.cross_entropy).gone
+
+
+def test_where_all_groups_lie_in_branches_they_say_what_the_loss_is() -> None:
+    inside = frozenset(group.name for group in GRAPH.groups)
+    graph = replace(GRAPH, in_branches=inside)
+
+    found = price_branches(VALUES, MODEL, graph, BATCHES, F.cross_entropy)
+
+    assert found.gone

@@ -195,8 +195,22 @@ def test_without_batches_there_is_no_price() -> None:
         price_branches(VALUES, MODEL, GRAPH, [], F.cross_entropy)
 
 
+@pytest.mark.parametrize("distil", [None, distillation])
+def test_batches_that_are_not_finite_are_left_out(distil: Any) -> None:
+    damaged = (torch.full_like(BATCHES[0][0], torch.nan), BATCHES[0][1])
+
+    found = price_branches(
+        VALUES, MODEL, GRAPH, [damaged, *BATCHES], F.cross_entropy, distil=distil
+    )
+
+    expected = price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy, distil=distil)
+    assert found.gone == expected.gone
+    with pytest.raises(NotFinite, match="the whole network has a loss of nan"):
+        price_branches(VALUES, MODEL, GRAPH, [damaged], F.cross_entropy, distil=distil)
+
+
 def test_a_loss_that_is_not_finite_says_of_which_network() -> None:
-    losses = iter([1.0, 1.0, 1.0, *[float("nan")] * 30])
+    losses = iter([1.0] * 6 + [float("nan")] * 30)  # twice of the whole network
 
     def loss(outputs: Tensor, _: Tensor) -> Tensor:
         return outputs.sum() * 0 + next(losses)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan, Promise
     from latprune.progress import Progress
     from latprune.saliency import Saliency
-    from latprune.tuning.losses import Loss
+    from latprune.tuning.losses import Distil, Loss
 
 SCORE_BATCHES = 16
 
@@ -122,6 +122,7 @@ def look(
     branches: bool = False,
     progress: Progress,
     loss: Loss = cross_entropy,
+    distil: Distil | None = None,
     device: Device = HERE,
 ) -> Known:
     """Trace, measure and score."""
@@ -131,9 +132,8 @@ def look(
     table = _measured(model, graph, example, target, device, progress)
     progress.stage("score")
     batches = None if loader is None else islice(loader, SCORE_BATCHES)
-    saliency = scored(
-        criterion, model, graph, batches, loss, distil=distil_beside(loss), progress=progress
-    )
+    distil = distil_beside(loss, distil)
+    saliency = scored(criterion, model, graph, batches, loss, distil=distil, progress=progress)
     return Known(model, example, graph, table, saliency, device)
 
 

@@ -53,8 +53,8 @@ def price_branches(
 
     What masking does is how far the network's answers move, where `distil` can say so: for a
     classifier by T² KL at temperature T = 2, which few images suffice for. Else it is what the loss
-    rises by; where that is less for one branch than for others is much of it chance, and each costs
-    half of the mean besides.
+    rises by; much of what tells branches apart is chance then, so each costs half of the mean of
+    all besides.
 
     Args:
         saliency: Values the widths of all groups, `relative`ly or not.
@@ -75,7 +75,8 @@ def price_branches(
         no narrower group makes the network worse.
 
     Raises:
-        NotFinite: If the loss, or what `distil` gives, is nan or infinite.
+        NotFinite: If the loss, or what `distil` gives, is nan or infinite for the whole network in
+            every batch (others are left out), or for a masked one.
         ModelMismatch: If `graph` was traced from another model.
         ValueError: If there are no batches.
     """
@@ -86,6 +87,7 @@ def price_branches(
     trial = MaskedTrial.of(model, enough(batches, images), loss)
     if distil is not None:
         trial = trial.against_itself(partial(distil, temperature=TEMPERATURE))
+    trial = trial.on_finite()
     whole = trial.loss("the whole network")
     compared = _compared(graph)
     tried = len(compared) + len(graph.branches)

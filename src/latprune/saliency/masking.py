@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,21 +55,43 @@ class MaskedTrial:
         answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
         return MaskedTrial(self.model, answered, distance)
 
-    @torch.no_grad()
+    def on_finite(self) -> MaskedTrial:
+        """Leave out the batches on which this network's own loss is nan or infinite.
+
+        Raises:
+            NotFinite: If that leaves none.
+        """
+        losses = self._losses()
+        finite = [
+            batch for batch, loss in zip(self.samples, losses, strict=True) if math.isfinite(loss)
+        ]
+        if not finite:
+            raise NotFinite(
+                f"the whole network has a loss of {losses[0]}: check inputs, weights and loss"
+            )
+        return replace(self, samples=finite)
+
     def loss(self, what: str) -> float:
         """Give the mean over all samples.
 
         Raises:
             NotFinite: If it is nan or infinite; `what` says of which network.
         """
+        sizes = [len(inputs) for inputs, _ in self.samples]
+        total = sum(size * loss for size, loss in zip(sizes, self._losses(), strict=True))
+        mean = total / sum(sizes)
+        if not math.isfinite(mean):
+            raise NotFinite(f"{what} has a loss of {mean}: check inputs, weights and loss")
+        return mean
+
+    @torch.no_grad()
+    def _losses(self) -> list[float]:
+        """Give the mean over every batch."""
         device = device_of(self.model)
-        total, count = 0.0, 0
-        for inputs, labels in self.samples:
-            value = self.judge(self.model(inputs.to(device)), moved(labels, device))
-            total, count = total + len(inputs) * float(value), count + len(inputs)
-        if not math.isfinite(total):
-            raise NotFinite(f"{what} has a loss of {total / count}: check inputs, weights and loss")
-        return total / count
+        return [
+            float(self.judge(self.model(inputs.to(device)), moved(labels, device)))
+            for inputs, labels in self.samples
+        ]
 
     @contextmanager
     def masked(

@@ -112,6 +112,7 @@ class _Asked:
             criterion=self.criterion,
             loader=data.train if data else None,
             loss=data.loss if data else cross_entropy,
+            distil=data.distil if data else None,
             keep=self.choice.kept,
             branches=self.choice.branches is True,
             progress=progress,

@@ -195,7 +195,14 @@ def cut(study: Study) -> None:
         place = "cuda" if torch.cuda.is_available() else "cpu"
         first = islice(replayed(study.train, seed=0).epoch(0), study.config["score_batches"])
         criterion = study.config["criterion"]
-        saliency = scored(criterion, network.to(place), graph, first, study.detector.loss)
+        saliency = scored(
+            criterion,
+            network.to(place),
+            graph,
+            first,
+            study.detector.loss,
+            distil=detection.distillation,
+        )
         network.cpu()
         for budget in study.config["budgets"]:
             file = study.run_folder(budget) / "cut.safetensors"

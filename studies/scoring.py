@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import latprune as lp
 from latprune.saliency import probe, scored
 from latprune.saliency.named import absolute
-from latprune.tuning import cross_entropy
+from latprune.tuning import cross_entropy, distillation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,12 +45,32 @@ def score(
         found = score(of_channels, subject, graph, settings, beside)
         trunk = {"trunk": 0.0} if criterion.startswith(UNBOUNDED) else {}
         valued = lp.relative(found.saliency, graph, **trunk)
+        if graph.branches and not trunk:
+            valued = _priced(valued, subject, graph, path)
         return Scored(replace(valued, criterion=criterion), found.seconds)
     if not path.is_file():
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)
         _write(Scored(saliency, time.process_time() - begin), path)
     return read(criterion, path)
+
+
+def _priced(
+    valued: lp.Saliency, subject: Subject, graph: lp.PruningGraph, path: Path
+) -> lp.Saliency:
+    """Measure what branches are worth, or read what was measured before."""
+    prices = path.with_suffix(".gone.json")
+    if not prices.is_file():
+        priced = lp.price_branches(
+            valued,
+            subject.model,
+            graph,
+            subject.scoring,
+            cross_entropy,
+            distil=distillation,
+        )
+        prices.write_text(json.dumps(priced.gone))
+    return replace(valued, gone=json.loads(prices.read_text()))
 
 
 def _score(

@@ -6,7 +6,6 @@ A way is a function of the bench, the method's settings in `config.json` and a b
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,6 @@ BUILT: Mapping[str, tuple[Stages, Callable[[Stages], nn.Module]]] = {  # of any 
 }
 NOT_CALIBRATED = ("scratch", "another", "trial", "gradual")  # new, calibrated before, or dense
 HALVINGS = 6  # of a range of MACs
-JUDGING_BATCHES = 16  # as many as `prune` holds out
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,6 @@ def make(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
 def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The product: plan, time the network, correct, plan again."""
     graph, saliency = bench.graph_for(settings), bench.saliency(settings)
-    judged: dict[str, Any] = {}
-    if settings.get("branches") == "judged":
-        saliency, judged = _judged(bench, settings, budget)
     fitted = lp.fit(
         bench.dense,
         graph,
@@ -94,45 +89,17 @@ def by_latprune(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) ->
         solver=SOLVERS[settings["solver"]],
         folder=bench.runs,
     )
-    return Made(fitted.model, {"used": fitted.used, **judged, **_of(fitted.plan)})
-
-
-def _judged(
-    bench: Bench, settings: Mapping[str, Any], budget: lp.Budget
-) -> tuple[lp.Saliency, dict[str, Any]]:
-    """Price branches as `prune` does: of both prices the one that held-out pictures prefer."""
-    guessed = bench.saliency(settings)
-    priced = {one.criterion: one for one in (guessed, guessed.at_full_price())}
-    plans = []
-    for one in priced.values():
-        with suppress(BudgetTooSmall):
-            plans.append(_by_tables(bench, {**settings, "branches": True}, budget, one))
-    if not plans:
-        return guessed, {}
-    loader = lessons.batches(bench.lessons, batch_size=bench.config["batch_size"])
-    ranking = lp.rerank(
-        bench.dense,
-        bench.graph_for(settings),
-        plans,
-        calibration=bench.subject.calibration,
-        held_out=last(loader, JUDGING_BATCHES, seed=bench.seed),
-        loss=_labelled,
-        images=bench.config["calibration_images"],
-    )
-    losses = {candidate.plan.criterion: candidate.loss for candidate in ranking}
-    return priced[ranking[0].plan.criterion], {"held_out_loss": losses}
+    return Made(fitted.model, {"used": fitted.used, **_of(fitted.plan)})
 
 
 def by_open_loop(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """The same without timing a network: the sum of the layers is believed."""
-    plan = _by_tables(bench, settings, budget, bench.saliency(settings))
+    plan = _by_tables(bench, settings, budget)
     return Made(lp.cut(bench.dense, bench.graph_for(settings), plan), _of(plan))
 
 
-def _by_tables(
-    bench: Bench, settings: Mapping[str, Any], budget: lp.Budget, saliency: lp.Saliency
-) -> lp.Plan:
-    graph = bench.graph_for(settings)
+def _by_tables(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> lp.Plan:
+    graph, saliency = bench.graph_for(settings), bench.saliency(settings)
     plan, _ = refine(
         bench.dense,
         graph,

@@ -52,6 +52,10 @@ def example() -> Tensor:
     return torch.randn(2, 3, 14, 14)
 
 
+@pytest.mark.xfail(
+    "amx" in Target.here("openvino").device,
+    reason="with AMX a layer alone runs oneDNN's jit kernel, not its brgconv",
+)
 def test_a_network_in_int8_runs_the_kernels_of_its_layers(
     model: nn.Module, example: Tensor
 ) -> None:

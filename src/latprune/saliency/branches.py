@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import Branch, ChannelGroup, PruningGraph
     from latprune.progress import Progress
-    from latprune.saliency.masking import Batch
+    from latprune.saliency.masking import Batch, Distil
     from latprune.saliency.scores import Saliency
-    from latprune.tuning.losses import Distil
 
 IMAGES = 128
 TEMPERATURE = 2.0  # by itself few sure answers would decide

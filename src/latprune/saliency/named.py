@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
+    from latprune.saliency.masking import Distil
     from latprune.saliency.scores import Saliency
-    from latprune.tuning.losses import Distil
 
 CriterionName = Literal[
     "taylor",

@@ -151,7 +151,7 @@ def test_sums_are_priced_too() -> None:
 
     found = price_branches(scores, MODEL, GRAPH, BATCHES, F.cross_entropy)
 
-    assert min(costs(found)) < max(costs(scores))
+    assert (np.array(costs(found)) < costs(scores)).any()
     assert found.criterion == "magnitude"
 
 
@@ -210,7 +210,7 @@ def test_batches_that_are_not_finite_are_left_out(distil: Any) -> None:
 
 
 def test_a_loss_that_is_not_finite_says_of_which_network() -> None:
-    losses = iter([1.0] * 6 + [float("nan")] * 30)  # twice of the whole network
+    losses = iter([1.0] * 3 + [float("nan")] * 30)  # the whole network's first
 
     def loss(outputs: Tensor, _: Tensor) -> Tensor:
         return outputs.sum() * 0 + next(losses)

@@ -86,8 +86,7 @@ def price_branches(
     trial = MaskedTrial.of(model, enough(batches, images), loss)
     if distil is not None:
         trial = trial.against_itself(partial(distil, temperature=TEMPERATURE))
-    trial = trial.on_finite()
-    whole = trial.loss("the whole network")
+    trial, whole = trial.on_finite()
     compared = _compared(graph)
     tried = len(compared) + len(graph.branches)
     rises, costs = [], []

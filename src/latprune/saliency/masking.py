@@ -17,7 +17,7 @@ from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
 from latprune.modes import arrange, device_of, moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -57,8 +57,11 @@ class MaskedTrial:
         answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
         return MaskedTrial(self.model, answered, distance)
 
-    def on_finite(self) -> MaskedTrial:
+    def on_finite(self) -> tuple[MaskedTrial, float]:
         """Leave out the batches on which this network's own loss is nan or infinite.
+
+        Returns:
+            What is left, and the mean loss on it.
 
         Raises:
             NotFinite: If that leaves none.
@@ -71,7 +74,8 @@ class MaskedTrial:
             raise NotFinite(
                 f"the whole network has a loss of {losses[0]}: check inputs, weights and loss"
             )
-        return replace(self, samples=finite)
+        sizes = [len(inputs) for inputs, _ in finite]
+        return replace(self, samples=finite), _mean(filter(math.isfinite, losses), sizes)
 
     def loss(self, what: str) -> float:
         """Give the mean over all samples.
@@ -80,8 +84,7 @@ class MaskedTrial:
             NotFinite: If it is nan or infinite; `what` says of which network.
         """
         sizes = [len(inputs) for inputs, _ in self.samples]
-        total = sum(size * loss for size, loss in zip(sizes, self._losses(), strict=True))
-        mean = total / sum(sizes)
+        mean = _mean(self._losses(), sizes)
         if not math.isfinite(mean):
             raise NotFinite(f"{what} has a loss of {mean}: check inputs, weights and loss")
         return mean
@@ -109,3 +112,8 @@ class MaskedTrial:
         finally:
             for name, tensor in touched.items():
                 tensor.data.copy_(before[name])
+
+
+def _mean(losses: Iterable[float], sizes: Sequence[int]) -> float:
+    """Average over samples what is known per batch."""
+    return sum(size * loss for size, loss in zip(sizes, losses, strict=True)) / sum(sizes)

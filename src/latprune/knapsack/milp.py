@@ -52,6 +52,7 @@ def milp(problem: Problem, *, limit_s: float = 60.0) -> Choice:
     until = time.monotonic() + limit_s
     program = _Program(problem)
     limits = program.within(problem.budgets_ms)
+    budgets = len(limits)
     while True:
         solved = program.minimise(program.loss, limits, until=until)
         if solved is None:
@@ -61,7 +62,7 @@ def milp(problem: Problem, *, limit_s: float = 60.0) -> Choice:
             return Choice.of(problem, solved.picks, bound=bound)
         # So little above a budget that HiGHS lets it pass. If the cheapest is, too, so may be more
         # choices than can be ruled out one by one.
-        if len(limits) <= len(problem.budgets_ms):
+        if len(limits) == budgets:
             _cheapest(problem, program, until=until)
         limits.append(program.other_than(solved.picks))
 

@@ -276,7 +276,7 @@ class PruningGraph:
     @cached_property
     def key(self) -> str:
         """A short name for the dense network's layers: the same for the same architecture."""
-        text = json.dumps([[layer.name, layer.shape.to_json()] for layer in self.layers])
+        text = json.dumps([[layer.name, layer.shape.by_itself.to_json()] for layer in self.layers])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

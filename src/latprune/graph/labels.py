@@ -24,6 +24,7 @@ from latprune.graph.classes import IntArray, LabelClasses
 from latprune.graph.numbers import NumberMode
 from latprune.graph.recording import SeenLayers
 from latprune.graph.shadows import along_axis, shrunk, varying
+from latprune.graph.signs import Signs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -85,6 +86,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         classes: Which labels go together.
         used: Names of the parameters and buffers that took part.
         seen: The layers that ran.
+        signs: Which tensors hold nothing below zero.
         numbers: Where the model's own numbers (`num_heads`) became sizes of tensors.
         mixed: Calls (operator, count) whose results depend on how many channels there are, though
             the network still runs without some: norms over channels.
@@ -112,6 +114,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.classes = LabelClasses()
         self.used: set[str] = set()
         self.seen = SeenLayers(self)
+        self.signs = Signs()
         self.numbers = NumberMode(self)
         self.mixed: set[tuple[str, int]] = set()
         self.data_dependent = False
@@ -348,6 +351,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         if outputs and any(self.shadows(tensor) for tensor in inputs):
             call = Call(name, in_place, func, args, kwargs, inputs, outputs, count)
             self._rules.get(name, self._default)(self, call)
+        self.signs.follow(name, args, kwargs, inputs, outputs)
         if torch.Tag.dynamic_output_shape in func.tags or name in _CHOOSES_BY_VALUE:
             self.data_dependent = True
         return result

@@ -19,6 +19,7 @@ Kind = Literal[
 ]  # fmt: skip
 
 WITH_WEIGHTS: tuple[Kind, ...] = ("conv", "linear")
+_OF_NEIGHBOURS = ("rectified", "to_depthwise")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class LayerShape:
         activation: The activation that follows, by its operator's name (`relu`, `hardtanh` for
             ReLU6, `silu`, `hardswish`, …), or None.
         last: Whether an operator's channels are its tensors' last axis, as in a transformer.
+        rectified: Whether what a layer with weights reads is never below zero, as after a ReLU:
+            integers then need no zero point, and there are kernels for that.
+        to_depthwise: Whether a depthwise convolution reads what a layer with weights writes: a
+            quantiser then gives every channel a scale of its own.
     """
 
     kind: Kind
@@ -63,6 +68,8 @@ class LayerShape:
     adds: bool = False
     activation: str | None = None
     last: bool = False
+    rectified: bool = False
+    to_depthwise: bool = False
 
     def __post_init__(self) -> None:
         if self.in_channels < 1 or self.out_channels < 1 or self.groups < 1:
@@ -76,6 +83,11 @@ class LayerShape:
     def has_weights(self) -> bool:
         """Whether it is a convolution or linear layer, whose two widths are independent."""
         return self.kind in WITH_WEIGHTS
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel read has filters of its own."""
+        return 1 < self.groups == self.in_channels
 
     @property
     def macs(self) -> int:
@@ -97,14 +109,23 @@ class LayerShape:
         )
 
     @property
+    def by_itself(self) -> LayerShape:
+        """The same shape, without what is known of its neighbours."""
+        return replace(self, rectified=False, to_depthwise=False)
+
+    @property
     def setting(self) -> tuple[object, ...]:
         """All but the kernel and the widths: layers that differ in neither share a staircase."""
         follows = (self.bias, self.norm, self.adds, self.activation)
-        return (self.size, self.padding, *follows, self.last)
+        return (self.size, self.padding, *follows, self.last, self.rectified, self.to_depthwise)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
-        return asdict(self)
+        """Give the fields as JSON values; of those about neighbours, only what is so."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value or name not in _OF_NEIGHBOURS  # as before there were such fields
+        }
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> LayerShape:

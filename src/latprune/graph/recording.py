@@ -46,11 +46,12 @@ class SeenLayers:
         self.recording = True
         self._mode = mode
         self._tails: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
+        self._writers: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
 
     def add(self, layer: SeenLayer, output: torch.Tensor) -> None:
         """Remember a layer; a norm and an activation may still join it."""
         if self.recording:
-            self._tails[output] = len(self.layers)
+            self._tails[output] = self._writers[output] = len(self.layers)
             self.layers.append(layer)
 
     def add_operator(
@@ -105,6 +106,13 @@ class SeenLayers:
         self._tails.pop(output, None)
         return True
 
+    def feed_depthwise(self, source: torch.Tensor) -> None:
+        """Remember of the layer that wrote a tensor that a depthwise convolution reads it."""
+        index = self._writers.get(source)
+        if index is not None and self.layers[index].shape.has_weights:
+            seen = self.layers[index]
+            self.layers[index] = replace(seen, shape=replace(seen.shape, to_depthwise=True))
+
     def leave_unpriced(self, name: str) -> None:
         """Remember an operator that takes time but belongs to no layer."""
         if self.recording:
@@ -113,7 +121,7 @@ class SeenLayers:
     def _extend(self, index: int, output: torch.Tensor, **fields: Any) -> None:
         seen = self.layers[index]
         self.layers[index] = replace(seen, shape=replace(seen.shape, **fields))
-        self._tails[output] = index
+        self._tails[output] = self._writers[output] = index
 
 
 def _takes_norm(shape: LayerShape) -> bool:

@@ -15,7 +15,7 @@ def kernel_words(shape: LayerShape) -> str:
     words = [shape.kind.replace("_", "-")]
     if shape.transposed:
         words.insert(0, "transposed")
-    if 1 < shape.groups == shape.in_channels:
+    if shape.is_depthwise:
         words.insert(0, "depthwise")
     if shape.kernel:
         words.append(_by(shape.kernel))

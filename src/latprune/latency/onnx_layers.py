@@ -34,11 +34,17 @@ _OPSET = 18
 _IR_VERSION = 9
 _EXTRA = "onnxruntime"
 _SAMPLE = np.random.default_rng(0).standard_normal(65_521, dtype=np.float32)
+_SHIFT = 2.0  # of what lies evenly about 0, to where it does not
 _IMAGE_CHANNELS = 3  # a layer that reads so few reads the network's input, as it comes
 
 
 def layer_model(
-    shape: LayerShape, *, batch: int, in_context: bool = True, precision: str = "fp32"
+    shape: LayerShape,
+    *,
+    batch: int,
+    in_context: bool = True,
+    precision: str = "fp32",
+    in_range: bool = False,
 ) -> bytes:
     """Build a model of one layer, with all that belongs to it.
 
@@ -51,6 +57,8 @@ def layer_model(
         in_context: Whether planar layers stand between neighbours, or alone.
         precision: `int8` for a model that is quantised as a whole network would be; `fp16` for one
             that reads and computes in it; any other is a matter of the runtime, which gets float32.
+        in_range: Whether what the layer reads begins at 0 where the layer is `rectified`, and else
+            is no even range about it: a quantiser that comes later looks at that.
 
     Returns:
         A serialised ONNX model that reads `x`, and `r` where the layer reads two tensors. Its
@@ -63,7 +71,12 @@ def layer_model(
     onnx = import_extra("onnx", _EXTRA)
     sizes = input_shape(shape, batch=batch)
     planar = len(sizes) == 4 and shape.kind != "linear" and not shape.last
-    layer = _LayerGraph(onnx, in_context=in_context and planar, precision=precision)
+    layer = _LayerGraph(
+        onnx,
+        in_context=in_context and planar,
+        precision=precision,
+        rectified=shape.rectified if in_range else None,
+    )
     written = _KINDS[shape.kind](layer, shape, sizes)
     layer.note(WARM, str(is_warm(shape, batch=batch)))
     model = layer.finish(_activation(shape.activation)(layer, written), shape)
@@ -80,8 +93,11 @@ def warm_by(notes: Mapping[str, str]) -> bool:
 class _LayerGraph:
     """The nodes and weights of one layer, as they come together."""
 
-    def __init__(self, onnx: Any, *, in_context: bool, precision: str) -> None:
+    def __init__(
+        self, onnx: Any, *, in_context: bool, precision: str, rectified: bool | None = None
+    ) -> None:
         self.precision = precision
+        self._rectified = rectified
         self._helper = onnx.helper
         half = precision == "fp16"
         self._dtype = np.dtype("float16" if half else "float32")
@@ -107,19 +123,38 @@ class _LayerGraph:
             return name
         plane = (sizes[0], 1, *sizes[2:])
         self._inputs.append(self._helper.make_tensor_value_info(name, self._float, plane))
-        written = self._neighbour(name, channels=sizes[1], reads=1)
+        written = self._neighbour(name, channels=sizes[1], reads=1, shift=self._rectified is False)
+        if self._rectified:
+            conv, written = written, f"{CONTEXT}{len(self._nodes)}"
+            self._append("Relu", [conv], written, {})
         if apart and self.precision != "int8":
             conv, written = written, f"{CONTEXT}{len(self._nodes)}"
             self._append("MaxPool", [conv], written, {"kernel_shape": [1, 1]})
         return written
 
-    def _neighbour(self, name: str, *, channels: int, reads: int, stride: int = 1) -> str:
-        """Append a 1x1 convolution; depthwise if it reads as many channels as it writes."""
+    def _neighbour(
+        self,
+        name: str,
+        *,
+        channels: int,
+        reads: int,
+        stride: int = 1,
+        kernel: int = 1,
+        shift: bool = False,
+    ) -> str:
+        """Append a convolution; depthwise if it reads as many channels as it writes."""
         groups = channels if reads == channels else 1
         written = f"{CONTEXT}{len(self._nodes)}"
-        weight = self.weights(channels, reads // groups, 1, 1)
-        attributes = {"kernel_shape": [1, 1], "strides": [stride, stride], "group": groups}
-        self._append("Conv", [name, weight], written, attributes)
+        inputs = [name, self.weights(channels, reads // groups, kernel, kernel)]
+        if shift:
+            inputs.append(self.constant(_SHIFT, channels))
+        attributes = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": [kernel // 2] * 4,
+            "group": groups,
+        }
+        self._append("Conv", inputs, written, attributes)
         return written
 
     def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
@@ -169,9 +204,7 @@ class _LayerGraph:
     def finish(self, written: str, shape: LayerShape) -> Any:
         """Make the model; it gives what was written last, or what a neighbour reads of it."""
         if self._in_context and shape.kind != "mean":
-            size = output_size(shape) if shape.kernel else shape.size
-            channels = shape.out_channels
-            written = self._neighbour(written, channels=channels, reads=channels, stride=max(size))
+            written = self._read_by_a_neighbour(written, shape)
         graph = self._helper.make_graph(
             self._nodes,
             "layer",
@@ -183,6 +216,20 @@ class _LayerGraph:
         model = self._helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
         self._helper.set_model_props(model, self._notes)
         return model
+
+    def _read_by_a_neighbour(self, written: str, shape: LayerShape) -> str:
+        """Append a convolution that hardly takes time; return what it writes.
+
+        A quantiser gives channels that a depthwise one reads scales of their own; runtimes leave
+        those of more than a point in float.
+        """
+        size = output_size(shape) if shape.kernel else shape.size
+        channels, stride = shape.out_channels, max(size)
+        if self._rectified is None:
+            return self._neighbour(written, channels=channels, reads=channels, stride=stride)
+        if not shape.to_depthwise:
+            return self._neighbour(written, channels=1, reads=channels, stride=stride)
+        return self._neighbour(written, channels=channels, reads=channels, stride=stride, kernel=3)
 
 
 # ------------------------------------------------------------------ the kinds of layers

@@ -64,7 +64,10 @@ def convolution(mode: LabelMode, call: Call) -> None:
         groups=groups,
         transposed=transposed,
         bias=bias is not None,
+        rectified=mode.signs.rectified(x),
     )
+    if shape.is_depthwise:
+        mode.seen.feed_depthwise(x)
     name = mode.name_of(mode.module)
     mode.seen.add(SeenLayer(name, shape, reads, out, follow), call.outputs[0])
 
@@ -129,6 +132,7 @@ def _linear(
         out_channels=right.shape[1],
         size=(max(rows // mode.batch, 1),),
         bias=bias is not None,
+        rectified=mode.signs.rectified(left),
     )
     mode.seen.add(SeenLayer(name, shape, reads, out, False), output)
 

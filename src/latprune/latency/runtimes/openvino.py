@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _EXTRA = "openvino"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_SHIFT = 0.5  # of data that lie evenly about 0: networks' own hardly do
 _OF_AN_INPUT = "/fq_output_"  # what NNCF adds to the name of an input where it quantises it
 
 
@@ -104,15 +105,17 @@ class _ProfiledRequest:
     """A layer on the CPU whose kernels are timed; see `Profiled`."""
 
     def __init__(self, shape: LayerShape, *, target: Target) -> None:
-        read = _core().read_model(layer_model(shape, batch=target.batch))
+        quantised = target.precision == "int8"
+        model = layer_model(shape, batch=target.batch, in_range=quantised)
+        read = _core().read_model(model)
         self.warm = warm_by(_notes(read))
         self._inputs = [wanted.get_any_name() for wanted in read.inputs]
-        if target.precision == "int8":
-            data = [random_input(wanted.get_shape()) for wanted in read.inputs]
+        data = [random_input(wanted.get_shape()) for wanted in read.inputs]
+        if quantised:
+            data = [np.abs(values) if shape.rectified else values + _SHIFT for values in data]
             read = in_int8(read, [data], correct=False)
         self._request = _request(read, target, PERF_COUNT=True)
-        wanted = self._request.model_inputs
-        _feed(self._request, [random_input(one.get_shape()) for one in wanted])
+        _feed(self._request, data)
         self._operators: dict[str, str] = {}
         self._times_ms: dict[str, list[float]] = defaultdict(list)
 

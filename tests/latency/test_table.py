@@ -49,6 +49,29 @@ def test_a_later_measurement_replaces_an_earlier_one(path: Path) -> None:
     assert LatencyTable.open(path, TARGET)[conv(3, 8)] == SECOND
 
 
+BETWEEN = replace(conv(3, 8), rectified=True, to_depthwise=True)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "minds"),
+    [("openvino", "int8", True), ("openvino", "bf16", False), ("onnxruntime", "int8", False)],
+)
+def test_neighbours_tell_layers_apart_where_kernels_depend_on_them(
+    runtime: str, precision: str, minds: bool, tmp_path: Path
+) -> None:
+    path, target = tmp_path / "t.jsonl", replace(TARGET, runtime=runtime, precision=precision)
+    table = LatencyTable.open(path, target)
+    table.add(conv(3, 8), FIRST)
+    table.add(BETWEEN, SECOND)
+
+    for known in (table, LatencyTable.open(path, target)):
+        assert len(known) == 1 + minds
+        assert known[BETWEEN] == SECOND
+        assert known[conv(3, 8)] == (FIRST if minds else SECOND)
+        assert known.key(BETWEEN) == (BETWEEN if minds else conv(3, 8))
+    assert not table.add_stored({"shape": BETWEEN.to_json(), **SECOND.to_json()})
+
+
 NARROW = {"stem": 16, "expand": 96, "project": 32}
 HALVED = Comparison(FIRST, SECOND, 0.6, 0.02, 0.004)
 

@@ -73,7 +73,7 @@ def held_out_errors(table: LatencyTable, layer: Layer) -> np.ndarray:
 
 def held_out(table: LatencyTable, graph: PruningGraph) -> np.ndarray:
     """Give `held_out_errors` of all layers of a network, those that are alike once; float [n]."""
-    different = {layer.shape: layer for layer in graph.layers if layer.reads.names}
+    different = {table.key(layer.shape): layer for layer in graph.layers if layer.reads.names}
     errors = [held_out_errors(table, layer) for layer in different.values()]
     return np.concatenate([np.zeros(0), *errors])
 
@@ -99,7 +99,12 @@ class _Points:
 
     @classmethod
     def of(cls, table: LatencyTable, layer: Layer) -> _Points:
-        shapes = [shape for shape in table.alike(layer.shape) if _is_of(layer, shape)]
+        setting = table.key(layer.shape).setting
+        shapes = [
+            shape
+            for shape in table.alike(layer.shape)
+            if shape.setting == setting and _is_grouped_so(layer, shape)
+        ]
         if not shapes:
             raise NotMeasured(
                 f"{layer.name} was not measured at any width on {table.target.describe()}; "
@@ -163,10 +168,8 @@ class _Points:
         return predicted
 
 
-def _is_of(layer: Layer, shape: LayerShape) -> bool:
+def _is_grouped_so(layer: Layer, shape: LayerShape) -> bool:
     own = layer.shape
-    if shape.setting != own.setting:
-        return False
     if not layer.groups_follow:
         return shape.groups == own.groups
     return (

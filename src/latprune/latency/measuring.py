@@ -136,10 +136,10 @@ def outlook(graph: PruningGraph, table: LatencyTable) -> Outlook:
     Which widths are worth measuring is known once the stairs are: before, a layer's usual number of
     them is taken.
     """
-    dense = {layer.shape: layer for layer in graph.layers}
-    wanted = {*lines_needed(graph), *dense}
+    dense = {table.key(layer.shape): layer for layer in graph.layers}
+    wanted = {*map(table.key, lines_needed(graph)), *dense}
     if wanted <= table.keys():
-        layers = len({*_seeds(graph, table)} - table.keys())
+        layers = len({*map(table.key, _seeds(graph, table))} - table.keys())
     else:
         seeds = sum(_USUAL_SEEDS[len(moving_axes(layer))] for layer in dense.values())
         layers = len(wanted - table.keys()) + seeds
@@ -285,7 +285,7 @@ class _Bench:
         round: int = 0,
     ) -> None:
         """Measure layers that the table lacks, and networks."""
-        wanted = dict.fromkeys(shapes)
+        wanted = dict.fromkeys(map(self._table.key, shapes))
         wanted.pop(SENTINEL, None)  # it comes with the others
         missing = [shape for shape in wanted if shape not in self._table]
         self._total += len(missing) + len(networks)

@@ -153,11 +153,11 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         Raises:
             KeyError: If it was not measured.
         """
-        return self._layers[shape]
+        return self._layers[self.key(shape)]
 
     def __contains__(self, shape: object) -> bool:
         """Tell whether a layer was measured."""
-        return shape in self._layers
+        return isinstance(shape, LayerShape) and self.key(shape) in self._layers
 
     def __iter__(self) -> Iterator[LayerShape]:
         """Go through the measured layers, oldest first."""
@@ -167,8 +167,13 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """Count the measured layers."""
         return len(self._layers)
 
+    def key(self, shape: LayerShape) -> LayerShape:
+        """Give a shape as the table knows it: by itself, where neighbours change no kernel."""
+        return shape if self.target.minds_neighbours else shape.by_itself
+
     def add(self, shape: LayerShape, measurement: Measurement) -> None:
         """Add, or replace, a layer's measurement; in the file too before this returns."""
+        shape = self.key(shape)
         stored = measurement.to_json()
         self._keep(shape, Measurement.from_json(stored))  # what the next process will read
         self._store({"shape": shape.to_json(), **stored})
@@ -254,6 +259,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         return found
 
     def _keep(self, shape: LayerShape, measurement: Measurement) -> None:
+        shape = self.key(shape)
         self._derived.pop(_kernel(shape), None)
         if shape not in self._layers:
             self._alike.setdefault(_kernel(shape), []).append(shape)
@@ -276,7 +282,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             self._networks[key] = measurement
             return is_new
         shape = LayerShape.from_json(entry["shape"])
-        is_new = self._layers.get(shape) != measurement
+        is_new = self.get(shape) != measurement
         self._keep(shape, measurement)
         return is_new
 

@@ -87,6 +87,11 @@ class Target:
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def minds_neighbours(self) -> bool:
+        """Whether a layer's kernel depends on what its shape says of its neighbours."""
+        return self.runtime == "openvino" and self.precision == "int8"
+
     def describe(self) -> str:
         """Give one line for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class LayerShape:
             for size, kernel, stride, padding, dilation in axes
         )
 
-    @property
+    @cached_property
     def by_itself(self) -> LayerShape:
         """The same shape, without what is known of its neighbours."""
         return replace(self, rectified=False, to_depthwise=False)

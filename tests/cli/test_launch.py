@@ -32,7 +32,10 @@ PATIENCE_S = 600  # of a machine that does something else meanwhile
 
 @dataclass(frozen=True)
 class Run:
-    """A folder, and what its processes left in it."""
+    """A folder, and what its processes left in it, latency tables too.
+
+    What others measured might make a plan's sum of layers another one.
+    """
 
     disk: Disk
     folder: Path
@@ -45,7 +48,12 @@ class Run:
         return subprocess.run(
             [sys.executable, "-m", *launcher, "-m", *command, *made],
             cwd=Path(__file__).parents[2],
-            env={**os.environ, "SEEN": str(self.folder / "seen"), "DIES": dies},
+            env={
+                **os.environ,
+                "LATPRUNE_CACHE": str(self.folder / "cache"),
+                "SEEN": str(self.folder / "seen"),
+                "DIES": dies,
+            },
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

@@ -58,6 +58,7 @@ def test_what_keeps_a_sign_is_looked_through() -> None:
     assert last_is_rectified(lambda x: x.relu().mean((2, 3), keepdim=True))
     assert last_is_rectified(lambda x: torch.cat([x.relu()[:, :4], x.sigmoid()[:, 4:]], dim=1))
     assert last_is_rectified(lambda x: 2 * x.relu() + 1)
+    assert last_is_rectified(lambda x: x.relu().clamp(max=6))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ _MOVES = (
     "_adaptive_avg_pool3d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d "
     "mean sum amax amin max min"
 )
-_KEEPS = frozenset((*_SHIFTS, *_MOVES.split()))
+_KEEPS = frozenset((*_FROM, *_SHIFTS, *_MOVES.split()))
 
 
 class Signs:
@@ -61,7 +61,8 @@ class Signs:
         if name in _FROM:
             least = args[1] if len(args) > 1 else kwargs.get("min_val", kwargs.get("min"))
             least = _FROM[name] if least is None else least
-            return isinstance(least, (int, float)) and least >= 0
+            if isinstance(least, (int, float)) and least >= 0:
+                return True
         if name not in _KEEPS or not all(map(self.rectified, inputs)):
             return False
         numbers = [one for one in (*args, *kwargs.values()) if isinstance(one, (int, float))]

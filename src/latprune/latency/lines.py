@@ -158,7 +158,7 @@ def _groups_follow(table: LatencyTable, shape: LayerShape) -> bool:
     alike = [other for other in table.alike(shape) if other.groups > 1]
     counts = {other.groups for other in alike if _per_group(other) == _per_group(shape)}
     sizes = {_per_group(other) for other in alike if other.groups == shape.groups}
-    return shape.groups == shape.in_channels or len(counts) > len(sizes)
+    return shape.is_depthwise or len(counts) > len(sizes)
 
 
 def _per_group(shape: LayerShape) -> tuple[int, int]:

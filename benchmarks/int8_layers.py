@@ -1,17 +1,19 @@
-"""What do layers in int8 add up to, beside what their network takes?
+"""Do layers in int8 run their network's kernels, and what do they add up to beside it?
 
     python -m benchmarks.int8_layers [--networks resnet50,mobilenet_v2] [--rounds 3] [--json FILE]
 
-In OpenVINO, where kernels depend on what a layer reads and who reads it. Times a network, run
-behind run, and its layers one by one, as its neighbours make them and, beside that, as if nothing
-were known of neighbours: what is read lies on both sides of zero, and no depthwise convolution
-follows. Prints the sums as shares of the whole network, round by round; operators without weights
-are no part of them. int8, batch 1, one thread, random weights.
+In OpenVINO, where kernels depend on what a layer reads and who reads it. Counts the network's
+convolutions whose kernel its layers, one by one, run as well. Times the network, run behind run,
+and the layers, as their neighbours make them and, beside that, as if nothing were known of
+neighbours: what is read lies on both sides of zero, and no depthwise convolution follows. Prints
+the sums as shares of the whole network, round by round; operators without weights are no part of
+them. int8, batch 1, one thread, random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,10 @@ import latprune as lp
 from benchmarks._result import origin, write
 from benchmarks.budget import build
 from latprune.latency.layer_sizes import BYTES_PER_WEIGHT, weights
+from latprune.latency.openvino_int8 import in_int8, runs_of
+from latprune.latency.profiled import kernels_inside
 from latprune.latency.runtimes import get_runtime
+from latprune.latency.runtimes.openvino import RUNTIME, _ProfiledRequest
 
 if TYPE_CHECKING:
     from latprune.graph.layers import LayerShape
@@ -41,6 +46,10 @@ def main() -> None:
         model, example = build(name).eval(), torch.randn(1, 3, 224, 224)
         shapes = [layer.shape for layer in lp.trace(model, example).layers]
         shapes = [shape for shape in shapes if shape.has_weights]
+        found = {"network": name, **_kernels(model, example, shapes, target)}
+        print("{network}: {alike} of {convolutions} kernels are the network's".format(**found))
+        found["rounds"] = []
+        document["networks"].append(found)
         runtime = get_runtime(target.runtime)
         clock, run = runtime.clock(target.threads), runtime.prepare(model, example, target)
         for _ in range(arguments.rounds):
@@ -51,9 +60,8 @@ def main() -> None:
                 times_ms.append((clock() - begin) * 1e3)
             low, whole_ms, high = np.percentile(times_ms[WARMUP_RUNS:], (25, 50, 75)).tolist()
             known_ms, unknown_ms = _sums(shapes, target)
-            document["networks"].append(
+            found["rounds"].append(
                 {
-                    "network": name,
                     "whole_ms": whole_ms,
                     "whole_iqr_ms": high - low,
                     "layers_ms": known_ms,
@@ -66,6 +74,35 @@ def main() -> None:
                 flush=True,
             )
             write(arguments.json, document)
+
+
+def _kernels(
+    model: torch.nn.Module, example: torch.Tensor, shapes: list[LayerShape], target: lp.Target
+) -> dict[str, Any]:
+    """Compare the kernels of convolutions alone with those of the network, by their names."""
+    read = RUNTIME.read_network(model, example)
+    quantised = in_int8(read, runs_of(read, [example]), correct=False)
+    whole = Counter(_convolutions(RUNTIME.open_request(quantised, target)).values())
+    alone: Counter[str] = Counter()
+    for shape, count in Counter(shape for shape in shapes if shape.kind == "conv").items():
+        layer = _ProfiledRequest(shape, target=target)
+        layer.run()
+        profile, names = layer.profile(), _convolutions(layer._request)
+        (own,) = {profile.names[place] for place in kernels_inside(profile)} & names.keys()
+        alone[names[own]] += count
+    alike = (whole & alone).total()
+    return {"convolutions": whole.total(), "alike": alike, "whole": whole, "alone": alone}
+
+
+def _convolutions(request: Any) -> dict[str, str]:
+    """Name the kernel of every convolution."""
+    operators = request.get_compiled_model().get_runtime_model().get_ops()
+    notes = {operator.friendly_name: operator.get_rt_info() for operator in operators}
+    return {
+        name: str(note["primitiveType"].value)
+        for name, note in notes.items()
+        if note["layerType"].value == "Convolution"
+    }
 
 
 def _sums(shapes: list[LayerShape], target: lp.Target) -> tuple[float, float]:

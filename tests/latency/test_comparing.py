@@ -52,6 +52,22 @@ def test_layers_in_one_table_alone_are_counted_and_not_compared() -> None:
     assert found.to_json()["different"] == ["threads"]
 
 
+@pytest.mark.parametrize("finer_first", [True, False])
+def test_layers_that_one_table_tells_apart_are_each_compared(finer_first: bool) -> None:
+    by_neighbours = LatencyTable(replace(TARGET, runtime="openvino", precision="int8"))
+    alone = LatencyTable(replace(TARGET, runtime="openvino"))
+    variants = [conv(8, 3), replace(conv(8, 3), rectified=True)]
+    for shape in (*variants, conv(8, 4)):
+        by_neighbours.add(shape, Measurement(1.0, 0.0, 1))
+    alone.add(conv(8, 3), Measurement(2.0, 0.0, 1))
+
+    tables = (by_neighbours, alone) if finer_first else (alone, by_neighbours)
+    found = diff(*tables)
+
+    assert [pair.what for pair in found.layers] == variants
+    assert (found.only_first, found.only_second) == ((1, 0) if finer_first else (0, 1))
+
+
 def test_tables_without_a_common_layer_have_no_ratio() -> None:
     found = diff(LatencyTable(TARGET), table_of(lambda _: 1.0))
 

@@ -130,3 +130,5 @@ def test_a_layer_in_words_has_all_that_decides_its_time() -> None:
     assert shape_words(LayerShape("linear", 8, 10, (1,), bias=True)) == (
         "linear  8 → 10 at 1 row, bias"
     )
+    between = replace(strided, rectified=True, to_depthwise=True)
+    assert shape_words(between).endswith("norm, relu, reads ≥ 0, before a depthwise")

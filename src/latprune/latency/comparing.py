@@ -17,7 +17,7 @@ from latprune.latency.describing import shape_words
 from latprune.latency.merging import different_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from latprune.graph.layers import LayerShape
     from latprune.latency.table import LatencyTable
@@ -143,19 +143,26 @@ class Difference:
 
 
 def diff(first: LatencyTable, second: LatencyTable) -> Difference:
-    """Compare two tables, of one target or of two."""
-    layers = _pairs(first, second)
+    """Compare two tables, of one target or of two.
+
+    Where one of them tells layers apart by their neighbours, each of those is compared with the
+    one that the other knows.
+    """
+    finer = second if second.target.minds_neighbours else first
+    shapes = [shape for shape in finer if shape in first and shape in second]
+    networks = [key for key in first.networks if key in second.networks]
     return Difference(
         targets=(first.target, second.target),
-        layers=layers,
-        networks=_pairs(first.networks, second.networks),
-        only_first=len(first) - len(layers),
-        only_second=len(second) - len(layers),
+        layers=tuple(Pair(shape, first[shape], second[shape]) for shape in shapes),
+        networks=tuple(Pair(key, first.networks[key], second.networks[key]) for key in networks),
+        only_first=_without(first, shapes),
+        only_second=_without(second, shapes),
     )
 
 
-def _pairs(first: Mapping[Any, Measurement], second: Mapping[Any, Measurement]) -> tuple[Pair, ...]:
-    return tuple(Pair(key, first[key], second[key]) for key in first if key in second)
+def _without(table: LatencyTable, shapes: Iterable[LayerShape]) -> int:
+    """Count a table's layers but for these."""
+    return len(set(table) - {table.key(shape) for shape in shapes})
 
 
 def most_different(pairs: Iterable[Pair]) -> list[Pair]:

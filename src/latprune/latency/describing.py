@@ -27,13 +27,15 @@ def kernel_words(shape: LayerShape) -> str:
 
 
 def setting_words(shape: LayerShape) -> str:
-    """Name all but the kernel and the widths: the size, and what the layer does at its end."""
+    """Name all but the kernel and the widths: size, what the layer does at its end, neighbours."""
     rows = f"{shape.size[0]} row{'s' if shape.size[0] > 1 else ''}" if len(shape.size) == 1 else ""
     words = [f"at {rows or _by(shape.size)}" if shape.size else ""]
     parts = {"bias": shape.bias, "norm": shape.norm, "sum": shape.adds}
     words += [name for name, there in parts.items() if there]
     if shape.activation:
         words.append(shape.activation)
+    neighbours = {"reads ≥ 0": shape.rectified, "before a depthwise": shape.to_depthwise}
+    words += [name for name, there in neighbours.items() if there]
     return ", ".join(filter(None, words))
 
 

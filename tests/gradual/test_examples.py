@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import latprune as lp
+from latprune.outputs import main_output
 from latprune.tasks.digits import network
-from latprune.tuning.losses import main_output
 from tests.synthetic import Synthetic
 
 if TYPE_CHECKING:

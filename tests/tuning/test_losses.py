@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from latprune.outputs import main_output
 from latprune.tasks import load_model
-from latprune.tuning.losses import cross_entropy, distillation, main_output
+from latprune.tuning.losses import cross_entropy, distillation
 
 LOGITS, OTHERS = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1)).unbind()
 LABELS = torch.tensor([0, 3, 1, 1, 2])

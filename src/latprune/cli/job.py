@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from latprune.batches import first
 from latprune.errors import DataError, ModelMismatch
+from latprune.outputs import main_output
 from latprune.tasks.classification import evaluate
 from latprune.tasks.data import HUGGING_FACE, listed, open_images
 from latprune.tasks.models import load_model, load_weights
 from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
-from latprune.tuning.losses import cross_entropy, main_output
+from latprune.tuning.losses import cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

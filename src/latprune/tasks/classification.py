@@ -8,7 +8,8 @@ import torch
 
 from latprune.errors import DataError, import_extra
 from latprune.modes import evaluating
-from latprune.tuning.losses import cross_entropy, main_output
+from latprune.outputs import main_output
+from latprune.tuning.losses import cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
-from torch import Tensor
+
+from latprune.outputs import heads, main_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from torch import Tensor
 
     Loss = Callable[[Any, Any], Tensor]
     """Of (outputs, labels), a scalar."""
@@ -38,7 +40,7 @@ def cross_entropy(outputs: Any, labels: Tensor, *, label_smoothing: float = 0.0)
     """
     main, *auxiliary = (
         F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing)
-        for head in _heads(outputs)
+        for head in heads(outputs)
     )
     return main + AUXILIARY_WEIGHT * sum(auxiliary)
 
@@ -79,26 +81,3 @@ def distillation(outputs: Any, taught: Any, *, temperature: float) -> Tensor:
         log_target=True,
     )
     return divergence * temperature**2
-
-
-def main_output(outputs: Any) -> Tensor:
-    """Give the logits of the main head."""
-    return _heads(outputs)[0]
-
-
-def _heads(outputs: Any) -> Sequence[Tensor]:
-    if isinstance(outputs, Tensor):
-        return (outputs,)
-    if isinstance(outputs, Mapping):
-        return (_logits(outputs),)
-    # A head that was switched off is None.
-    return tuple(head for head in outputs if head is not None)
-
-
-def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
-    if "logits" not in outputs:
-        raise ValueError(
-            f"the network gives a dict of {', '.join(outputs)} without logits: what to compare in "
-            f"it, a loss= of your own has to say"
-        )
-    return outputs["logits"]

@@ -1,0 +1,47 @@
+"""Where the logits are in what a network gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main_output(outputs: Any) -> Tensor:
+    """Give the logits of the main head.
+
+    Raises:
+        ValueError: If a dict of outputs has no `logits`.
+    """
+    return heads(outputs)[0]
+
+
+def heads(outputs: Any) -> Sequence[Tensor]:
+    """Give the logits of every head that is on, the main one's first.
+
+    Args:
+        outputs: Logits, alone or as `logits` in a dict (transformers' networks), or a tuple of them
+            (GoogLeNet, Inception in training).
+
+    Raises:
+        ValueError: If a dict of outputs has no `logits`.
+    """
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    if isinstance(outputs, Mapping):
+        return (_logits(outputs),)
+    # A head that was switched off is None.
+    return tuple(head for head in outputs if head is not None)
+
+
+def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
+    if "logits" not in outputs:
+        raise ValueError(
+            f"the network gives a dict of {', '.join(outputs)} without logits: what to compare in "
+            f"it, a loss= of your own has to say"
+        )
+    return outputs["logits"]

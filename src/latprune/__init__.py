@@ -54,6 +54,7 @@ from latprune.reranking import Candidate, rerank
 from latprune.saliency import (
     Saliency,
     fisher,
+    gauss_newton,
     magnitude,
     price_branches,
     probe,
@@ -118,6 +119,7 @@ __all__ = [
     "fisher",
     "fit",
     "frontier",
+    "gauss_newton",
     "joint",
     "load",
     "load_notes",

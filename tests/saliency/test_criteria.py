@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from latprune.saliency import (
     fisher,
+    gauss_newton,
     magnitude,
     names,
     probe,
@@ -48,6 +49,13 @@ class TestFisher(CriterionContract):
         self, model: nn.Module, graph: PruningGraph, batches: Batches, loss: Loss
     ) -> Saliency:
         return fisher(model, graph, batches, loss)
+
+
+class TestGaussNewton(CriterionContract):
+    def score(
+        self, model: nn.Module, graph: PruningGraph, batches: Batches, loss: Loss
+    ) -> Saliency:
+        return gauss_newton(model, graph, batches)
 
 
 class TestProbe(CriterionContract):

@@ -7,6 +7,7 @@ a whole a curve per group. Add one as a file of its own with a function that ret
 
 from latprune.saliency.branches import price_branches
 from latprune.saliency.fisher import fisher
+from latprune.saliency.gauss_newton import gauss_newton
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.named import CriterionName, check_name, names, scored
 from latprune.saliency.probe import probe
@@ -20,6 +21,7 @@ __all__ = [
     "Saliency",
     "check_name",
     "fisher",
+    "gauss_newton",
     "magnitude",
     "names",
     "price_branches",

@@ -35,6 +35,7 @@ def first_order(
     criterion: str,
     fold: Callable[[Tensor], Tensor],
     per_sample: bool = False,
+    labelled: bool = True,
     max_skips: int = 3,
     progress: Progress | None = None,
 ) -> Saliency:
@@ -56,6 +57,7 @@ def first_order(
         criterion: Its name.
         fold: What a term t, float64 [channels], becomes before it is averaged; ≥ 0.
         per_sample: Whether every sample has a loss and a term of its own.
+        labelled: Whether the loss looks at labels; else it is given None.
         max_skips: How many batches, or samples, may give a loss or gradient that is nan or
             infinite.
         progress: Is told of every batch.
@@ -81,7 +83,7 @@ def first_order(
     used, skips = 0, _Skips(max_skips)
     with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
         for done, (inputs, labels) in enumerate(batches, start=1):
-            whole = inputs.to(device), moved(labels, device)
+            whole = inputs.to(device), moved(labels, device) if labelled else None
             for part in _samples(*whole) if per_sample else [whole]:
                 changes = _changes(model, part, loss, needed)
                 if changes is None:
@@ -106,7 +108,7 @@ def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
         return
     for number in range(len(inputs)):
         try:
-            own = labels[number : number + 1]
+            own = None if labels is None else labels[number : number + 1]
         except (TypeError, KeyError) as error:
             raise ValueError(
                 f"every sample needs a loss of its own here, and labels that are a "

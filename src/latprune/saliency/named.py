@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from latprune.saliency.branches import IMAGES, enough, price_branches
 from latprune.saliency.fisher import fisher
+from latprune.saliency.gauss_newton import gauss_newton
 from latprune.saliency.magnitude import magnitude
 from latprune.saliency.probe import probe
 from latprune.saliency.relative import relative
@@ -28,11 +29,13 @@ CriterionName = Literal[
     "taylor",
     "taylor_squared",
     "fisher",
+    "gauss_newton",
     "probe",
     "magnitude",
     "relative_taylor",
     "relative_taylor_squared",
     "relative_fisher",
+    "relative_gauss_newton",
     "relative_magnitude",
 ]
 RELATIVE = "relative_"
@@ -57,10 +60,23 @@ class Criterion(Protocol):
         ...
 
 
+def _unlabelled(
+    model: nn.Module,
+    graph: PruningGraph,
+    batches: Iterable[tuple[Tensor, Any]],
+    _loss: Callable[[Any, Any], Tensor],
+    /,
+    *,
+    progress: Progress | None = None,
+) -> Saliency:
+    return gauss_newton(model, graph, batches, progress=progress)
+
+
 ON_DATA: Mapping[str, Criterion] = {
     "taylor": taylor,
     "taylor_squared": taylor_squared,
     "fisher": fisher,
+    "gauss_newton": _unlabelled,
     "probe": probe,
 }
 

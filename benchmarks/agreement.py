@@ -5,8 +5,8 @@
 Published networks are scored twice, on pictures of which none is in both halves. Correlations are
 Pearson's, between the channels of a group, the median and the tenth percentile over groups; sums
 are those of whole groups, and how far they differ is the standard deviation of the logarithms of
-their ratios. "Drawn" is `fisher` with labels that are drawn from the network's own answers. Data and
-weights come from the folder that LATPRUNE_DATA names.
+their ratios. "Drawn" is `fisher` with labels that are drawn from the network's own answers. Data
+and weights come from the folder that LATPRUNE_DATA names.
 """
 
 from __future__ import annotations

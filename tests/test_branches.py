@@ -268,9 +268,12 @@ def own_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(outputs, labels)
 
 
-@pytest.mark.parametrize("loss", [lp.cross_entropy, own_loss])
+@pytest.mark.parametrize(
+    ("loss", "criterion"),
+    [(lp.cross_entropy, "relative_gauss_newton"), (own_loss, "relative_fisher")],
+)
 def test_a_branch_that_changes_nothing_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any, criterion: str
 ) -> None:
     Synthetic(whole=1.2).install(monkeypatch)
     with torch.random.fork_rng(devices=[]):
@@ -290,7 +293,24 @@ def test_a_branch_that_changes_nothing_goes_first(
     )  # fmt: skip
 
     assert pruned.report.to_json()["removed"] == [idle.name]
+    assert pruned.plan.criterion == criterion
     assert not pruned.reranked
+
+
+def test_pictures_without_labels_suffice_to_cut_a_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic(whole=1.2).install(monkeypatch)
+    unlabelled = [(images, None) for images, _ in LOADER]
+    target = lp.Target.here("synthetic", batch=2)
+    model = blocks.Residuals().eval()
+
+    by_pictures, by_labels = (
+        lp.prune(model, EXAMPLE, "85%", loader=loader, folder=tmp_path / name, target=target)
+        for name, loader in (("pictures", unlabelled), ("labels", LOADER))
+    )
+
+    assert by_pictures.plan.kept == by_labels.plan.kept
 
 
 def _inner_channels_are_worth_nothing(_: nn.Module, graph: lp.PruningGraph) -> lp.Saliency:

@@ -281,10 +281,10 @@ def _decisive(document: Document) -> str:
 def _ablations(document: Document) -> str:
     if "ablations" not in document["config"]:
         return ""
-    ablated, ours = document["config"]["ablations"], document["config"]["ours"]
-    budget = ablated["budget"]
+    ablated = document["config"]["ablations"]
+    whole, budget = ablated["of"], ablated["budget"]
     methods = {
-        f"`{ours}`, distilled, in one shot, closed loop, measured table": ours,
+        f"`{whole}`, distilled, in one shot, closed loop, measured table": whole,
         **{m: m for m in ablated["methods"]},
     }
     head = ["what is different", "measured", "cut", "tuned", "seeds"]
@@ -292,7 +292,7 @@ def _ablations(document: Document) -> str:
     for said, method in methods.items():
         rows = [r for r in rows_of(document, method, budget) if r["seed"] in ablated["seeds"]]
         line = _line(said, rows)
-        if method != ours and ablated["methods"][method]["by"] == "gradual" and rows:
+        if method != whole and ablated["methods"][method]["by"] == "gradual" and rows:
             line[2] = "–"
         table.append(line)
     return f"## Ablations at {budget}\n\n{markdown(head, table)}"

@@ -48,6 +48,7 @@ CONFIG: dict[str, Any] = {
     "ours": "joint",
     "methods": {"joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"}},
     "ablations": {
+        "of": "joint",
         "budget": "60%",
         "seeds": [0],
         "methods": {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from studies.frame import markdown, versions_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from studies.frame import Row
 
@@ -92,11 +92,23 @@ def _devices(document: Document) -> str:
         parts = {
             device: _of_seeds(seeds[device])
             if all(seeds[device].keys().isdisjoint(seeds[o]) for o in rows if o != device)
-            else " and ".join(f'"{method}"' for method in methods[device])
+            else " and ".join(_of_method(method, device, rows) for method in methods[device])
             for device in others
         }
         parts[main] = "all else"
     return "; ".join(f"{part} on {device}" for device, part in parts.items())
+
+
+def _of_method(method: str, device: str, rows: Mapping[str, list[Row]]) -> str:
+    """Name a method; where its rows are of several devices, and which of them are of this one."""
+    own, others = (
+        [row for place in places for row in rows[place] if row["method"] == method]
+        for places in ([device], [place for place in rows if place != device])
+    )
+    seeds = {row["seed"] for row in own}
+    if not any(row["seed"] in seeds for row in others):
+        return f'"{method}"'
+    return f'"{method}" at {" and ".join(_sorted({row["budget"] for row in own}))}'
 
 
 def _are_apart(of_devices: dict[str, dict[Any, None]]) -> bool:

@@ -326,6 +326,20 @@ def test_the_page_says_which_methods_were_timed_on_which_device(page_of: PageOf)
     assert "seed 2 on a second machine; " + said in page
 
 
+def test_the_page_says_which_of_a_methods_rows_were_timed_elsewhere(page_of: PageOf) -> None:
+    rows = {
+        "a": _row("joint", "70%", 0.80),
+        "b": {**_row("joint", "50%", 0.80), "device": "a second machine"},
+        "c": _row("greedy", "50%", 0.80),
+        "d": {**_row("joint, Fisher", "50%", 0.80), "device": "a second machine"},
+        "e": _row("greedy", "70%", 0.80),
+    }
+
+    page = page_of(rows)
+
+    assert '"joint" at 50% and "joint, Fisher" on a second machine; all else on a first' in page
+
+
 def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> None:
     ours = "joint, relative Fisher"
     rows = {

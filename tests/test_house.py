@@ -21,6 +21,7 @@ STAGES = [
     "errors",
     "progress",
     "modes",
+    "outputs",
     "graph",
     "latency",
     "saliency",

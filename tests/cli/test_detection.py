@@ -47,6 +47,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(options, out, latprune("prune", *options, *FORMULA, *told))
 
 
+def test_a_detector_has_no_answers_to_compare(run: Run) -> None:
+    criterion = ["--criterion", "taylor,relative_gauss_newton"]
+    told = ["--budget", "80%", "--out", str(run.out / "other"), *criterion]
+
+    said = latprune("prune", *run.options, *FORMULA, *told)
+
+    assert said.exit_code == 2
+    assert "relative_gauss_newton compares a classifier's answers" in " ".join(said.stderr.split())
+
+
 def test_a_detector_is_pruned_and_its_precision_reported(run: Run) -> None:
     report = json.loads(run.said.stdout)
     written = json.loads((run.out / "report.json").read_text())

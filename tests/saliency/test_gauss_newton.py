@@ -129,9 +129,20 @@ def test_every_position_of_a_segmenter_counts() -> None:
     assert (found.scores["stem"] > 0).any()
 
 
+class Boxes(nn.Module):
+    """Gives what detectors do: lists."""
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return [x], [x]
+
+
 def test_outputs_that_are_no_logits_are_an_error() -> None:
     model, graph = small_network()
     model.head = nn.Linear(8, 1)
 
-    with pytest.raises(ValueError, match=r"two classes or more.*\[1, 1\]: take fisher"):
+    with pytest.raises(ValueError, match=r"two classes or more.*gives \[1, 1\]: take fisher"):
+        gauss_newton(model, graph, random_batches())
+
+    model.head = Boxes()
+    with pytest.raises(ValueError, match="gives list: take fisher"):
         gauss_newton(model, graph, random_batches())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from latprune.outputs import main_output
 from latprune.saliency.first_order import first_order
@@ -16,7 +17,7 @@ from latprune.saliency.first_order import first_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
@@ -87,12 +88,14 @@ def _root(temperature: float, generator: torch.Generator) -> Callable[[Any, Any]
     """Give as a loss what has the slopes ξᵀBᵀ by the logits, ξ drawn anew every time."""
 
     def loss(outputs: Any, _: Any) -> Tensor:
-        logits = main_output(outputs).float()
-        if logits.ndim < 2 or logits.shape[1] < 2:
+        logits = main_output(outputs)
+        if not isinstance(logits, Tensor) or logits.ndim < 2 or logits.shape[1] < 2:
+            given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"gauss_newton needs the logits of two classes or more, [n, classes], not outputs "
-                f"{list(logits.shape)}: take fisher"
+                f"gauss_newton needs the logits of two classes or more, [n, classes], and the "
+                f"network gives {given}: take fisher"
             )
+        logits = logits.float()
         with torch.no_grad():
             answers = (logits / temperature).softmax(dim=1)
             signs = torch.randint(2, logits.shape, generator=generator).to(answers) * 2 - 1

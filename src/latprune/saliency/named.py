@@ -114,6 +114,11 @@ def needs_data(criterion: str) -> bool:
     return absolute(criterion) in ON_DATA
 
 
+def needs_logits(criterion: str) -> bool:
+    """Tell whether a criterion scores by what a classifier answers."""
+    return absolute(criterion) == "gauss_newton"
+
+
 def scored(
     criterion: str,
     model: nn.Module,

@@ -72,15 +72,15 @@ class Choosable:
         """Layers to leave as they are."""
         return tuple(self.keep or ())
 
-    def one(self, data: Path | None) -> CriterionName:
+    def one(self, data: Path | None, task: str) -> CriterionName:
         """Read one criterion; by default the better one that the data allow."""
-        return _criterion(self.criterion, data)
+        return _criterion(self.criterion, data, task)
 
-    def several(self, data: Path | None) -> list[CriterionName]:
+    def several(self, data: Path | None, task: str) -> list[CriterionName]:
         """Read one criterion, or several between commas."""
         if self.criterion is None:
-            return [_criterion(None, data)]
-        chosen = [_criterion(name.strip(), data) for name in self.criterion.split(",")]
+            return [_criterion(None, data, task)]
+        chosen = [_criterion(name.strip(), data, task) for name in self.criterion.split(",")]
         if len(chosen) > 1 and data is None:
             sentence = "several criteria need --data to decide"
             raise typer.BadParameter(sentence, param_hint="--criterion")
@@ -144,8 +144,8 @@ def budget_of(text: str) -> Budget:
         return Budget.parse(text)
 
 
-def _criterion(name: str | None, data: Path | None) -> CriterionName:
-    from latprune.saliency.named import DEFAULT, WITHOUT_DATA, check_name, needs_data
+def _criterion(name: str | None, data: Path | None, task: str) -> CriterionName:
+    from latprune.saliency.named import DEFAULT, WITHOUT_DATA, check_name, needs_data, needs_logits
 
     if name is None:
         return WITHOUT_DATA if data is None else DEFAULT
@@ -153,4 +153,7 @@ def _criterion(name: str | None, data: Path | None) -> CriterionName:
         check_name(name)
     if data is None and needs_data(name):
         raise typer.BadParameter(f"{name} needs --data", param_hint="--criterion")
+    if task == "detection" and needs_logits(name):
+        sentence = f"{name} compares a classifier's answers: take relative_fisher for a detector"
+        raise typer.BadParameter(sentence, param_hint="--criterion")
     return cast("CriterionName", name)

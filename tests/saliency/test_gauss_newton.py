@@ -143,6 +143,6 @@ def test_outputs_that_are_no_logits_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"two classes or more.*gives \[1, 1\]: take fisher"):
         gauss_newton(model, graph, random_batches())
 
-    model.head = Boxes()
+    model.head = Boxes()  # type: ignore[assignment]
     with pytest.raises(ValueError, match="gives list: take fisher"):
         gauss_newton(model, graph, random_batches())

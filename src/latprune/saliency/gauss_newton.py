@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from latprune.outputs import main_output
 from latprune.saliency.first_order import first_order
@@ -17,7 +16,7 @@ from latprune.saliency.first_order import first_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
@@ -88,14 +87,7 @@ def _root(temperature: float, generator: torch.Generator) -> Callable[[Any, Any]
     """Give as a loss what has the slopes ξᵀBᵀ by the logits, ξ drawn anew every time."""
 
     def loss(outputs: Any, _: Any) -> Tensor:
-        logits = main_output(outputs)
-        if not isinstance(logits, Tensor) or logits.ndim < 2 or logits.shape[1] < 2:
-            given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"gauss_newton needs the logits of two classes or more, [n, classes], and the "
-                f"network gives {given}: take fisher"
-            )
-        logits = logits.float()
+        logits = _logits(outputs)
         with torch.no_grad():
             answers = (logits / temperature).softmax(dim=1)
             signs = torch.randint(2, logits.shape, generator=generator).to(answers) * 2 - 1
@@ -104,3 +96,22 @@ def _root(temperature: float, generator: torch.Generator) -> Callable[[Any, Any]
         return (slopes * logits).sum()
 
     return loss
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Give a classifier's logits [n, classes, ...].
+
+    Raises:
+        ValueError: If there are none.
+    """
+    try:
+        found = main_output(outputs)
+        if found.ndim > 1 and found.shape[1] > 1:
+            return found.float()
+        given = str(list(found.shape))
+    except (ValueError, AttributeError):  # a dict of other things, or lists
+        given = f"a {type(outputs).__name__} without them"
+    raise ValueError(
+        f"gauss_newton needs the logits of two classes or more, [n, classes], and the network "
+        f"gives {given}: take fisher, which asks the loss"
+    )

@@ -60,23 +60,13 @@ class Criterion(Protocol):
         ...
 
 
-def _unlabelled(
-    model: nn.Module,
-    graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Any]],
-    _loss: Callable[[Any, Any], Tensor],
-    /,
-    *,
-    progress: Progress | None = None,
-) -> Saliency:
-    return gauss_newton(model, graph, batches, progress=progress)
-
-
 ON_DATA: Mapping[str, Criterion] = {
     "taylor": taylor,
     "taylor_squared": taylor_squared,
     "fisher": fisher,
-    "gauss_newton": _unlabelled,
+    "gauss_newton": lambda model, graph, batches, _, /, *, progress=None: gauss_newton(
+        model, graph, batches, progress=progress
+    ),
     "probe": probe,
 }
 

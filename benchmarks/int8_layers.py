@@ -27,7 +27,7 @@ from latprune.latency.layer_sizes import BYTES_PER_WEIGHT, weights
 from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import kernels_inside
 from latprune.latency.runtimes import get_runtime
-from latprune.latency.runtimes.openvino import RUNTIME, _ProfiledRequest
+from latprune.latency.runtimes.openvino import RUNTIME, ProfiledRequest
 
 if TYPE_CHECKING:
     from latprune.graph.layers import LayerShape
@@ -85,7 +85,7 @@ def _kernels(
     whole = Counter(_convolutions(RUNTIME.open_request(quantised, target)).values())
     alone: Counter[str] = Counter()
     for shape, count in Counter(shape for shape in shapes if shape.kind == "conv").items():
-        layer = _ProfiledRequest(shape, target=target)
+        layer = ProfiledRequest(shape, target=target)
         layer.run()
         profile, names = layer.profile(), _convolutions(layer._request)
         (own,) = {profile.names[place] for place in kernels_inside(profile)} & names.keys()

@@ -15,7 +15,7 @@ from latprune.errors import CannotQuantise
 from latprune.graph.tracing import trace
 from latprune.latency.openvino_int8 import in_int8, runs_of
 from latprune.latency.profiled import kernels_inside
-from latprune.latency.runtimes.openvino import RUNTIME, OpenVino, _ProfiledRequest
+from latprune.latency.runtimes.openvino import RUNTIME, OpenVino, ProfiledRequest
 from latprune.latency.shipping import as_shipped
 from latprune.latency.target import Target
 
@@ -63,7 +63,7 @@ def test_a_network_in_int8_runs_the_kernels_of_its_layers(
     one_by_one: Counter[str] = Counter()
     for layer in trace(model, example).layers:
         if layer.shape.kind == "conv":
-            profiled = _ProfiledRequest(layer.shape, target=INT8)
+            profiled = ProfiledRequest(layer.shape, target=INT8)
             profiled.run()
             own = {
                 profiled.profile().names[kernel] for kernel in kernels_inside(profiled.profile())
@@ -78,7 +78,7 @@ def test_a_network_in_int8_runs_the_kernels_of_its_layers(
 
 def test_a_layer_in_int8_is_timed_without_its_neighbours(model: nn.Module, example: Tensor) -> None:
     shape = trace(model, example).layers[1].shape
-    profiled = _ProfiledRequest(shape, target=INT8)
+    profiled = ProfiledRequest(shape, target=INT8)
     profiled.run()
 
     names, _, times_ms = profiled.profile()

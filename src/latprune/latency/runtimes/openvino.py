@@ -56,7 +56,7 @@ class OpenVino:
     ) -> Iterator[tuple[LayerShape, Measurement]]:
         """Time layers, several of them in turns; see `Runtime`."""
         clock = clock_for(target.threads)
-        open_layer = partial(_ProfiledRequest, target=target)
+        open_layer = partial(ProfiledRequest, target=target)
         yield from time_shapes(shapes, open_layer, target, clock=clock, apart=apart)
 
     def prepare(
@@ -101,7 +101,7 @@ class OpenVino:
 RUNTIME = OpenVino()
 
 
-class _ProfiledRequest:
+class ProfiledRequest:
     """A layer on the CPU whose kernels are timed; see `Profiled`."""
 
     def __init__(self, shape: LayerShape, *, target: Target) -> None:

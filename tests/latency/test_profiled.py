@@ -99,3 +99,85 @@ def test_nobody_reads_more_than_a_quarter_of_a_gigabyte() -> None:
     found, _ = timed({"a": MB}, apart=2**40)
 
     assert found["a"].apart == 256 * MB
+
+
+class World:
+    """A clock that runs drive on, and a machine that is half as quick now and then."""
+
+    def __init__(self, *, slow: float, spell_s: float) -> None:
+        self.now_s = 0.0
+        self._slow, self._spell_s = slow, spell_s
+
+    @property
+    def slowness(self) -> float:
+        # Spells of unequal length, so that rounds do not fall into step with them.
+        place = self.now_s / self._spell_s % 3.7
+        return self._slow if place < 1.3 else 1.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def spend(self, cost_ms: float) -> float:
+        """Run something that costs so much on the machine at its best; give what it took."""
+        taken_ms = cost_ms * self.slowness
+        self.now_s += taken_ms / 1e3
+        return taken_ms
+
+
+class Costing:
+    """A layer that takes what its cost is in a world at that moment."""
+
+    def __init__(self, world: World, cost_ms: float) -> None:
+        self.warm, self._world, self._cost_ms = True, world, cost_ms
+        self._times_ms: list[float] = []
+
+    def run(self) -> None:
+        self._times_ms.append(self._world.spend(self._cost_ms))
+
+    def profile(self) -> Profile:
+        return Profile(["layer"], ["Conv"], np.array([self._times_ms]))
+
+
+COSTS = {f"{cost} ms": cost for cost in (0.1, 0.3, 0.7, 1.0, 2.0, 4.0, 9.0)}
+
+
+@pytest.mark.parametrize("spell_s", [0.1, 0.4, 2.0])
+def test_a_machine_that_is_slow_for_moments_makes_no_single_layer_slow(
+    spell_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(slow=1.6, spell_s=spell_s)
+    monkeypatch.setattr(profiled, "time", world)
+
+    found = dict(
+        time_models(
+            COSTS.items(),
+            lambda cost_ms: Costing(world, cost_ms),
+            clock=world.perf_counter,
+            sentinel=("sentinel", 0.5),
+            size=lambda _: 1,
+        )
+    )
+
+    pace = found["sentinel"].median_ms / 0.5
+    assert found.keys() == {"sentinel", *COSTS}
+    for key, cost_ms in COSTS.items():
+        assert found[key].median_ms / pace == pytest.approx(cost_ms, rel=0.01)
+
+
+def test_the_sentinel_is_timed_beside_layers_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(slow=1.0, spell_s=1.0)
+    monkeypatch.setattr(profiled, "time", world)
+    slow = Costing(world, 500.0)
+    models = {"sentinel": Costing(world, 0.5), "slow": slow}
+
+    found = dict(
+        time_models(
+            [("slow", "slow")],
+            models.__getitem__,
+            clock=world.perf_counter,
+            sentinel=("sentinel", "sentinel"),
+        )
+    )
+
+    assert found["sentinel"].runs >= 10
+    assert found["slow"].median_ms == pytest.approx(500.0)

@@ -24,6 +24,9 @@ LEAST_S = 1.5
 WHOLE_S = 2.0
 """For how long a network by itself is timed, at the most."""
 
+_PARTS = 8
+_LEAST_RUNS = 10
+
 TOLERANCE = 0.003
 """How well the ratio of two networks is to be known, where nobody asks for more or less."""
 
@@ -34,14 +37,28 @@ def time_whole(run: Run, *, clock: Clock, pace: Callable[[], float]) -> Measurem
     Args:
         run: Runs it.
         clock: Leaves out what is no cost of the network.
-        pace: Measures how quick the machine is just now, by what it was at some time before.
+        pace: Measures how quick the machine is just now, by what it was at some time before. It is
+            asked between parts of the timing, since that changes from one to the next.
 
     Returns:
         What it would have taken at that pace.
     """
+    samples: list[float] = []
     before = pace()
-    samples = time_interleaved([run], clock=clock, limit_s=WHOLE_S, enough=steady_median)
-    return summarise(samples[0]).scaled((before + pace()) / 2)
+    for _ in range(_PARTS):
+        (times_ms,) = time_interleaved(
+            [run],
+            clock=clock,
+            warmup_s=0.0 if samples else 0.2,
+            min_rounds=2,
+            limit_s=WHOLE_S / _PARTS,
+        )
+        after = pace()
+        samples += [ms * (before + after) / 2 for ms in times_ms]
+        before = after
+        if len(samples) >= _LEAST_RUNS and steady_median([samples]):
+            break
+    return summarise(samples)
 
 
 def time_in_turns(

@@ -11,6 +11,7 @@ import math
 import random
 import time
 from dataclasses import replace
+from functools import cached_property
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -41,6 +42,7 @@ _VISIT_S = 1e-3
 _LEAST_REPEATS, _MOST_REPEATS = 2, 4  # one alone would cost as much again for its warm caches
 _WARMUP_S = 0.1  # a processor that rested needs a while to reach its pace
 _FINEST_MS = 5e-4  # profiles count whole microseconds
+_BEAT_S = 0.01  # how long the sentinel waits for its next turn, about
 
 
 class Profile(NamedTuple):
@@ -94,7 +96,8 @@ def time_models(
         models: Pairs of a key and a model, such as the bytes that `layer_model` gives.
         open_model: Opens one of them.
         clock: Leaves out what is no cost of a model, such as waiting for a processor.
-        sentinel: One more, to be timed again beside every few of the others.
+        sentinel: One more, to be timed between the runs of the others, every 10 ms or so: how
+            quick the machine was at that very moment does not count for them.
         size: Bytes that a model takes: not too many are open at a time.
         apart: How many bytes are read between two runs of a layer that is not warm, at most
             `_BYTES_AT_ONCE`; 0: as many as the others take that are open.
@@ -108,7 +111,14 @@ def time_models(
     most = apart or _BYTES_AT_ONCE
     for chunk in _chunks(models, [] if sentinel is None else [sentinel], size, most):
         between = _Between(apart, sum(size(model) for _, model in chunk))
-        yield from _time_together(chunk, open_model, clock, between, warmup_s=warmup_s)
+        yield from _time_together(
+            chunk,
+            open_model,
+            clock,
+            between,
+            has_sentinel=sentinel is not None,
+            warmup_s=warmup_s,
+        )
         warmup_s = 0.0
 
 
@@ -140,13 +150,15 @@ def _time_together(
     clock: Clock,
     between: _Between,
     *,
+    has_sentinel: bool,
     warmup_s: float,
 ) -> Iterator[tuple[Key, Measurement]]:
     begin = time.perf_counter()
     layers = [_Layer(open_model(model), clock) for _, model in models]
     while time.perf_counter() - begin < warmup_s:
         layers[0].warm_up()
-    order = list(layers)
+    pace = _Pace(layers[0] if has_sentinel else None)
+    order = layers[has_sentinel:]
     shuffle = random.Random(0).shuffle
     for _ in range(_MOST_ROUNDS):
         shuffle(order)
@@ -154,9 +166,10 @@ def _time_together(
             between.read()
         for layer in order:
             if not layer.steady:
-                layer.visit()
+                layer.visit(pace.now())
+        pace.beat()
     for (key, _), layer in zip(models, layers, strict=True):
-        found = layer.measured()
+        found = layer.measured(pace if layer in order else None)
         yield key, found if layer.warm else replace(found, apart=between.apart)
 
 
@@ -180,8 +193,11 @@ class _Layer:
         self.warm = session.warm
         self._clock = clock
         self._counts: list[bool] = []
+        self._begins_s: list[float] = []
         self._waits_ms: list[float] = []
         self._busy_ms: list[float] = []
+        self._paces_ms: list[float] = []
+        self._visits: list[int] = []  # where each begins among the runs that count
         self._run()
         begin = time.perf_counter()
         self.warm_up()
@@ -192,35 +208,101 @@ class _Layer:
         """Run once without it counting."""
         self._run()
 
-    def visit(self) -> None:
-        """Run a few times in a row, behind one run that fills the caches, or once without it."""
+    def visit(self, pace_ms: float = 1.0) -> float:
+        """Run a few times in a row, behind one run that fills the caches, or once without it.
+
+        Args:
+            pace_ms: What the sentinel takes just now, seen from outside.
+
+        Returns:
+            What a run took, seen from outside.
+        """
+        self._visits.append(sum(self._counts))
         if not self.warm:
-            self._run(counts=True)
-            return
+            self._run(pace_ms)
+            return self._busy_ms[-1]
         self._run()
         for _ in range(self._repeats):
-            self._run(counts=True)
+            self._run(pace_ms)
+        return float(np.median(self._busy_ms[-self._repeats :]))
 
-    def _run(self, *, counts: bool = False) -> None:
+    def _run(self, pace_ms: float | None = None) -> None:
         begin, own = time.perf_counter(), self._clock()
         self._session.run()
         passed, busy = time.perf_counter() - begin, self._clock() - own
+        self._begins_s.append(begin)
         self._waits_ms.append(max(0.0, passed - busy) * 1e3)
         self._busy_ms.append(busy * 1e3)
-        self._counts.append(counts)
+        self._counts.append(pace_ms is not None)
+        self._paces_ms.append(pace_ms or 1.0)
 
     @property
     def steady(self) -> bool:
         """Whether there are enough runs, and they agree well enough, seen from outside."""
-        timed = [ms for ms, counts in zip(self._busy_ms, self._counts, strict=True) if counts]
+        timed = np.array(self._busy_ms)[self._counted] / np.array(self._paces_ms)[self._counted]
         if _LEAST_RUNS <= len(timed) < _MOST_RUNS:
-            return steady_median([timed], tolerance=_STEADY)
+            return steady_median([timed.tolist()], tolerance=_STEADY)
         return len(timed) >= _MOST_RUNS
 
-    def measured(self) -> Measurement:
+    def measured(self, pace: _Pace | None = None) -> Measurement:
         """End the profile and give the time of the layer's kernels, without the waiting."""
-        samples = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
-        return summarise(samples[np.array(self._counts)])
+        if pace is None:
+            return summarise(self._samples_ms)
+        return summarise(self._samples_ms * pace.factors(np.array(self._begins_s)[self._counted]))
+
+    @cached_property
+    def visits(self) -> tuple[np.ndarray, np.ndarray]:
+        """End the profile; give, per visit, when it was and what the layer took, the median."""
+        begins_s = np.split(np.array(self._begins_s)[self._counted], self._visits[1:])
+        samples_ms = np.split(self._samples_ms, self._visits[1:])
+        return np.array([*map(np.mean, begins_s)]), np.array([*map(np.median, samples_ms)])
+
+    @cached_property
+    def _samples_ms(self) -> np.ndarray:
+        samples_ms = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
+        return samples_ms[self._counted]
+
+    @property
+    def _counted(self) -> np.ndarray:
+        return np.array(self._counts, dtype=bool)
+
+
+class _Pace:
+    """How quick the machine is from moment to moment, by a layer that is run again and again.
+
+    Processors change their pace within milliseconds where a core's other thread begins or ends
+    something. What is timed beside such a change would come out too quick or too slow by half.
+
+    Args:
+        sentinel: The layer; None: nobody knows the pace.
+    """
+
+    def __init__(self, sentinel: _Layer | None) -> None:
+        self._sentinel = sentinel
+        self._now_ms = 1.0
+        self._due_s = -math.inf
+
+    def now(self) -> float:
+        """What the sentinel takes just now, seen from outside, in ms."""
+        if time.perf_counter() >= self._due_s:
+            self.beat()
+        return self._now_ms
+
+    def beat(self) -> None:
+        """Run the sentinel."""
+        if self._sentinel is not None:
+            self._now_ms = self._sentinel.visit()
+            self._due_s = time.perf_counter() + _BEAT_S
+
+    def factors(self, times_s: np.ndarray) -> np.ndarray:
+        """Give what brings runs at these times to the sentinel's usual pace."""
+        if self._sentinel is None:
+            return np.ones(len(times_s))
+        when_s, taken_ms = self._sentinel.visits
+        factors: np.ndarray = self._sentinel.measured().median_ms / np.interp(
+            times_s, when_s, taken_ms
+        )
+        return factors
 
 
 def time_inside(profile: Profile, *, waits_ms: np.ndarray) -> np.ndarray:

@@ -259,8 +259,9 @@ class _Layer:
 
     @cached_property
     def _samples_ms(self) -> np.ndarray:
-        samples_ms = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
-        return samples_ms[self._counted]
+        samples = time_inside(self._session.profile(), waits_ms=np.array(self._waits_ms))
+        counted: np.ndarray = samples[self._counted]
+        return counted
 
     @property
     def _counted(self) -> np.ndarray:

@@ -7,14 +7,16 @@ take from there, too.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from statistics import mean
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from studies.frame import markdown, versions_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from studies.frame import Row
 
@@ -36,7 +38,7 @@ def write_page(study: Path, *, folder: Path = RESULTS, document: Document | None
         (study / f"{part}.md").read_text().format(**_facts(document))
         for part in ("introduction", "closing")
     )
-    parts = [introduction, _dense(document)]
+    parts = [introduction, _named(document), _dense(document)]
     parts += [_budget(document, budget) for budget in _sorted(document["config"]["budgets"])]
     parts += [_standing(document), _trials(document), _ablations(document), closing]
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,52 +74,48 @@ def _facts(document: Document) -> dict[str, Any]:
 
 
 def _devices(document: Document) -> str:
-    """Name the device that rows were timed on; of several each, and what was timed there."""
-    rows: dict[str, list[Row]] = {}
-    for row in document["rows"].values():
-        if "ratio" in row and row["budget"] in document["config"]["budgets"]:
-            rows.setdefault(row.get("device", document["target"]["device"]), []).append(row)
-    if len(rows) < 2:
-        return next(iter(rows), document["target"]["device"])
-    seeds, budgets, methods = (
-        {device: {row[what]: None for row in own} for device, own in rows.items()}
-        for what in ("seed", "budget", "method")
+    """Name the device that rows were timed on, or say that there are several."""
+    letters = _letters(document)
+    if len(letters) < 2:
+        return next(iter(letters), document["target"]["device"])
+    *_, last = letters.values()
+    return f"machines A to {last}, named below"
+
+
+def _letters(document: Document) -> dict[str, str]:
+    """Give each device that rows were timed on a letter; A has the most of them."""
+    counts = Counter(
+        _device(document, row)
+        for row in document["rows"].values()
+        if "ratio" in row and row["budget"] in document["config"]["budgets"]
     )
-    if _are_apart(seeds):
-        parts = {device: _of_seeds(own) for device, own in seeds.items()}
-    elif _are_apart(budgets):
-        parts = {device: " and ".join(_sorted(own)) for device, own in budgets.items()}
-    else:
-        main, *others = sorted(rows, key=lambda device: -len(rows[device]))
-        parts = {
-            device: _of_seeds(seeds[device])
-            if all(seeds[device].keys().isdisjoint(seeds[o]) for o in rows if o != device)
-            else " and ".join(_of_method(method, device, rows) for method in methods[device])
-            for device in others
-        }
-        parts[main] = "all else"
-    return "; ".join(f"{part} on {device}" for device, part in parts.items())
+    ordered = sorted(counts, key=lambda device: (-counts[device], device))
+    return dict(zip(ordered, ascii_uppercase, strict=False))
 
 
-def _of_method(method: str, device: str, rows: Mapping[str, list[Row]]) -> str:
-    """Name a method; where its rows are of several devices, and which of them are of this one."""
-    own, others = (
-        [row for place in places for row in rows[place] if row["method"] == method]
-        for places in ([device], [place for place in rows if place != device])
+def _device(document: Document, row: Row) -> str:
+    return str(row.get("device", document["target"]["device"]))
+
+
+def _named(document: Document) -> str:
+    """Name the machines behind the letters, where there are several."""
+    letters = _letters(document)
+    if len(letters) < 2:
+        return ""
+    names = "\n".join(f"- {letter}: {device}" for device, letter in letters.items())
+    return (
+        "Which machine a row's networks were cut and timed on stands under *on*, of several seeds "
+        "in their order. Every machine has times, and so widths, of its own: rows compare best "
+        f"within one.\n\n{names}"
     )
-    seeds = {row["seed"] for row in own}
-    if not any(row["seed"] in seeds for row in others):
-        return f'"{method}"'
-    return f'"{method}" at {" and ".join(_sorted({row["budget"] for row in own}))}'
 
 
-def _are_apart(of_devices: dict[str, dict[Any, None]]) -> bool:
-    return sum(map(len, of_devices.values())) == len(set().union(*of_devices.values()))
-
-
-def _of_seeds(seeds: Iterable[int]) -> str:
-    numbers = sorted(seeds)
-    return f"{'seeds' if len(numbers) > 1 else 'seed'} {' and '.join(map(str, numbers))}"
+def _on(document: Document, rows: Sequence[Row]) -> str:
+    """Give the letters of the machines of some seeds' rows, once where it is the same one."""
+    letters = _letters(document)
+    timed = sorted((row for row in rows if "ratio" in row), key=lambda row: int(row["seed"]))
+    found = [letters[_device(document, row)] for row in timed]
+    return ", ".join(found if len(set(found)) > 1 else found[:1]) or "–"
 
 
 def _dense(document: Document) -> str:
@@ -139,6 +137,10 @@ def _budget(document: Document, budget: str) -> str:
         head.insert(4, "test loss")
         for line, loss in zip(table, losses, strict=True):
             line.insert(4, loss or "–")
+    if len(_letters(document)) > 1:
+        head.append("on")
+        for line, method in zip(table, methods, strict=True):
+            line.append(_on(document, rows_of(document, method, budget)))
     return f"## {budget} of the latency\n\n{markdown(head, table)}{_reasons(document, budget)}"
 
 
@@ -306,7 +308,11 @@ def _ablations(document: Document) -> str:
         line = _line(said, rows)
         if method != whole and ablated["methods"][method]["by"] == "gradual" and rows:
             line[2] = "–"
+        if len(_letters(document)) > 1:
+            line.append(_on(document, rows))
         table.append(line)
+    if len(_letters(document)) > 1:
+        head.append("on")
     return f"## Ablations at {budget}\n\n{markdown(head, table)}"
 
 

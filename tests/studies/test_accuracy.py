@@ -288,56 +288,40 @@ def test_the_page_says_who_is_ahead_and_where_nothing_fits(page_of: PageOf) -> N
     assert "| Torch-Pruning | not run yet |" in page
 
 
+def test_the_page_names_the_device_once_where_it_is_the_same(page_of: PageOf) -> None:
+    page = page_of({"a": _row("joint", "50%", 0.80), "b": _row("greedy", "50%", 0.70)})
+
+    assert page.count("a first machine") == 1
+    assert "| on |" not in page
+
+
 def test_the_page_says_which_rows_were_timed_on_which_device(page_of: PageOf) -> None:
     rows = {
         "a": _row("joint", "50%", 0.80),
-        "b": {**_row("joint", "35%", 0.80), "device": "a second machine"},
-        "c": _row("joint", "70%", 0.80),
+        "b": {**_row("joint", "50%", 0.80, seed=2), "device": "a second machine"},
+        "c": {**_row("joint", "50%", 0.80, seed=1), "device": "a third machine"},
+        "d": {**_row("greedy", "35%", 0.80), "device": "a second machine"},
+        "e": {**_row("greedy", "35%", 0.80, seed=1), "device": "a second machine"},
+        "f": {**_row("joint", "70%", 0.80), "device": "a third machine"},
+        "g": {**_row("HALP, 30 steps", "70%", 0.80)},
     }
 
     page = page_of(rows)
 
-    assert "70% and 50% on a first machine; 35% on a second machine" in page
+    named = ["- A: a second machine", "- B: a first machine", "- C: a third machine"]
+    assert "\n".join(named) in page
+    assert "(machines A to C, named below;" in page
+    at_70, at_50, at_35 = (page.split("\n## ")[place].splitlines() for place in (1, 2, 3))
 
+    def on(method: str, lines: list[str]) -> str:
+        (line,) = (line for line in lines if line.startswith(f"| {method} |"))
+        return line.split("|")[-2].strip()
 
-def test_the_page_says_which_seeds_were_timed_on_which_device(page_of: PageOf) -> None:
-    rows = {
-        "a": _row("joint", "50%", 0.80),
-        "b": {**_row("joint", "50%", 0.80, seed=1), "device": "a second machine"},
-        "c": {**_row("joint", "70%", 0.80, seed=2), "device": "a second machine"},
-    }
-
-    page = page_of(rows)
-
-    assert "seed 0 on a first machine; seeds 1 and 2 on a second machine" in page
-
-
-def test_the_page_says_which_methods_were_timed_on_which_device(page_of: PageOf) -> None:
-    rows = {
-        "a": _row("joint", "50%", 0.80),
-        "b": _row("Torch-Pruning", "50%", 0.80, seed=1),
-        "c": {**_row("joint", "50%", 0.80, seed=2), "device": "a second machine"},
-        "d": {**_row("greedy", "50%", 0.80), "device": "a third machine"},
-    }
-
-    page = page_of(rows)
-
-    said = '"greedy" on a third machine; all else on a first machine'
-    assert "seed 2 on a second machine; " + said in page
-
-
-def test_the_page_says_which_of_a_methods_rows_were_timed_elsewhere(page_of: PageOf) -> None:
-    rows = {
-        "a": _row("joint", "70%", 0.80),
-        "b": {**_row("joint", "50%", 0.80), "device": "a second machine"},
-        "c": _row("greedy", "50%", 0.80),
-        "d": {**_row("joint, Fisher", "50%", 0.80), "device": "a second machine"},
-        "e": _row("greedy", "70%", 0.80),
-    }
-
-    page = page_of(rows)
-
-    assert '"joint" at 50% and "joint, Fisher" on a second machine; all else on a first' in page
+    assert on("method", at_50) == "on"
+    assert on("joint", at_50) == "B, C, A"  # in the order of the seeds
+    assert on("greedy", at_35) == "A"  # the same for both
+    assert on("joint", at_70) == "C"
+    assert on("Torch-Pruning", at_70) == "–"
 
 
 def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> None:

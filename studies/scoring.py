@@ -39,20 +39,30 @@ def score(
     path: Path,
 ) -> Scored:
     """Score a network by a criterion, or read what was scored before."""
-    of_channels = absolute(criterion).removeprefix(UNBOUNDED)
+    of_channels, beside = _of_channels(criterion, path)
     if of_channels != criterion:  # valued another way, scored the same
-        beside = path.with_name(path.name.replace(criterion, of_channels))
         found = score(of_channels, subject, graph, settings, beside)
         trunk = {"trunk": 0.0} if criterion.startswith(UNBOUNDED) else {}
         valued = lp.relative(found.saliency, graph, **trunk)
         if graph.branches and not trunk:
             valued = _priced(valued, subject, graph, path)
         return Scored(replace(valued, criterion=criterion), found.seconds)
-    if not path.is_file():
+    if not is_scored(criterion, path):
         begin = time.process_time()
         saliency = _score(criterion, subject, graph, settings, path.parent)
         _write(Scored(saliency, time.process_time() - begin), path)
     return read(criterion, path)
+
+
+def is_scored(criterion: str, path: Path) -> bool:
+    """Tell whether `score` would read what was scored before."""
+    return _of_channels(criterion, path)[1].is_file()
+
+
+def _of_channels(criterion: str, path: Path) -> tuple[str, Path]:
+    """Give the criterion that scores the channels, and its file."""
+    name = absolute(criterion).removeprefix(UNBOUNDED)
+    return name, path.with_name(path.name.replace(criterion, name))
 
 
 def _priced(

@@ -27,9 +27,9 @@ from latprune.errors import BudgetTooSmall
 from latprune.fitting import refine
 from latprune.knapsack import uniform
 from latprune.reranking import rerank
-from studies.criteria.page import write_page
+from studies.criteria.page import budgets_of, write_page
 from studies.frame import Row, Rows, require_data, write_result
-from studies.scoring import read, score
+from studies.scoring import is_scored, score
 from studies.subjects import Subject, subject
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(network: str, config: dict[str, Any], wanted: list[str], budgets: list[s
     for name in [*settings["criteria"], UNIFORM, RANDOM]:
         if wanted and name not in wanted:
             continue
-        for budget in budgets or config["budgets"]:
+        for budget in budgets or budgets_of(config, network):
             if name == UNIFORM:
                 tried(scored("fisher"), budget, uniformly=True)
             elif name == RANDOM:
@@ -133,11 +133,14 @@ def collect(config: dict[str, Any]) -> None:
         if not (folder / "judged.json").is_file():
             continue
         judged = Rows(folder / "judged.json").all()
+        chosen = subject(network, settings, seed=config["seed"])
+        graph = lp.trace(chosen.model, chosen.example)
         seconds = {}
         for criterion in settings["criteria"]:
-            if not (folder / f"{criterion}.npz").is_file():
+            path = folder / f"{criterion}.npz"
+            if not is_scored(criterion, path):
                 continue
-            found = read(criterion, folder / f"{criterion}.npz")
+            found = score(criterion, chosen, graph, settings, path)
             seconds[criterion] = round(found.seconds, 1)
             for result in judged.values():
                 if "widths" in result:

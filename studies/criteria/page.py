@@ -19,7 +19,8 @@ def write_page(document: dict[str, Any], *, path: Path = PAGE) -> None:
     parts = [_INTRODUCTION.format(**_facts(document))]
     for network, found in document["networks"].items():
         settings = document["config"]["networks"][network]
-        parts.append(_network(network, found, settings, sorted_budgets(document)))
+        budgets = _sorted(budgets_of(document["config"], network))
+        parts.append(_network(network, found, settings, budgets))
     missing = set(document["config"]["networks"]) - set(document["networks"])
     if missing:
         parts.append(f"## Not run yet\n\n{', '.join(sorted(missing))}.")
@@ -28,8 +29,14 @@ def write_page(document: dict[str, Any], *, path: Path = PAGE) -> None:
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
-def sorted_budgets(document: dict[str, Any]) -> list[str]:
-    return sorted(document["config"]["budgets"], key=lambda text: -float(text.rstrip("%")))
+def budgets_of(config: dict[str, Any], network: str) -> list[str]:
+    """Give a network's own budgets, or those of all."""
+    found: list[str] = config["networks"][network].get("budgets", config["budgets"])
+    return found
+
+
+def _sorted(budgets: list[str]) -> list[str]:
+    return sorted(budgets, key=lambda text: -float(text.rstrip("%")))
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:
@@ -148,10 +155,10 @@ Latencies are sums of measured layers, as `lp.fitting.refine` plans them, not ti
 networks: they are to be equal between criteria, not to be exact. ρ is Spearman's rank correlation
 between the loss that a criterion predicts for the widths of *every* plan tried at a budget (those
 of the other criteria, of one factor for all, and random ones) and the test loss that was measured;
-in brackets the number of plans. `unbounded_…` takes the scores of `…` for what they leave of a
-group, as if there were no trunk beside a residual branch (`lp.relative(scores, graph, trunk=0)`),
-which takes no time of its own: so `relative_…` valued widths until it knew of branches. By what it
-is now no plan of this study was made yet. `probe_outputs` is `probe(…, by="outputs")`.
+in brackets the number of plans. `relative_…` takes the scores of `…` for what they leave of a
+group ([criteria](../criteria.md)), which takes no time of its own; no branches go here.
+`unbounded_fisher` is that as if there were no trunk beside a residual branch
+(`lp.relative(scores, graph, trunk=0)`). `probe_outputs` is `probe(…, by="outputs")`.
 "Re-ranked" is the plan whose network has the least loss on held-out training images, among all rows
 above.
 """

@@ -24,7 +24,7 @@ LEAST_S = 1.5
 WHOLE_S = 2.0
 """For how long a network by itself is timed, at the most."""
 
-_PARTS = 8
+_PARTS = 8  # of the timing of a network by itself; asking for the pace takes about as long as one
 _LEAST_RUNS = 10
 
 TOLERANCE = 0.003

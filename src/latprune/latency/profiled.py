@@ -271,8 +271,8 @@ class _Layer:
 class _Pace:
     """How quick the machine is from moment to moment, by a layer that is run again and again.
 
-    Processors change their pace within milliseconds where a core's other thread begins or ends
-    something. What is timed beside such a change would come out too quick or too slow by half.
+    On a shared machine that changes from one moment to the next, by half. What is timed beside such
+    a change would come out too quick or too slow by as much.
 
     Args:
         sentinel: The layer; None: nobody knows the pace.

@@ -14,7 +14,8 @@ from latprune.errors import import_extra
 from latprune.latency.layer_timing import time_shapes
 from latprune.latency.onnx_export import export_network
 from latprune.latency.onnx_layers import CONTEXT, WARM, layer_model, warm_by
-from latprune.latency.openvino_int8 import in_int8, runs_of
+from latprune.latency.openvino_alike import Alike
+from latprune.latency.openvino_int8 import runs_of
 from latprune.latency.profiled import Profile, random_input
 from latprune.latency.target import processor
 from latprune.latency.timing import Opened, clock_for
@@ -32,6 +33,7 @@ _EXTRA = "openvino"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _SHIFT = 0.5  # of data that lie evenly about 0: networks' own hardly do
 _OF_AN_INPUT = "/fq_output_"  # what NNCF adds to the name of an input where it quantises it
+_QUANTISER = Alike()
 
 
 class OpenVino:
@@ -71,7 +73,7 @@ class OpenVino:
         """
         read = self.read_network(model, example)
         if target.precision == "int8":
-            read = in_int8(read, runs_of(read, [example]), correct=False)
+            read = _QUANTISER.in_int8(read, runs_of(read, [example]))
         inputs = example if isinstance(example, tuple) else (example,)
         arrays = [tensor.detach().cpu().numpy() for tensor in inputs]
 
@@ -113,7 +115,7 @@ class ProfiledRequest:
         data = [random_input(wanted.get_shape()) for wanted in read.inputs]
         if quantised:
             data = [np.abs(values) if shape.rectified else values + _SHIFT for values in data]
-            read = in_int8(read, [data], correct=False)
+            read = _QUANTISER.in_int8(read, [data])
         self._request = _request(read, target, PERF_COUNT=True)
         _feed(self._request, data)
         self._operators: dict[str, str] = {}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from latprune.latency.timing import Clock, Run
 
 STEP = 8
+_KNOWN_MS: dict[tuple[type[nn.Module], str], float] = {}
 
 
 def layer_ms(shape: LayerShape) -> float:
@@ -72,8 +73,7 @@ class Synthetic:
         return cast("Run", partial(self.network_ms, model, example))
 
     def network_ms(self, model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
-        layers = trace(model, example).layers
-        return self.whole * sum(layer_ms(layer.shape) for layer in layers) + self.rest_ms
+        return self.whole * _layers_ms(model, example) + self.rest_ms
 
     def compare(
         self,
@@ -111,6 +111,18 @@ class Synthetic:
         patch.setattr(latprune.fitting.loop, "prepare", lambda model, example, target, **_: model)
         patch.setattr(latprune.fitting.loop, "compare", self.compare)
         patch.setattr(latprune.report.comparison, "compare", self.compare)
+
+
+def _layers_ms(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
+    """What a network's layers take; traced once for each structure."""
+    examples = example if isinstance(example, tuple) else (example,)
+    sizes = [(name, value.shape) for name, value in model.state_dict().items()]
+    inputs = [one.shape for one in examples]
+    key = (type(model), f"{model} {model.training} {sizes} {inputs}")
+    if key not in _KNOWN_MS:
+        layers = trace(model, example).layers
+        _KNOWN_MS[key] = sum(layer_ms(layer.shape) for layer in layers)
+    return _KNOWN_MS[key]
 
 
 def _unready(network: nn.Module | Run) -> nn.Module:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torchvision
 
+from tests.synthetic import Synthetic
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -37,12 +39,15 @@ def test_the_example_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torchvision.models, "resnet50", torchvision.models.resnet18)  # quicker
+    Synthetic(name="onnxruntime", whole=1.2).install(monkeypatch)
 
     runpy.run_path(str(repository / "examples" / "nine_lines.py"))
 
     assert "of the budget of 50%" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {
+        "cache",
         "resnet50-half.safetensors",
         "resnet50-half.onnx",
     }

@@ -175,7 +175,8 @@ def test_a_network_in_int8_is_judged_as_it_ships_if_it_can_be_calibrated(calibra
 
 
 def test_in_fp32_what_ships_is_what_was_judged() -> None:
-    judged = checked(networks(4, 8), networks(4, 2), comparison=None)
+    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
+    judged = checked(networks(4, 8), networks(4, 2), comparison=taken)
 
     assert judged.small.shipped == {}
     assert judged.unjudged == ""

@@ -93,6 +93,9 @@ class Refining:
         return found
 
     def _with_layers(self, demand: Demand, widths: Sequence[Mapping[str, int]]) -> Demand:
+        shapes = (shape for one in widths for shape in self.graph.shapes_at(one).values())
+        if all(shape in demand.table for shape in shapes):
+            return demand
         table = measure(
             self.model,
             self.graph,

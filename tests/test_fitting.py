@@ -368,6 +368,23 @@ def test_where_a_plan_leaves_much_its_neighbours_are_measured_too(
     assert sum(measured) > sum(left)
 
 
+def test_a_table_that_holds_a_plans_layers_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic().install(monkeypatch)
+    model = Network(*FINE).eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    saliency, budget = lp.magnitude(model, graph), lp.Budget(fraction=0.5)
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+    first, table = refine(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
+
+    assert table.path is not None
+    table.path.write_text("damaged")
+    second, again = refine(model, graph, EXAMPLE, table, saliency, budget, folder=tmp_path)
+
+    assert (second.widths, len(again)) == (first.widths, len(table))
+
+
 def test_networks_timed_in_a_bad_hour_do_not_keep_the_loop_far_below_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

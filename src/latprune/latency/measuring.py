@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Tell = Callable[[int, int, str], None]
 
 _LAYER_S = {"onnxruntime": 0.05, "openvino": 0.08, "eager": 0.05, "compile": 0.6}
-_LAYER_INT8_S = {"onnxruntime": 0.06, "openvino": 0.5}  # each is quantised first
+_LAYER_INT8_S = {"onnxruntime": 0.06, "openvino": 0.12}  # each is quantised first
 _FEW_OPENINGS = 3  # fewer do not tell how much the next one may differ
 PRUNED = 0.5
 """The share of its weights that a network may have left: layers are timed as far apart as there."""

@@ -20,6 +20,7 @@ from latprune.latency.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import openvino
 
@@ -44,7 +45,8 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head((x + self.block(x)).mean((2, 3)))
+        logits: Tensor = self.head((x + self.block(x)).mean((2, 3)))
+        return logits
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_channels_whose_weights_are_zero_are_no_matter(asked: list[Any], example
     alike = Alike()
     for wide in (32, 24):
         network = Network(wide=wide, trunk=16)
-        for weight in network.block[-1].parameters():  # type: ignore[index]
+        for weight in network.block[-1].parameters():
             nn.init.zeros_(weight)
         found = alike.in_int8(*read(network, example))
 
@@ -125,8 +127,10 @@ def test_another_structure_and_inputs_of_another_sign_are_for_nncf(
     assert len(asked) == 3
 
 
-def test_a_depthwise_convolution_is_no_model_for_a_grouped_one(asked: list[Any]) -> None:
-    alike = Alike()
+def test_a_depthwise_convolution_is_no_model_for_a_grouped_one(
+    asked: list[Any], tmp_path: Path
+) -> None:
+    alike, path = Alike(), tmp_path / "layer.onnx"
     for groups in (16, 4, 16, 4):
         shape = LayerShape(
             "conv",
@@ -139,7 +143,8 @@ def test_a_depthwise_convolution_is_no_model_for_a_grouped_one(asked: list[Any])
             dilation=(1, 1),
             groups=groups,
         )
-        model = RUNTIME.read_file(layer_model(shape, batch=1, in_range=True))
+        path.write_bytes(layer_model(shape, batch=1, in_range=True))
+        model = RUNTIME.read_file(path)
         alike.in_int8(
             model, [[np.ones(tuple(one.get_shape()), np.float32)] for one in model.inputs]
         )

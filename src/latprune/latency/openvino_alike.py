@@ -97,13 +97,13 @@ def _structure(model: Any) -> list[Any]:
     numbers: dict[str, int] = {}
     found = []
     for number, operator in enumerate(model.get_ordered_ops()):
-        numbers[operator.get_friendly_name()] = number
+        numbers[operator.get_name()] = number
         written = [
             (output.get_element_type().get_type_name(), len(output.get_shape()))
             for output in operator.outputs()
         ]
         sources = [wanted.get_source_output() for wanted in operator.inputs()]
-        read = [(numbers[one.get_node().get_friendly_name()], one.get_index()) for one in sources]
+        read = [(numbers[one.get_node().get_name()], one.get_index()) for one in sources]
         found.append((operator.get_type_name(), written, read, _settings(operator)))
     return found
 
@@ -138,10 +138,14 @@ def _places(model: Any, quantised: Any) -> Iterator[_Place]:
     """Compare a model with what NNCF made of it.
 
     Raises:
-        _Unknown: If NNCF did something else than rounding inputs and storing constants as integers.
+        _Unknown: If NNCF did something else than rounding inputs and storing constants as integers,
+            or operators have no names of their own.
     """
+    operators = model.get_ordered_ops()
+    if len({operator.get_friendly_name() for operator in operators}) < len(operators):
+        raise _Unknown
     twins = {one.get_friendly_name(): one for one in quantised.get_ordered_ops()}
-    for number, operator in enumerate(model.get_ordered_ops()):
+    for number, operator in enumerate(operators):
         twin = twins.get(operator.get_friendly_name())
         if twin is None:
             continue  # a constant that integers took the place of

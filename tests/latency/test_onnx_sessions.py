@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from latprune.graph.layers import Kind, LayerShape
-from latprune.latency.onnx_layers import layer_model
+from latprune.latency.onnx_layers import CONTEXT, layer_model
 from latprune.latency.onnx_sessions import ProfiledSession, read_profile
-from latprune.latency.profiled import Profile, time_inside, time_models
-from latprune.latency.timing import clock_for
+from latprune.latency.profiled import Profile, kernels_inside, time_inside
 from tests.latency.synthetic import conv
 
 if TYPE_CHECKING:
@@ -68,16 +66,33 @@ def test_waiting_for_the_processor_is_no_part_of_a_layer() -> None:
     assert found.tolist() == [1.0, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("kind", ["conv", "add", "gate", "norm", "activation", "concat"])
-def test_what_onnx_runtime_makes_of_a_layer_is_found_between_its_neighbours(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "operator"),
+    [
+        ("conv", "Conv"),
+        ("add", "Add"),
+        ("gate", "Mul"),
+        ("norm", "Conv"),
+        ("activation", "Sigmoid"),
+        ("concat", "Concat"),
+    ],
+)
+def test_what_onnx_runtime_makes_of_a_layer_is_found_between_its_neighbours(
+    kind: Kind, operator: str
+) -> None:
     shape = LayerShape(kind, 32, 32, (28, 28), norm=kind == "norm")
     if kind == "conv":
         shape = replace(conv(32, 32, size=28), adds=True)
     if kind == "activation":
         shape = replace(shape, activation="sigmoid")
-    small = replace(shape, size=(2, 2))
-    models = [(one, layer_model(one, batch=1)) for one in (small, shape)]
+    session = ProfiledSession(layer_model(shape, batch=1), threads=1)
+    session.run()
+    profile = session.profile()
 
-    found = dict(time_models(models, partial(ProfiledSession, threads=1), clock=clock_for(1)))
+    inside = kernels_inside(profile)
 
-    assert found[shape].median_ms > found[small].median_ms > 0
+    found = [profile.operators[kernel] for kernel in inside]
+    assert found.count(operator) == 1
+    assert {operator} <= set(found) <= {operator, "ReorderInput", "ReorderOutput"}
+    assert not any(profile.names[kernel].startswith(CONTEXT) for kernel in inside)
+    assert 0 < time_inside(profile, waits_ms=np.zeros(1)).item() < profile.times_ms.sum()

@@ -35,7 +35,7 @@ CASES = {
         {**IMAGES, "score_images": 1024, "calibration_images": 1024, "test_images": 2000},
     ),
 }
-CRITERIA = ("relative_fisher", "relative_gauss_newton", "taylor", "fisher")
+CRITERIA = ("relative_gauss_newton", "relative_fisher", "taylor", "fisher")
 
 
 def compare(case: str, criteria: Sequence[str], budgets: Sequence[str]) -> None:

@@ -239,7 +239,6 @@ LOADER = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64)) for _ i
     ("criterion", "loader", "asked", "may_go"),
     [
         ("relative_fisher", LOADER, None, True),
-        ("relative_gauss_newton", LOADER, None, True),
         ("relative_fisher", LOADER, False, False),
         ("relative_fisher", None, None, False),
         ("relative_fisher", None, True, True),
@@ -269,9 +268,12 @@ def own_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(outputs, labels)
 
 
-@pytest.mark.parametrize("loss", [lp.cross_entropy, own_loss])
+@pytest.mark.parametrize(
+    ("loss", "criterion"),
+    [(lp.cross_entropy, "relative_gauss_newton"), (own_loss, "relative_fisher")],
+)
 def test_a_branch_that_changes_nothing_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any, criterion: str
 ) -> None:
     Synthetic(whole=1.2).install(monkeypatch)
     with torch.random.fork_rng(devices=[]):
@@ -291,6 +293,7 @@ def test_a_branch_that_changes_nothing_goes_first(
     )  # fmt: skip
 
     assert pruned.report.to_json()["removed"] == [idle.name]
+    assert pruned.plan.criterion == criterion
     assert not pruned.reranked
 
 
@@ -303,12 +306,9 @@ def test_pictures_without_labels_suffice_to_cut_a_classifier(
     model = blocks.Residuals().eval()
 
     by_pictures, by_labels = (
-        lp.prune(
-            model, EXAMPLE, "85%", loader=loader, criterion="relative_gauss_newton",
-            folder=tmp_path / name, target=target,
-        )
+        lp.prune(model, EXAMPLE, "85%", loader=loader, folder=tmp_path / name, target=target)
         for name, loader in (("pictures", unlabelled), ("labels", LOADER))
-    )  # fmt: skip
+    )
 
     assert by_pictures.plan.kept == by_labels.plan.kept
 

@@ -19,7 +19,7 @@ from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
-from latprune.saliency.named import DEFAULT, values_branches
+from latprune.saliency.named import default, values_branches
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import load, load_plan, save
 from latprune.trial import Trial
@@ -110,7 +110,7 @@ def prune(
     also: Mapping[Target, Budget | str | float] | None = None,
     keep: Sequence[str] = (),
     branches: bool | None = None,
-    criterion: Criteria = DEFAULT,
+    criterion: Criteria | None = None,
     solver: Solver | Sequence[Solver] = joint,
     recipe: Recipe | None = None,
     score_batches: int = 16,
@@ -145,7 +145,8 @@ def prune(
             `relative_…` and there is a loader, for there it is measured what that costs.
         criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
             function of model and graph. Of several, the one whose network has the least loss on
-            held-out batches (`rerank`).
+            held-out batches (`rerank`). None: `relative_gauss_newton` with the default loss, and
+            `relative_fisher` with another.
         solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
@@ -184,6 +185,8 @@ def prune(
     solvers = (solver,) if callable(solver) else tuple(solver)
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
+    if criterion is None:
+        criterion = default(classifies=own(loss) is None)
     criteria = as_criteria(criterion)
     scoring = Scoring(
         criteria,

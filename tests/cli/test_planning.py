@@ -61,7 +61,7 @@ def test_plan_cuts_nothing_and_keeps_to_the_budget_by_its_own_prediction(disk: D
     assert found.exit_code == 0
     assert said["predicted_ms"] <= said["budget_ms"]
     assert said["budget_ms"] == pytest.approx(0.8 * said["baseline_ms"])
-    assert said["criterion"] == "relative_fisher"
+    assert said["criterion"] == "relative_gauss_newton"
     assert all(0 < after <= before for before, after in said["widths"].values())
 
 

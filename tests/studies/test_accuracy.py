@@ -275,14 +275,14 @@ def page_of(tmp_path: Path, repository: Path) -> PageOf:
 
 def test_the_page_says_who_is_ahead_and_where_nothing_fits(page_of: PageOf) -> None:
     rows = {
-        "a": _row("joint, relative Fisher", "50%", 0.80),
+        "a": _row("joint, relative Gauss-Newton", "50%", 0.80),
         "b": _row("greedy", "50%", 0.85),
         "c": {"method": "joint", "budget": "35%", "seed": 0, "impossible": "", "floor_share": 1.2},
     }
 
     page = page_of(rows)
 
-    assert "50%: `joint` with `relative_fisher` is behind greedy by 5.0 points" in page
+    assert "50%: `joint` with `relative_gauss_newton` is behind greedy by 5.0 points" in page
     assert "| joint | nothing fits |" in page
     assert "takes 42.0 % for joint" in page
     assert "| Torch-Pruning | not run yet |" in page
@@ -325,7 +325,7 @@ def test_the_page_says_which_rows_were_timed_on_which_device(page_of: PageOf) ->
 
 
 def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> None:
-    ours = "joint, relative Fisher"
+    ours = "joint, relative Gauss-Newton"
     rows = {
         "a": _row(ours, "50%", 0.80),
         "b": _row(ours, "50%", 0.90, seed=1),
@@ -350,7 +350,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(page_of: PageOf) -> 
 
 def test_the_page_says_who_is_level(page_of: PageOf) -> None:
     rows = {
-        "a": _row("joint, relative Fisher", "50%", 0.80001),
+        "a": _row("joint, relative Gauss-Newton", "50%", 0.80001),
         "b": _row("greedy", "50%", 0.80002),
         "c": _row("joint", "50%", 0.81),
     }

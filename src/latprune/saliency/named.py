@@ -39,7 +39,8 @@ CriterionName = Literal[
     "relative_magnitude",
 ]
 RELATIVE = "relative_"
-DEFAULT: CriterionName = "relative_fisher"
+OF_ANSWERS: CriterionName = "relative_gauss_newton"
+OF_LOSS: CriterionName = "relative_fisher"
 WITHOUT_DATA: CriterionName = "relative_magnitude"
 
 
@@ -84,6 +85,19 @@ def check_name(criterion: str) -> None:
     """
     if criterion not in names():
         raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
+
+
+def default(*, classifies: bool, has_data: bool = True) -> CriterionName:
+    """Give the name of the criterion for who names none.
+
+    Args:
+        classifies: Whether the network's outputs are logits; what moves of others, such as boxes,
+            only their loss knows.
+        has_data: Whether there are pictures.
+    """
+    if not has_data:
+        return WITHOUT_DATA
+    return OF_ANSWERS if classifies else OF_LOSS
 
 
 def absolute(criterion: str) -> str:

@@ -29,9 +29,9 @@ CriterionNames = Annotated[
         "--criterion",
         help="What makes a channel worth keeping: taylor (the paper's), taylor_squared, fisher, "
         "gauss_newton or probe, which need --data, or magnitude; relative_ before all but probe "
-        "values widths by what they leave (the default: relative_fisher; without --data "
-        "relative_magnitude; of prune --steps taylor). prune takes several, as taylor,fisher: "
-        "whichever network does best on held-out pictures.",
+        "values widths by what they leave (the default: relative_gauss_newton; of detectors "
+        "relative_fisher; without --data relative_magnitude; of prune --steps taylor). prune takes "
+        "several, as taylor,fisher: whichever network does best on held-out pictures.",
     ),
 ]
 Keep = Annotated[
@@ -73,7 +73,7 @@ class Choosable:
         return tuple(self.keep or ())
 
     def one(self, data: Path | None, task: str) -> CriterionName:
-        """Read one criterion; by default the better one that the data allow."""
+        """Read one criterion; by default the best one that data and task allow."""
         return _criterion(self.criterion, data, task)
 
     def several(self, data: Path | None, task: str) -> list[CriterionName]:
@@ -145,10 +145,10 @@ def budget_of(text: str) -> Budget:
 
 
 def _criterion(name: str | None, data: Path | None, task: str) -> CriterionName:
-    from latprune.saliency.named import DEFAULT, WITHOUT_DATA, check_name, needs_data, needs_logits
+    from latprune.saliency.named import check_name, default, needs_data, needs_logits
 
     if name is None:
-        return WITHOUT_DATA if data is None else DEFAULT
+        return default(classifies=task == "classification", has_data=data is not None)
     with usage("--criterion"):
         check_name(name)
     if data is None and needs_data(name):

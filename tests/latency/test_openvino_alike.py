@@ -152,6 +152,14 @@ def test_a_depthwise_convolution_is_no_model_for_a_grouped_one(
     assert len(asked) == 2
 
 
+def test_a_single_channel_is_no_model_for_several(asked: list[Any], example: Tensor) -> None:
+    alike = Alike()
+    for wide in (1, 24, 1, 32):
+        alike.in_int8(*read(Network(wide=wide, trunk=16), example))
+
+    assert len(asked) == 2
+
+
 def test_what_cannot_be_put_elsewhere_is_for_nncf_every_time(
     monkeypatch: pytest.MonkeyPatch, example: Tensor
 ) -> None:

@@ -93,13 +93,13 @@ class _Unknown(Exception):
 
 
 def _structure(model: Any) -> list[Any]:
-    """Give what NNCF decides by, in order: operators, what they read, but no widths."""
+    """Give what NNCF decides by, in order: operators, what they read; of sizes only which are 1."""
     numbers: dict[str, int] = {}
     found = []
     for number, operator in enumerate(model.get_ordered_ops()):
         numbers[operator.get_name()] = number
         written = [
-            (output.get_element_type().get_type_name(), len(output.get_shape()))
+            (output.get_element_type().get_type_name(), [size == 1 for size in output.get_shape()])
             for output in operator.outputs()
         ]
         sources = [wanted.get_source_output() for wanted in operator.inputs()]
@@ -109,15 +109,10 @@ def _structure(model: Any) -> list[Any]:
 
 
 def _settings(operator: Any) -> list[tuple[str, str]]:
-    """Give an operator's attributes; of its sizes only whether it is depthwise."""
-    kind = operator.get_type_name()
-    if kind in ("Parameter", "Constant"):
+    """Give an operator's attributes, but those that are sizes."""
+    if operator.get_type_name() in ("Parameter", "Constant"):
         return []
-    settings = [(key, str(value)) for key, value in operator.get_attributes().items()]
-    if kind == "GroupConvolution":
-        _, writes, reads, *_ = operator.input(1).get_shape()
-        settings.append(("depthwise", str(writes == reads == 1)))
-    return sorted(settings)
+    return sorted((key, str(value)) for key, value in operator.get_attributes().items())
 
 
 def _digest(facts: Any) -> str:
@@ -167,11 +162,8 @@ def _rounding(source: Any, node: Any) -> _Activations | _Weights:
     Raises:
         _Unknown: If it is none of the two.
     """
-    kind, before = (
-        node.get_type_name(),
-        [_before(node, place) for place in range(node.get_input_size())],
-    )
-    name = source.get_node().get_friendly_name()
+    kind, name = node.get_type_name(), source.get_node().get_friendly_name()
+    before = [_before(node, place) for place in range(node.get_input_size())]
     if kind == "FakeQuantize" and _named(node.input(0).get_source_output()) == _named(source):
         ranges = tuple(np.array(_values(one)) for one in before[1:])
         suffix = node.get_friendly_name().removeprefix(name)
@@ -241,6 +233,5 @@ def _of_sizes(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Repeat or leave out values per channel, as many as there are of them now."""
     if values.ndim != len(sizes):
         return values
-    return np.resize(
-        values, [1 if own == 1 else size for own, size in zip(values.shape, sizes, strict=True)]
-    )
+    both = zip(values.shape, sizes, strict=True)
+    return np.resize(values, [1 if own == 1 else size for own, size in both])

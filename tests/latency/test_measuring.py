@@ -180,7 +180,7 @@ def test_a_runtime_that_quantises_every_layer_is_said_to_take_longer() -> None:
         assert str(asked).startswith(f"about {asked.measurements} measurements, ")
         said[runtime, precision] = asked.seconds
 
-    assert said["openvino", "int8"] > 5 * said["openvino", "fp32"]
+    assert said["openvino", "int8"] > said["openvino", "fp32"]
     assert said["onnxruntime", "int8"] > said["onnxruntime", "fp32"]
 
 

@@ -239,6 +239,9 @@ LOADER = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64)) for _ i
     ("criterion", "loader", "asked", "may_go"),
     [
         ("relative_fisher", LOADER, None, True),
+        ("relative_gauss_newton", LOADER, None, True),
+        (None, LOADER, None, True),
+        (None, None, None, False),
         ("relative_fisher", LOADER, False, False),
         ("relative_fisher", None, None, False),
         ("relative_fisher", None, True, True),

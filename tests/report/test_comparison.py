@@ -16,6 +16,7 @@ from latprune.report import Report, check, parameters
 from tests.report.examples import TARGET, chain, plan_for, report
 
 HALF = Budget(fraction=0.5)
+TAKEN = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +130,8 @@ def test_print_needs_no_library_and_shows_predicted_beside_measured() -> None:
 def test_check_counts_and_judges_both_networks() -> None:
     graph = chain(4, 8)
     dense, small = networks(4, 8), networks(4, 2)
-    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
 
-    judged = checked(dense, small, comparison=taken)
+    judged = checked(dense, small, comparison=TAKEN)
 
     assert judged.dense.accuracy == {"share": judged.dense.parameters / 1000}
     assert judged.small.accuracy == {"share": judged.small.parameters / 1000}
@@ -152,7 +152,6 @@ def test_check_measures_where_nothing_was_measured() -> None:
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_a_network_in_int8_is_judged_as_it_ships_if_it_can_be_calibrated(calibrated: bool) -> None:
     graph, int8 = chain(8, 16), Target.here("onnxruntime", precision="int8")
-    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
     batch = torch.randn(4, 3, 8, 8)
     judged = check(
         networks(8, 16),
@@ -162,7 +161,7 @@ def test_a_network_in_int8_is_judged_as_it_ships_if_it_can_be_calibrated(calibra
         graph=graph,
         evaluate=lambda model: {"mean": model(batch).mean().item()},
         calibration=[batch] if calibrated else None,
-        comparison=taken,
+        comparison=TAKEN,
     )
 
     text, stored = str(judged), judged.to_json()["small"]["accuracy_as_shipped"]
@@ -175,8 +174,7 @@ def test_a_network_in_int8_is_judged_as_it_ships_if_it_can_be_calibrated(calibra
 
 
 def test_in_fp32_what_ships_is_what_was_judged() -> None:
-    taken = Comparison(Measurement(2.0, 0.1, 9), Measurement(1.0, 0.1, 9), 0.5, 0.01, 0.003)
-    judged = checked(networks(4, 8), networks(4, 2), comparison=taken)
+    judged = checked(networks(4, 8), networks(4, 2), comparison=TAKEN)
 
     assert judged.small.shipped == {}
     assert judged.unjudged == ""

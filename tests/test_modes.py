@@ -1,12 +1,15 @@
-"""Labels follow the network to its device, whatever they are made of."""
+"""Labels follow the network to its device, whatever they are made of; networks can be copied."""
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
+import pytest
 import torch
+from torch import Tensor, nn
 
-from latprune.modes import moved
+from latprune.modes import copied, moved
 
 META = torch.device("meta")
 
@@ -30,3 +33,43 @@ def test_what_is_there_already_is_not_copied() -> None:
     here = torch.ones(2)
 
     assert moved({"a": here}, here.device)["a"] is here
+
+
+class Remembers(nn.Module):
+    """Keeps what it derived from a parameter from one evaluation to the next, as timm's LeViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.kept: dict[str, list[Tensor]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.kept:
+            self.kept["doubled"] = [self.weight * 2]
+        return x * self.kept["doubled"][0]
+
+
+def test_what_a_module_derived_and_kept_is_copied_without_its_history() -> None:
+    model, inputs = Remembers(), torch.ones(1, 2)
+    outputs = model(inputs)
+    with pytest.raises(RuntimeError, match="graph leaves"):
+        copy.deepcopy(model)
+
+    twin = copied(model)
+
+    assert twin.kept["doubled"][0].is_leaf
+    assert not model.kept["doubled"][0].is_leaf
+    assert twin.kept["doubled"][0] is not model.kept["doubled"][0]
+    torch.testing.assert_close(twin(inputs), outputs.detach())
+
+
+def test_a_module_with_a_weight_made_of_others_is_copied_and_goes_on_learning() -> None:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        model = nn.utils.weight_norm(nn.Linear(2, 2))
+
+    twin = copied(model)
+
+    twin(torch.ones(1, 2)).sum().backward()
+    there, here = (dict(one.named_parameters())["weight_g"] for one in (twin, model))
+    assert there.grad is not None
+    assert here.grad is None

@@ -15,7 +15,7 @@ from latprune.gradual.processes import meet, rank, shared, world
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
-from latprune.modes import placed
+from latprune.modes import copied, placed
 from latprune.pipeline import Pruned, batch_of, budgets_of, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
@@ -118,7 +118,7 @@ def prune_gradually(
     check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
-    dense = copy.deepcopy(model).eval()
+    dense = copied(model).eval()
     told.stage("trace")
     graph = trace(dense, example, keep=keep)
     told.stage("measure")
@@ -144,7 +144,7 @@ def prune_gradually(
     told.stage("train and prune")
     along = _Along(begin)
     tuned = tune(
-        copy.deepcopy(model),
+        copied(model),
         loader,
         recipe=recipe,
         teacher=dense if teaches(recipe, loss, distil) else None,

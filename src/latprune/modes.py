@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -43,6 +44,36 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         model.to(home)
         arrange(model, torch.contiguous_format)
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(model: Module) -> Module:
+    """Copy a module, also one that keeps tensors which something was derived from.
+
+    timm's LeViT keeps its attention biases from one evaluation to the next, and `weight_norm` the
+    weight that it made: in the copy such tensors have no history, and PyTorch refuses to copy
+    them with it.
+    """
+    derived = {
+        id(tensor): tensor.detach().clone()
+        for module in model.modules()
+        for tensor in _tensors(vars(module))
+        if not tensor.is_leaf
+    }
+    return copy.deepcopy(model, derived)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Give the tensors in lists, tuples and dicts, however nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,6 +14,7 @@ from latprune.errors import BudgetTooSmall, ModelMismatch
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
+from latprune.modes import copied
 from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
@@ -198,7 +198,7 @@ def prune(
         distil=distil_beside(loss, distil),
         trial=_trial(trial_steps, recipe, loss, distil),
     )
-    dense = copy.deepcopy(model).eval()
+    dense = copied(model).eval()
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
     may_go = valued if branches is None else branches

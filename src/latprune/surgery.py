@@ -6,7 +6,6 @@ the places of its channels as JSON. `load` needs that file and a freshly built d
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -21,6 +20,7 @@ from latprune.graph.groups import Branch, groups_from_json, groups_to_json
 from latprune.graph.removing import remove_branches
 from latprune.graph.slicing import tensor_of
 from latprune.graph.ties import Tie
+from latprune.modes import copied
 from latprune.planning import Plan
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _cut(
                     f"for the {group.channels} channels of {group.name}: it is another model, or "
                     "one that was cut before"
                 )
-    small = copy.deepcopy(model)
+    small = copied(model)
     remove_branches(small, groups, branches, plan.kept, ties=ties)
     return small
 

@@ -9,7 +9,6 @@ whole does not run without: it may ask a block for more than its result.
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +21,7 @@ from latprune.graph.groups import Branch
 from latprune.graph.removing import added, emptied, holds, take_out
 from latprune.graph.shadows import shrunk, varying
 from latprune.graph.slicing import TOUCHING
+from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -202,7 +202,7 @@ def _dispensable(
 
 
 def _runs_without(model: nn.Module, inputs: tuple[Any, ...], removed: Sequence[_Proven]) -> bool:
-    small = copy.deepcopy(model)
+    small = copied(model)
     try:
         for branch, constant in removed:
             take_out(small, branch, constant, torch.zeros_like(constant))

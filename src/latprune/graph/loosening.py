@@ -8,7 +8,6 @@ in runs of the network with a narrower trunk, whatever weights it has.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import numpy as np
 
 from latprune.graph.slicing import tell_modules, tensor_of
 from latprune.graph.ties import Tie
+from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ def _narrowed(
     model: nn.Module, groups: Sequence[ChannelGroup], widths: Sequence[Mapping[Axis, int]]
 ) -> nn.Module:
     """Give a network with narrower trunks, of any weights."""
-    small = copy.deepcopy(model)
+    small = copied(model)
     before: dict[int, Sequence[int]] = {}
     for (name, axis), size in (item for sizes in widths for item in sizes.items()):
         tensor = tensor_of(small, name)

@@ -6,7 +6,6 @@ are computed while all widths are still the dense network's.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from latprune.errors import ModelMismatch
 from latprune.graph.shortcuts import Constant, Shortcut, Skip, let_norms_settle
 from latprune.graph.slicing import slice_model, tensor_of, zero_channels
 from latprune.graph.ties import tied_groups
+from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) ->
     touched = {m.parameter for group in groups for m in group.members}
     before = {name: tensor_of(model, name).detach().clone() for name in touched}
     zero_channels(model, groups, {group.name: () for group in groups})
-    block = copy.deepcopy(model.get_submodule(branch.block)).cpu().double().eval()
+    block = copied(model.get_submodule(branch.block)).cpu().double().eval()
     for name, values in before.items():
         tensor_of(model, name).data.copy_(values)
     return block
@@ -135,7 +135,7 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
 @torch.no_grad()
 def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
     """Whether an emptied block computes the same with its constant in the branch's place."""
-    stand_in = _without(copy.deepcopy(block), branch, constant, torch.zeros_like(constant))
+    stand_in = _without(copied(block), branch, constant, torch.zeros_like(constant))
     for seed, scale in enumerate((1.0, 100.0), start=2):
         x = scale * _noise(branch, seed=seed)
         expected, found = block(x), stand_in(x)

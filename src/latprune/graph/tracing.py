@@ -6,7 +6,6 @@ the labels, try the groups out and freeze the ones that do not hold (`verifying`
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.loosening import find_ties
 from latprune.graph.ties import tied_groups
 from latprune.graph.verifying import Judgement, find_broken
+from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def trace(
     """
     inputs = example if isinstance(example, tuple) else (example,)
     check_keep(model, keep)
-    working = copy.deepcopy(model).eval()
+    working = copied(model).eval()
     readings = _readings(working, partial(follow, inputs=inputs, keep=keep, exact=exact))
     reading, broken = _first_that_holds(readings, working, inputs)
     return _graph(reading, broken, working, inputs, branches=branches)

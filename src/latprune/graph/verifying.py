@@ -7,7 +7,6 @@ over channels are part of a network (LayerNorm), both are compared without them.
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from latprune.graph.labels import labelled_tensors, tensors_in
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import channel_wise
 from latprune.graph.ties import tied_groups
-from latprune.modes import train_without_dropout
+from latprune.modes import copied, train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -259,14 +258,14 @@ class _Trial:
 
     def _be_precise(self) -> None:
         self._precise = True
-        self._model = copy.deepcopy(self._model).double()  # the one that was given is run again
+        self._model = copied(self._model).double()  # the one that was given is run again
         self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         names = {group.name for group in groups}
         ties = [tie for tie in self._ties if names.issuperset(tie.groups)]
         kept = random_kept(groups, share=0.3, seed=0, ties=ties)
-        masked, small = copy.deepcopy(self._model), copy.deepcopy(self._model)
+        masked, small = copied(self._model), copied(self._model)
         zero_channels(masked, groups, kept)
         with channel_wise(self._judgement.mixed):
             settle(masked, self._inputs, small)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import nn
 
 from latprune.latency.layer_sizes import input_shape, second_shape
 from latprune.latency.profiled import Profile
+from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,7 +143,7 @@ def cast(
     module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[nn.Module, Inputs]:
     """Give a copy of a network in evaluation mode, and its inputs, in another precision."""
-    small = copy.deepcopy(module).eval().to(dtype)
+    small = copied(module).eval().to(dtype)
     return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
 
 

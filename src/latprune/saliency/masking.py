@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import NotFinite
 from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
-from latprune.modes import arrange, device_of, moved
+from latprune.modes import arrange, copied, device_of, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ class MaskedTrial:
     @classmethod
     def of(cls, model: nn.Module, samples: Sequence[Batch], judge: Loss) -> MaskedTrial:
         """Copy a network; it stays as it is."""
-        trial = copy.deepcopy(model).eval()
+        trial = copied(model).eval()
         arrange(trial, torch.channels_last)
         for module in trial.modules():
             if isinstance(module, _BatchNorm):
@@ -56,6 +55,10 @@ class MaskedTrial:
         device = device_of(self.model)
         answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
         return MaskedTrial(self.model, answered, distance)
+
+    def on(self, samples: Sequence[Batch]) -> MaskedTrial:
+        """Judge the same copy on some of the samples."""
+        return replace(self, samples=samples)
 
     def on_finite(self) -> tuple[MaskedTrial, float]:
         """Leave out the batches on which this network's own loss is nan or infinite.
@@ -75,7 +78,7 @@ class MaskedTrial:
                 f"the whole network has a loss of {losses[0]}: check inputs, weights and loss"
             )
         sizes = [len(inputs) for inputs, _ in finite]
-        return replace(self, samples=finite), _mean(filter(math.isfinite, losses), sizes)
+        return self.on(finite), _mean(filter(math.isfinite, losses), sizes)
 
     def loss(self, what: str) -> float:
         """Give the mean over all samples.

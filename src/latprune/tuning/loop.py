@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import DataError, import_extra
-from latprune.modes import evaluating, placed
+from latprune.modes import copied, evaluating, placed
 from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
 from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.losses import cross_entropy, distillation
@@ -336,7 +335,7 @@ def _precision(
     """Settle the precision, the same for all processes."""
 
     def trial() -> Callable[[Precision], None]:
-        pupil = copy.deepcopy(model).train()
+        pupil = copied(model).train()
         images, labels = next(batches.epoch(0))
 
         def step(precision: Precision) -> None:

@@ -181,6 +181,28 @@ def test_a_network_that_fits_is_not_cut(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.rounds == 1
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_without_a_folder_the_table_that_was_given_grows(
+    in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic(whole=1.3).install(monkeypatch)
+    model = Network().eval()
+    graph = lp.trace(model, EXAMPLE)
+    table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=tmp_path)
+    assert table.path is not None
+    if in_memory:
+        table = lp.LatencyTable.read(table.path)
+    asked = table, lp.magnitude(model, graph), lp.Budget(fraction=0.5)
+
+    found = lp.fit(model, graph, EXAMPLE, *asked)
+
+    assert found.used <= 1
+    assert set(graph.shapes_at(found.plan.widths).values()) <= found.table.keys()
+    assert found.table.network(graph) == table.network(graph)
+    assert found.table.path == table.path
+    assert (found.table is table) == in_memory
+
+
 def test_a_network_is_cut_though_none_of_its_channels_is_worth_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

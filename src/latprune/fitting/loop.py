@@ -109,7 +109,8 @@ def fit(
         also: Further targets of the device, each with its table and budget: the network is
             timed on all of them, and is within all budgets. Their `rest_ms` is not looked at.
         within: Per group the channels to choose among, as for `plan`; None for all.
-        folder: Of the tables, as for `measure`.
+        folder: Of the tables that are measured, as for `measure`; None for the one that `table`
+            lies in.
         progress: Is told of every plan and every network.
         device: Where networks and layers are timed.
         ready: What `prepare` made of the dense network, by target, where somebody has it already:

@@ -93,19 +93,27 @@ class Refining:
         return found
 
     def _with_layers(self, demand: Demand, widths: Sequence[Mapping[str, int]]) -> Demand:
-        shapes = (shape for one in widths for shape in self.graph.shapes_at(one).values())
-        if all(shape in demand.table for shape in shapes):
+        """Have the layers of these widths in the table, and in its file if it has one."""
+        own = demand.table
+        shapes = {shape for one in widths for shape in self.graph.shapes_at(one).values()}
+        missing = [shape for shape in shapes if shape not in own]
+        if not missing:
             return demand
+        beside = own.path.parent if own.path is not None else None
         table = measure(
             self.model,
             self.graph,
             self.example,
-            demand.table.target,
+            own.target,
             widths=widths,
-            folder=self.folder,
+            folder=self.folder or beside,
             device=self.device,
         )
-        return replace(demand, table=table)
+        if table.path == own.path:
+            return replace(demand, table=table)
+        for shape in missing:  # it came from somewhere else
+            own.add(shape, table[shape])
+        return demand
 
 
 def _leaves_much(planned: Plan, aim: float) -> bool:

@@ -131,6 +131,28 @@ def test_a_saved_result_carries_its_report(tmp_path: Path) -> None:
     assert notes["report"] == result.report.to_json()
 
 
+def test_what_a_prompt_shows_of_results_is_a_line(tmp_path: Path) -> None:
+    target = lp.Target.here("synthetic")
+    result = lp.prune(Network(), EXAMPLE, 0.6, target=target, folder=tmp_path)
+    graph = result.graph
+    table = lp.measure(Network(), graph, EXAMPLE, target, folder=tmp_path)
+    saliency, budget = lp.magnitude(Network(), graph), lp.Budget(fraction=0.6)
+    fitted = lp.fit(Network(), graph, EXAMPLE, table, saliency, budget)
+
+    for what, said in [
+        (result, f"takes {result.report.used:.1%} of its budget of 60%"),
+        (result.report, f"takes {result.report.used:.1%} of its budget of 60%"),
+        (result.plan, f"predicted to take {result.plan.predicted_ms:.4g} of "),
+        (fitted, f"<Fitted: Network, takes {fitted.used:.1%} of its budget of 60%, "),
+        (graph, f" channels in {len(graph.groups)} groups, {len(graph.layers)} layers, "),
+        (graph.groups[0], f"<ChannelGroup: {graph.groups[0].name}, "),
+        (saliency, f"<Saliency: magnitude, {sum(graph.widths.values())} channels in "),
+        (table, f"<LatencyTable: {len(table)} layers, {target.describe()}>"),
+    ]:
+        assert said in repr(what)
+        assert len(repr(what)) < 150
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     loader: DataLoader[tuple[torch.Tensor, ...]],
     evaluate: Callable[..., Mapping[str, float]],

@@ -79,6 +79,12 @@ class Pruned:
     also: tuple[Report, ...] = ()
     reranked: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Pruned: {type(self.model).__name__}, takes {self.report.used:.1%} of its budget of "
+            f"{self.plan.budget}>"
+        )
+
     @property
     def met(self) -> bool:
         """Whether every budget is."""

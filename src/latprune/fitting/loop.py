@@ -70,6 +70,12 @@ class Fitted:
     is_dense: bool = False
     also: tuple[Comparison, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"<Fitted: {type(self.model).__name__}, takes {self.used:.1%} of its budget of "
+            f"{self.plan.budget}, {self.rounds} timings>"
+        )
+
     @property
     def used(self) -> float:
         """The share of the budget that the network takes; above 1 it is not met.

@@ -113,6 +113,9 @@ class ChannelGroup:
                     f"of {self.channels} channels"
                 )
 
+    def __repr__(self) -> str:
+        return f"<ChannelGroup: {self.name}, {self.channels} channels, {len(self.members)} members>"
+
     def with_role(self, *roles: Role) -> tuple[Member, ...]:
         """Give the members that play one of these roles."""
         return tuple(member for member in self.members if member.role in roles)
@@ -221,6 +224,13 @@ class PruningGraph:
         self._by_name.update({group.name: group for group in self.groups})
         if len(self._by_name) != len(self.groups):
             raise ValueError("two channel groups have the same name")
+
+    def __repr__(self) -> str:
+        channels = sum(self.widths.values())
+        return (
+            f"<PruningGraph: {channels} channels in {len(self.groups)} groups, "
+            f"{len(self.layers)} layers, {len(self.branches)} branches that can go>"
+        )
 
     def group(self, name: str) -> ChannelGroup:
         """Give a group by its name."""

@@ -57,6 +57,9 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         self._alike: dict[tuple[object, ...], list[LayerShape]] = {}
         self._derived: dict[tuple[object, ...], dict[object, Any]] = {}
 
+    def __repr__(self) -> str:
+        return f"<LatencyTable: {len(self)} layers, {self.target.describe()}>"
+
     @classmethod
     def open(cls, path: Path, target: Target) -> LatencyTable:
         """Read a table's file, or begin one.

@@ -90,6 +90,12 @@ class Plan:
     price_ms: float = math.nan
     also: tuple[Promise, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"<Plan: {sum(self.widths.values())} channels in {len(self.kept)} groups, predicted to "
+            f"take {self.predicted_ms:.4g} of {self.baseline_ms:.4g} ms, budget {self.budget}>"
+        )
+
     @property
     def widths(self) -> dict[str, int]:
         """How many channels of each group stay."""

@@ -220,6 +220,12 @@ class Report:
             ],
         }
 
+    def __repr__(self) -> str:
+        return (
+            f"<Report: takes {self.used:.1%} of its budget of {self.budget}, "
+            f"{self.small.latency.median_ms:.4g} of {self.dense.latency.median_ms:.4g} ms>"
+        )
+
     def __str__(self) -> str:
         return summary(self)
 

@@ -41,6 +41,10 @@ class Saliency:
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
     gone: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        channels = sum(map(len, self.scores.values()))
+        return f"<Saliency: {self.criterion}, {channels} channels in {len(self.scores)} groups>"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", _float64(self.scores))
         object.__setattr__(self, "curves", _float64(self.curves))

@@ -18,12 +18,13 @@ from latprune.graph.removing import remove_branches
 from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import slice_model
 from latprune.graph.tracing import trace
+from latprune.progress import Quiet
 from latprune.saliency import Saliency, fisher, magnitude, price_branches, relative, scored
 from latprune.tuning import distillation
 from tests import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from latprune.graph.groups import Branch, PruningGraph
 
@@ -49,29 +50,61 @@ MODEL, GRAPH, BATCHES = answering()
 VALUES = relative(magnitude(MODEL, GRAPH), GRAPH)
 
 
-Judged = Callable[[nn.Module], float]
+Judged = Callable[[nn.Module, int], float]
 
 
 @torch.no_grad()
-def answers(model: nn.Module) -> list[Tensor]:
-    """Give what a network answers, its norms using the statistics of the batch."""
+def answers(model: nn.Module, count: int) -> list[Tensor]:
+    """Give what a network answers to the first batches, its norms using their statistics."""
     model = copy.deepcopy(model).train()
-    return [model(inputs) for inputs, _ in BATCHES]
+    return [model(inputs) for inputs, _ in BATCHES[:count]]
 
 
-def loss_of(small: nn.Module) -> float:
-    """Give a network's loss."""
-    labels = [labels for _, labels in BATCHES]
-    return float(np.mean([*map(F.cross_entropy, answers(small), labels)]))
+def loss_of(small: nn.Module, count: int = 3) -> float:
+    """Give a network's loss on the first batches."""
+    labels = [labels for _, labels in BATCHES[:count]]
+    return float(np.mean([*map(F.cross_entropy, answers(small, count), labels)]))
 
 
-def distance_of(small: nn.Module) -> float:
+def distance_of(small: nn.Module, count: int = 3) -> float:
     """Give how far a network's answers are from the whole one's: 4 KL at temperature 2."""
     pairs = [
         [(logits / 2).log_softmax(dim=1) for logits in pair]
-        for pair in zip(answers(MODEL), answers(small), strict=True)
+        for pair in zip(answers(MODEL, count), answers(small, count), strict=True)
     ]
     return float(np.mean([4 * (p.exp() * (p - q)).sum(dim=1).mean() for p, q in pairs]))
+
+
+WHOLE = {group.name: list(range(group.channels)) for group in GRAPH.groups}
+
+
+def without(branches: Iterable[Branch]) -> nn.Module:
+    """Cut branches out of the network."""
+    small = copy.deepcopy(MODEL)
+    kept: dict[str, list[int]] = {name: [] for branch in branches for name in branch.groups}
+    remove_branches(small, GRAPH.groups, GRAPH.branches, WHOLE | kept)
+    settle(small)
+    return small
+
+
+def in_turn(judged: Judged, few: int) -> dict[Branch, float]:
+    """Give what every branch costs by itself, and the more that it adds to those gone before it."""
+
+    def worse(branches: Iterable[Branch], count: int) -> float:
+        return judged(without(branches), count) - judged(MODEL, count)
+
+    gone: list[Branch] = []
+    prices, price = {}, 0.0
+    while len(gone) < len(GRAPH.branches):
+        left = [branch for branch in GRAPH.branches if branch not in gone]
+        before = worse(gone, few)
+        adds = {branch: worse([*gone, branch], few) - before for branch in left}
+        branch = min(adds, key=lambda one: adds[one])
+        more = max(adds[branch] - worse([branch], few), 0)
+        price = max(price, max(worse([branch], 3), 0) + more)
+        prices[branch] = price
+        gone.append(branch)
+    return prices
 
 
 def costs(saliency: Saliency, graph: PruningGraph = GRAPH) -> list[float]:
@@ -83,20 +116,12 @@ def costs(saliency: Saliency, graph: PruningGraph = GRAPH) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("distil", "judged", "chance"), [(None, loss_of, 0.5), (distillation, distance_of, 0.0)]
+    ("distil", "judged", "few", "chance"),
+    [(None, loss_of, 3, 0.5), (distillation, distance_of, 1, 0.0)],
 )
 def test_a_branch_costs_what_it_does_to_the_network_that_it_is_gone(
-    distil: Any, judged: Judged, chance: float
+    distil: Any, judged: Judged, few: int, chance: float
 ) -> None:
-    whole = {group.name: list(range(group.channels)) for group in GRAPH.groups}
-
-    def worse(branch: Branch) -> float:
-        small = copy.deepcopy(MODEL)
-        kept = whole | {name: [] for name in branch.groups}
-        remove_branches(small, GRAPH.groups, GRAPH.branches, kept)
-        settle(small)
-        return judged(small) - judged(MODEL)
-
     ratios = []
     for group in GRAPH.groups:
         if group.name in GRAPH.in_branches:
@@ -105,18 +130,37 @@ def test_a_branch_costs_what_it_does_to_the_network_that_it_is_gone(
         sums = VALUES.scores[group.name][ranked].cumsum()
         width = int((sums < sums[-1] / 2).sum()) + 1
         small = copy.deepcopy(MODEL)
-        slice_model(small, GRAPH.groups, whole | {group.name: sorted(ranked[:width].tolist())})
+        slice_model(small, GRAPH.groups, WHOLE | {group.name: sorted(ranked[:width].tolist())})
         values = VALUES.values(group.name)
-        ratios.append((judged(small) - judged(MODEL)) / (values[-1] - values[width]))
+        ratios.append((judged(small, 3) - judged(MODEL, 3)) / (values[-1] - values[width]))
     assert min(ratios) > 0
 
     found = costs(price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy, distil=distil))
 
-    worth = np.maximum([worse(branch) for branch in GRAPH.branches], 0)
-    prices = (worth + chance * worth.mean()) / np.exp(np.mean(np.log(ratios)))
+    turns = in_turn(judged, few)
+    together = np.array([turns[branch] for branch in GRAPH.branches])
+    singly = [judged(without([branch]), 3) for branch in GRAPH.branches]
+    alone = np.maximum(np.array(singly) - judged(MODEL, 3), 0)
+    assert (together > 1.05 * alone).any()  # else nothing below says what they do together
+    prices = (together + chance * alone.mean()) / np.exp(np.mean(np.log(ratios)))
     most = costs(VALUES)
     assert (prices < most).any()  # else nothing below says anything
     np.testing.assert_allclose(found, np.minimum(prices, most), rtol=2e-3)
+
+
+def test_progress_tells_of_every_group_and_of_every_branch_twice() -> None:
+    told: list[tuple[int, int | None]] = []
+
+    class Told(Quiet):
+        def step(self, done: int, total: int | None, what: str) -> None:
+            assert what == "widths and branches masked"
+            told.append((done, total))
+
+    price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy, progress=Told())
+
+    outside = [group for group in GRAPH.groups if group.name not in GRAPH.in_branches]
+    steps = len(outside) + 2 * len(GRAPH.branches)
+    assert told == [(done, steps) for done in range(1, steps + 1)]
 
 
 def test_a_branch_that_adds_nothing_is_the_cheapest() -> None:

@@ -1,12 +1,14 @@
 """What it costs that a residual branch is gone as a whole is measured.
 
 No score tells. In one network a branch is as strong as the trunk that it adds to, in another the
-trunk hardly feels it, and the scores inside are alike. But there are few branches, and to run a
-network without one takes a forward pass.
+trunk hardly feels it, and the scores inside are alike; and many that go together can cost several
+times what each costs by itself. But there are few branches, and to run a network without some takes
+a forward pass.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 IMAGES = 128
 TEMPERATURE = 2.0  # by itself few sure answers would decide
 CHANCE = 0.5  # of the mean of all branches, what the loss may be wrong by
+FEW = 4  # times fewer images say what branches do together, where answers are compared
+SLACK = 0.1  # of what a branch adds: another may add so much less than the one that goes
 MOST_COMPARED = 8  # groups, drawn: what is evenly spread may all be of a kind
 
 
@@ -45,15 +49,18 @@ def price_branches(
 ) -> Saliency:
     """Measure what it costs that residual branches are gone, in what widths are valued in.
 
-    Branches that can go are masked, one at a time, batch norms using the statistics of the batch,
-    as they would once re-estimated. A branch costs what that does to the network. Groups outside
-    branches, masked to half of their scores, say what that is in values: the geometric mean of what
-    it does, over what the values say.
+    Branches that can go are masked, batch norms using the statistics of the batch, as they would
+    once re-estimated. A branch costs what that does to the network: by itself, and what it does
+    more of once others are gone, which is most of it where many go. For that they are masked one
+    after the other, always one that adds least. None costs less than those that went before it.
+
+    Groups outside branches, masked to half of their scores, say what that is in values: the
+    geometric mean of what it does, over what the values say.
 
     What masking does is how far the network's answers move, where `distil` can say so: for a
-    classifier by T² KL at temperature T = 2, which few images suffice for. Else it is what the loss
-    rises by; much of what tells branches apart is chance then, so each costs half of the mean of
-    all besides.
+    classifier by T² KL at temperature T = 2, which few images suffice for, and a quarter of them
+    for what branches do together. Else it is what the loss rises by; much of what tells branches
+    apart is chance then, so each costs half of the mean of all, by themselves, besides.
 
     Args:
         saliency: Values the widths of all groups, `relative`ly or not.
@@ -65,8 +72,8 @@ def price_branches(
         distil: Of (outputs, the whole network's outputs, temperature=), a scalar that is 0 for
             equal ones: `distillation` for a classifier. None: the loss decides.
         images: About how many samples to judge on.
-        progress: Is told of every network that was run. There is one per branch, and at most
-            eight more.
+        progress: Is told of every group and every branch that was masked by itself, and of every
+            branch that is gone for good, which takes about three networks to run.
 
     Returns:
         The same values, with what is left of a group's where its branch is `gone`: never less than
@@ -88,28 +95,40 @@ def price_branches(
         trial = trial.against_itself(partial(distil, temperature=TEMPERATURE))
     trial, whole = trial.on_finite()
     compared = _compared(graph)
-    tried = len(compared) + len(graph.branches)
+    steps = len(compared) + 2 * len(graph.branches)
+    done = itertools.count(1)
+
+    def step() -> None:
+        progress.step(next(done), steps, "widths and branches masked")
+
     rises, costs = [], []
-    for done, group in enumerate(compared, start=1):
+    for group in compared:
         width = _half(saliency, group)
         kept = {group.name: saliency.ranked(group.name)[:width].tolist()}
         with trial.masked([group], kept):
             rises.append(trial.loss(f"{group.name} masked to {width} channels") - whole)
         values = saliency.values(group.name)
         costs.append(float(values[-1] - values[width]))
-        progress.step(done, tried, "widths and branches masked")
-    added = {}
-    by_name = {group.name: group for group in graph.groups}
-    for done, branch in enumerate(graph.branches, start=len(compared) + 1):
-        inside = [by_name[name] for name in branch.groups]
-        with trial.masked(inside, {name: [] for name in branch.groups}):
-            added[branch] = max(trial.loss(f"the network without {branch.name}") - whole, 0.0)
-        progress.step(done, tried, "widths and branches masked")
+        step()
+    singly = {}
+    for branch in graph.branches:
+        singly[branch] = loss_without([branch], graph, trial)
+        step()
     unit = _unit(rises, costs)
     if unit is None:
         return saliency
-    chance = CHANCE * float(np.mean(list(added.values()))) if distil is None else 0.0
-    prices = {branch: (rise + chance) / unit for branch, rise in added.items()}
+    alone = {branch: max(loss - whole, 0.0) for branch, loss in singly.items()}
+    if distil is None:
+        chance = CHANCE * float(np.mean(list(alone.values())))
+    else:
+        chance, trial = 0.0, trial.on(enough(trial.samples, images // FEW))
+        whole = trial.loss("the whole network")
+        singly = {branch: loss_without([branch], graph, trial) for branch in alone}
+    prices, least = {}, 0.0
+    for branch, more in in_turn(graph, trial, whole, singly):
+        least = max(least, alone[branch] + more)
+        prices[branch] = (least + chance) / unit
+        step()
     return replace(saliency, gone=dict(_left(saliency, prices)))
 
 
@@ -149,6 +168,52 @@ def _unit(rises: Sequence[float], costs: Sequence[float]) -> float | None:
     """Give what a value is in what was measured; None if nothing narrower was worse."""
     ratios = [rise / cost for rise, cost in zip(rises, costs, strict=True) if min(rise, cost) > 0]
     return float(np.exp(np.mean(np.log(ratios)))) if ratios else None
+
+
+def loss_without(branches: Sequence[Branch], graph: PruningGraph, trial: MaskedTrial) -> float:
+    """Give the loss of the network that branches are gone from."""
+    inside = {name for branch in branches for name in branch.groups}
+    gone = [group for group in graph.groups if group.name in inside]
+    others = f" and {len(branches) - 1} others" if len(branches) > 1 else ""
+    with trial.masked(gone, {group.name: [] for group in gone}):
+        return trial.loss(f"the network without {branches[-1].name}{others}")
+
+
+def in_turn(
+    graph: PruningGraph, trial: MaskedTrial, whole: float, singly: Mapping[Branch, float]
+) -> Iterator[tuple[Branch, float]]:
+    """Let one branch go after the other, always one that adds least to the loss.
+
+    What a branch adds mostly grows as others go. So what it added before is a bound, and one that
+    adds least when measured anew need not be compared with all (lazy greedy: Minoux 1978).
+
+    Args:
+        graph: Has the branches' groups.
+        trial: Judges.
+        whole: The whole network's loss.
+        singly: The loss without each branch.
+
+    Yields:
+        Every branch, in the order in which they go, and what it adds more than by itself, at
+        least 0.
+    """
+    adds = {branch: loss - whole for branch, loss in singly.items()}
+    gone: list[Branch] = []
+    before, without = whole, dict(singly)  # those gone; those gone and another
+
+    def reckoned(branch: Branch) -> tuple[float, bool]:
+        measured = branch in without
+        return adds[branch] - measured * SLACK * abs(adds[branch]), not measured
+
+    while adds:
+        branch = min(adds, key=reckoned)
+        if branch not in without:
+            without[branch] = loss_without([*gone, branch], graph, trial)
+            adds[branch] = without[branch] - before
+            continue
+        yield branch, max(adds.pop(branch) - (singly[branch] - whole), 0.0)
+        gone.append(branch)
+        before, without = without[branch], {}
 
 
 def _left(saliency: Saliency, prices: Mapping[Branch, float]) -> Iterator[tuple[str, float]]:

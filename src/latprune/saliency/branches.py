@@ -73,7 +73,7 @@ def price_branches(
             equal ones: `distillation` for a classifier. None: the loss decides.
         images: About how many samples to judge on.
         progress: Is told of every group and every branch that was masked by itself, and of every
-            branch that is gone for good, which takes about three networks to run.
+            branch that is gone for good, which takes about two networks to run.
 
     Returns:
         The same values, with what is left of a group's where its branch is `gone`: never less than

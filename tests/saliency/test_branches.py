@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +20,23 @@ from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import slice_model
 from latprune.graph.tracing import trace
 from latprune.progress import Quiet
-from latprune.saliency import Saliency, fisher, magnitude, price_branches, relative, scored
+from latprune.saliency import (
+    Saliency,
+    branches,
+    fisher,
+    magnitude,
+    price_branches,
+    relative,
+    scored,
+)
 from latprune.tuning import distillation
 from tests import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from latprune.graph.groups import Branch, PruningGraph
+    from latprune.saliency.masking import MaskedTrial
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -261,6 +271,31 @@ def test_a_loss_that_is_not_finite_says_of_which_network() -> None:
 
     with pytest.raises(NotFinite, match=r"masked to \d+ channels has a loss of nan"):
         price_branches(VALUES, MODEL, GRAPH, BATCHES, loss)
+
+
+def test_branches_that_break_the_network_together_cost_all_that_they_are_worth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the first may go: the loss is not finite without any two."""
+    prices = partial(
+        price_branches, VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy, distil=distillation
+    )
+    intact = np.array(costs(prices()))
+    measured = branches.loss_without
+
+    def breaking(gone: Sequence[Branch], graph: PruningGraph, trial: MaskedTrial) -> float:
+        if len(gone) > 1:
+            raise NotFinite("the network without two branches has a loss of nan")
+        return measured(gone, graph, trial)
+
+    monkeypatch.setattr(branches, "loss_without", breaking)
+    found = np.array(costs(prices()))
+
+    first = int(intact.argmin())
+    np.testing.assert_allclose(found[first], intact[first])
+    rest = np.delete(found, first)
+    np.testing.assert_allclose(rest, np.delete(costs(VALUES), first))
+    assert (rest > 1.05 * np.delete(intact, first)).any()
 
 
 def test_by_name_relative_values_are_priced_and_all_batches_score() -> None:

@@ -9,12 +9,14 @@ a forward pass.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latprune.errors import NotFinite
 from latprune.progress import Quiet
 from latprune.saliency.masking import MaskedTrial
 
@@ -82,7 +84,7 @@ def price_branches(
 
     Raises:
         NotFinite: If the loss, or what `distil` gives, is nan or infinite for the whole network in
-            every batch (others are left out), or for a masked one.
+            every batch (others are left out), or for one with a group or a branch masked.
         ModelMismatch: If `graph` was traced from another model.
         ValueError: If there are no batches.
     """
@@ -195,7 +197,7 @@ def in_turn(
 
     Yields:
         Every branch, in the order in which they go, and what it adds more than by itself, at
-        least 0.
+        least 0; infinity where the loss is not finite without them.
     """
     adds = {branch: loss - whole for branch, loss in singly.items()}
     gone: list[Branch] = []
@@ -203,14 +205,20 @@ def in_turn(
 
     def reckoned(branch: Branch) -> tuple[float, bool]:
         measured = branch in without
-        return adds[branch] - measured * SLACK * abs(adds[branch]), not measured
+        return adds[branch] * (1 - measured * SLACK), not measured
 
     while adds:
         branch = min(adds, key=reckoned)
         if branch not in without:
-            without[branch] = loss_without([*gone, branch], graph, trial)
+            try:
+                without[branch] = loss_without([*gone, branch], graph, trial)
+            except NotFinite:  # alone it is finite: it cannot go beside these
+                without[branch] = math.inf
             adds[branch] = without[branch] - before
             continue
+        if math.isinf(adds[branch]):
+            yield from ((left, math.inf) for left in adds)
+            return
         yield branch, max(adds.pop(branch) - (singly[branch] - whole), 0.0)
         gone.append(branch)
         before, without = without[branch], {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import latprune as lp
 from latprune.graph.verifying import random_kept
@@ -16,8 +17,6 @@ from tests import networks
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import nn
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -68,6 +67,48 @@ def test_cutting_leaves_the_dense_network_alone() -> None:
 
     assert torch.equal(model(EXAMPLE), before)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+class Scaled(nn.Module):
+    """Keeps its scale, a number per channel, from one evaluation to the next, as timm's LeViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        self.kept: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> Scaled:
+        if mode:
+            self.kept = None
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.scale.view(1, -1, 1, 1).exp() if self.kept is None else self.kept
+        if not self.training:
+            self.kept = scale
+        outputs: torch.Tensor = self.last(self.first(x) * scale)
+        return outputs
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_was_kept_of_the_dense_network_is_not_used_by_the_small_one(
+    grad: bool, tmp_path: Path
+) -> None:
+    model, example = Scaled().eval(), torch.randn(1, 3, 4, 4)
+    with torch.set_grad_enabled(grad):
+        model(example)
+
+    graph = lp.trace(model, example)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
+    again = lp.load(tmp_path / "small.safetensors", model)
+
+    (width,) = plan.widths.values()
+    assert width < 8
+    assert [len(m.scale) for m in (small, again)] == [width, width]  # type: ignore[arg-type]
+    assert torch.equal(small(example), again(example))
 
 
 def test_modules_say_what_they_became() -> None:

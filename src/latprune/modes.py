@@ -52,9 +52,8 @@ Module = TypeVar("Module", bound=nn.Module)
 def copied(model: Module) -> Module:
     """Copy a module, also one that keeps tensors which something was derived from.
 
-    timm's LeViT keeps its attention biases from one evaluation to the next, and `weight_norm` the
-    weight that it made: in the copy such tensors have no history, and PyTorch refuses to copy
-    them with it.
+    `weight_norm` keeps the weight that it made, and modules that `forget` keep what they computed
+    with: PyTorch refuses to copy such tensors with their history. The copy has forgotten them.
     """
     derived = {
         id(tensor): tensor.detach().clone()
@@ -62,7 +61,19 @@ def copied(model: Module) -> Module:
         for tensor in _tensors(vars(module))
         if not tensor.is_leaf
     }
-    return copy.deepcopy(model, derived)
+    twin = copy.deepcopy(model, derived)
+    forget(twin)
+    return twin
+
+
+def forget(model: nn.Module) -> None:
+    """Have modules drop what they keep from one evaluation to the next; they stay in their modes.
+
+    timm's LeViT keeps its attention biases, of as many heads as there then are, until it is to be
+    trained.
+    """
+    with evaluating(model):
+        model.train()
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from latprune.errors import ModelMismatch
+from latprune.modes import forget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -52,6 +53,7 @@ def slice_model(
         tensor.data = select(tensor.data, axes).contiguous()
         tensor.grad = None
     tell_modules(model, groups, kept, before)
+    forget(model)
 
 
 def select(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import NotFinite
 from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
-from latprune.modes import arrange, copied, device_of, moved
+from latprune.modes import arrange, copied, device_of, forget, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,11 +110,13 @@ class MaskedTrial:
         touched = {name: tensor_of(self.model, name) for name in names}
         before = {name: tensor.detach().clone() for name, tensor in touched.items()}
         zero_channels(self.model, groups, kept)
+        forget(self.model)
         try:
             yield
         finally:
             for name, tensor in touched.items():
                 tensor.data.copy_(before[name])
+            forget(self.model)
 
 
 def _mean(losses: Iterable[float], sizes: Sequence[int]) -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from studies.subjects import subject
+from studies.subjects import to_score
 
 import latprune as lp
 from benchmarks._result import origin, write
@@ -89,14 +89,7 @@ def agreement(first: lp.Saliency, second: lp.Saliency) -> dict[str, float]:
 def compare(case: str) -> dict[str, Any]:
     """Score both halves by every criterion."""
     name, images = CASES[case]
-    settings = {
-        "score_images": images,
-        "calibration_images": 32,
-        "held_out_images": 0,
-        "test_images": 32,
-        "batch_size": 32,
-    }
-    found = subject(name, settings, seed=SEED)
+    found = to_score(name, images=images, batch_size=32, seed=SEED)
     graph = lp.trace(found.model, found.example)
     batches = list(found.scoring)
     halves = batches[::2], batches[1::2]

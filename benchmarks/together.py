@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from studies.subjects import subject
+from studies.subjects import to_score
 
 import latprune as lp
 from benchmarks._result import origin, write
@@ -43,14 +43,7 @@ CASES = {
 def compare(case: str) -> dict[str, Any]:
     """Mask a network's branches in both orders."""
     name, batch = CASES[case]
-    settings = {
-        "score_images": IMAGES,
-        "calibration_images": 32,
-        "held_out_images": 0,
-        "test_images": 32,
-        "batch_size": batch,
-    }
-    found = subject(name, settings, seed=SEED)
+    found = to_score(name, images=IMAGES, batch_size=batch, seed=SEED)
     graph = lp.trace(found.model, found.example, branches=True)
     samples = enough(found.scoring, IMAGES)
     trial = MaskedTrial.of(found.model, samples, lp.cross_entropy)

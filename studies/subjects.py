@@ -79,6 +79,12 @@ def subject(name: str, settings: Mapping[str, Any], *, seed: int) -> Subject:
     )
 
 
+def to_score(name: str, *, images: int, batch_size: int, seed: int) -> Subject:
+    """Give a network and pictures to score it on; of all others as few as can be."""
+    few = {"calibration_images": 32, "held_out_images": 0, "test_images": 32}
+    return subject(name, {"score_images": images, "batch_size": batch_size, **few}, seed=seed)
+
+
 Parts = tuple[
     nn.Module, torch.Tensor, Pictures, Pictures, Callable[[], Pictures], tuple[int, ...] | None
 ]

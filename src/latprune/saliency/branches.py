@@ -103,22 +103,13 @@ def price_branches(
     def step() -> None:
         progress.step(next(done), steps, "widths and branches masked")
 
-    rises, costs = [], []
-    for group in compared:
-        width = _half(saliency, group)
-        kept = {group.name: saliency.ranked(group.name)[:width].tolist()}
-        with trial.masked([group], kept):
-            rises.append(trial.loss(f"{group.name} masked to {width} channels") - whole)
-        values = saliency.values(group.name)
-        costs.append(float(values[-1] - values[width]))
-        step()
+    unit = _unit(saliency, compared, trial, whole, step)
+    if unit is None:
+        return saliency
     singly = {}
     for branch in graph.branches:
         singly[branch] = loss_without([branch], graph, trial)
         step()
-    unit = _unit(rises, costs)
-    if unit is None:
-        return saliency
     alone = {branch: max(loss - whole, 0.0) for branch, loss in singly.items()}
     if distil is None:
         chance = CHANCE * float(np.mean(list(alone.values())))
@@ -166,9 +157,25 @@ def _half(saliency: Saliency, group: ChannelGroup) -> int:
     return int(min(steps * group.multiple, group.channels - group.multiple))
 
 
-def _unit(rises: Sequence[float], costs: Sequence[float]) -> float | None:
-    """Give what a value is in what was measured; None if nothing narrower was worse."""
-    ratios = [rise / cost for rise, cost in zip(rises, costs, strict=True) if min(rise, cost) > 0]
+def _unit(
+    saliency: Saliency,
+    compared: Sequence[ChannelGroup],
+    trial: MaskedTrial,
+    whole: float,
+    step: Callable[[], None],
+) -> float | None:
+    """Give what a value is in what is measured; None if nothing narrower is worse."""
+    ratios = []
+    for group in compared:
+        width = _half(saliency, group)
+        kept = {group.name: saliency.ranked(group.name)[:width].tolist()}
+        with trial.masked([group], kept):
+            rise = trial.loss(f"{group.name} masked to {width} channels") - whole
+        values = saliency.values(group.name)
+        cost = float(values[-1] - values[width])
+        if min(rise, cost) > 0:
+            ratios.append(rise / cost)
+        step()
     return float(np.exp(np.mean(np.log(ratios)))) if ratios else None
 
 

@@ -23,6 +23,7 @@ from latprune.latency.table import Cut
 from latprune.latency.timing import Comparison, Measurement
 from latprune.report.counting import network_macs, parameters
 from latprune.report.text import merged
+from latprune.tuning import distillation
 from tests import blocks
 from tests.graph.test_branching import kept_without
 from tests.synthetic import Synthetic
@@ -271,12 +272,25 @@ def own_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(outputs, labels)
 
 
+def own_distance(
+    outputs: torch.Tensor, taught: torch.Tensor, *, temperature: float
+) -> torch.Tensor:
+    """Give a distance of which nothing says how it curves."""
+    return F.mse_loss(outputs, taught)
+
+
 @pytest.mark.parametrize(
-    ("loss", "criterion"),
-    [(lp.cross_entropy, "relative_gauss_newton"), (own_loss, "relative_fisher")],
+    ("taught", "criterion"),
+    [
+        ({}, "relative_gauss_newton"),
+        ({"loss": own_loss}, "relative_fisher"),
+        ({"loss": own_loss, "distil": distillation}, "relative_gauss_newton"),
+        ({"loss": own_loss, "distil": own_distance}, "relative_fisher"),
+        ({"distil": own_distance}, "relative_gauss_newton"),
+    ],
 )
 def test_a_branch_that_changes_nothing_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any, criterion: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: dict[str, Any], criterion: str
 ) -> None:
     Synthetic(whole=1.2).install(monkeypatch)
     with torch.random.fork_rng(devices=[]):
@@ -291,8 +305,8 @@ def test_a_branch_that_changes_nothing_goes_first(
         loader = [(images, model(images).argmax(dim=1)) for images, _ in LOADER]
 
     pruned = lp.prune(
-        model, EXAMPLE, "85%", loader=loader, loss=loss, folder=tmp_path,
-        target=lp.Target.here("synthetic", batch=2),
+        model, EXAMPLE, "85%", loader=loader, folder=tmp_path,
+        target=lp.Target.here("synthetic", batch=2), **taught,
     )  # fmt: skip
 
     assert pruned.report.to_json()["removed"] == [idle.name]

@@ -22,6 +22,7 @@ STAGES = [
     "progress",
     "modes",
     "outputs",
+    "distances",
     "graph",
     "latency",
     "saliency",

@@ -55,12 +55,6 @@ def loss(logits: Tensor, masks: Tensor) -> Tensor:
     return F.cross_entropy(logits, masks)
 
 
-def distil(logits: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
-    """Every pixel is a sample."""
-    pixels, wise = (each.movedim(1, -1).flatten(0, 2) for each in (logits, taught))
-    return distillation(pixels, wise, temperature=temperature)
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module) -> dict[str, float]:
     metric = MeanIoU(num_classes=CLASSES, input_format="index")
@@ -82,7 +76,7 @@ def test_a_segmenter_is_pruned_with_a_loss_and_a_metric_of_its_own(
         0.5,
         loader=loader,
         loss=loss,
-        distil=distil,
+        distil=distillation,
         evaluate=evaluate,
         recipe=RECIPE,
         target=lp.Target.here("synthetic"),
@@ -91,6 +85,7 @@ def test_a_segmenter_is_pruned_with_a_loss_and_a_metric_of_its_own(
 
     dense, small = pruned.report.dense.accuracy["miou"], pruned.report.small.accuracy["miou"]
     assert pruned.met
+    assert pruned.plan.criterion == "relative_gauss_newton"
     assert pruned.model(example).shape == (1, CLASSES, 16, 16)
     assert dense > 0.8
     assert small > dense - 0.1

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.gradual import GradualPruning
     from latprune.gradual.course import GradualCriterion
     from latprune.knapsack import Solver
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.tuning import Recipe
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.replay import Batches
 
 

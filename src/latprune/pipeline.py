@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
+from latprune.distances import Curved
 from latprune.errors import BudgetTooSmall, ModelMismatch
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from latprune.saliency import Saliency
     from latprune.scoring import Criteria
     from latprune.tuning import Epoch, Recipe
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.replay import Batches
 
     Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -139,9 +141,10 @@ def prune(
             Without one, channels are scored by `magnitude`, or `relative_magnitude` where the
             criterion is relative, and nothing is tuned.
         loss: Of (outputs, labels), to score and tune with.
-        distil: Of (outputs, the dense network's outputs, temperature=), to tune and to price
-            branches with; None for `distillation` beside the default loss, and for neither beside
-            another.
+        distil: Of (outputs, the dense network's outputs, temperature=), to tune, to score and to
+            price branches with; None for `distillation` beside the default loss, and for none of
+            them beside another. To score by, it must be `Curved`, as `latprune.tuning.distillation`
+            and `latprune.tasks.detection.distillation` are.
         target: Where the network will run; by default ONNX Runtime on the device, on one
             thread, at the example's batch.
         also: Further targets of the device, each with a budget of its own: more threads,
@@ -151,8 +154,8 @@ def prune(
             `relative_…` and there is a loader, for there it is measured what that costs.
         criterion: What makes a channel worth keeping: a name (`taylor` is the paper's), or a
             function of model and graph. Of several, the one whose network has the least loss on
-            held-out batches (`rerank`). None: `relative_gauss_newton` with the default loss, and
-            `relative_fisher` with another.
+            held-out batches (`rerank`). None: `relative_gauss_newton` with the default loss or a
+            `distil` that is `Curved`, else `relative_fisher`.
         solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
@@ -192,7 +195,7 @@ def prune(
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
     if criterion is None:
-        criterion = default(classifies=own(loss) is None)
+        criterion = default(by_answers=own(loss) is None or isinstance(distil, Curved))
     criteria = as_criteria(criterion)
     scoring = Scoring(
         criteria,

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.distances import Distil
     from latprune.graph.groups import PruningGraph
     from latprune.planning import Plan
     from latprune.progress import Progress
     from latprune.reranking import Candidate
     from latprune.saliency import CriterionName, Saliency
     from latprune.trial import Trial
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.replay import Batches
 
     Score = Callable[[nn.Module, PruningGraph], Saliency]

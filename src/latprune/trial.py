@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.distances import Distil
     from latprune.progress import Progress
     from latprune.tuning import Recipe, TuneProgress
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.replay import Batch, Batches
 
 

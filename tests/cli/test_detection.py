@@ -47,16 +47,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(options, out, latprune("prune", *options, *FORMULA, *told))
 
 
-def test_a_detector_has_no_answers_to_compare(run: Run) -> None:
-    criterion = ["--criterion", "taylor,relative_gauss_newton"]
-    told = ["--budget", "80%", "--out", str(run.out / "other"), *criterion]
-
-    said = latprune("prune", *run.options, *FORMULA, *told)
-
-    assert said.exit_code == 2
-    assert "relative_gauss_newton compares a classifier's answers" in " ".join(said.stderr.split())
-
-
 def test_a_detector_is_pruned_and_its_precision_reported(run: Run) -> None:
     report = json.loads(run.said.stdout)
     written = json.loads((run.out / "report.json").read_text())
@@ -64,7 +54,7 @@ def test_a_detector_is_pruned_and_its_precision_reported(run: Run) -> None:
     assert run.said.exit_code == 0
     assert report == written
     assert report["small"]["parameters"] < report["dense"]["parameters"]
-    assert report["criterion"] == "relative_fisher"
+    assert report["criterion"] == "relative_gauss_newton"
     for judged in (report["dense"]["accuracy"], report["small"]["accuracy"]):
         assert judged.keys() == {"map50", "map50_voc07"}
 
@@ -105,11 +95,16 @@ def test_a_pruned_detector_is_exported_as_tensors(run: Run, tmp_path: Path) -> N
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_plan_scores_with_the_detectors_own_loss(run: Run) -> None:
-    said = latprune("plan", *run.options, *FORMULA, "--budget", "80%", "--json")
+@pytest.mark.parametrize("criterion", [None, "relative_fisher"])
+def test_a_plan_scores_by_the_detectors_own_answers_or_loss(
+    run: Run, criterion: str | None
+) -> None:
+    named = ("--criterion", criterion) if criterion else ()
+    said = latprune("plan", *run.options, *FORMULA, "--budget", "80%", *named, "--json")
 
     assert said.exit_code == 0
-    assert json.loads(said.stdout)["criterion"] == "relative_fisher"
+    expected = criterion or "relative_gauss_newton"
+    assert json.loads(said.stdout)["criterion"] == expected
 
 
 def test_splits_are_named_on_the_command_line(run: Run) -> None:

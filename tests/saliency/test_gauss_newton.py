@@ -119,7 +119,7 @@ def test_every_position_of_a_segmenter_counts() -> None:
         model.head = Everywhere(model.head, size)  # type: ignore[assignment]
         sums[size] = over_seeds(graph, model, 2.0)["stem"].sum()
 
-    assert sums[3] == pytest.approx(9 * sums[1], rel=0.2)
+    assert sums[3] == pytest.approx(sums[1], rel=0.2)  # their mean, and they are all alike
 
 
 class Boxes(nn.Module):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from latprune.distances import distillation
 from latprune.outputs import main_output
 from latprune.tasks import load_model
-from latprune.tuning.losses import cross_entropy, distillation
+from latprune.tuning.losses import cross_entropy
 
 LOGITS, OTHERS = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1)).unbind()
 LABELS = torch.tensor([0, 3, 1, 1, 2])

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.tasks.detection import Detector
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
 
 JUDGED = ("test", "val")
 Splits = tuple[str | None, str | None]

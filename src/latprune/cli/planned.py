@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.cli.job import Network
+    from latprune.distances import Distil
     from latprune.graph.groups import PruningGraph
     from latprune.knapsack import Solver
     from latprune.latency.devices import Device
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from latprune.planning import Budget, Plan, Promise
     from latprune.progress import Progress
     from latprune.saliency import Saliency
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
 
 SCORE_BATCHES = 16
 

@@ -56,7 +56,7 @@ class Asked:
         """What makes a channel worth keeping."""
         if self.cuts.steps is not None and self.choice.criterion is None:
             return [GRADUAL_DEFAULT]
-        return self.choice.several(self.labelled.data, self.network.task)
+        return self.choice.several(self.labelled.data)
 
     @cached_property
     def solvers(self) -> list[Solver]:

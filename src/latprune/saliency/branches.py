@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.graph.groups import Branch, ChannelGroup, PruningGraph
     from latprune.progress import Progress
-    from latprune.saliency.masking import Batch, Distil
+    from latprune.saliency.masking import Batch
     from latprune.saliency.scores import Saliency
 
 IMAGES = 128

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latprune.outputs import main_output
+from latprune.distances import Curved, distillation
 from latprune.saliency.first_order import first_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from torch import Tensor, nn
 
@@ -30,33 +30,37 @@ def gauss_newton(
     graph: PruningGraph,
     batches: Iterable[tuple[Tensor, Any]],
     *,
+    distil: Curved = distillation,
     temperature: float = TEMPERATURE,
     seed: int = 0,
     max_skips: int = 3,
     progress: Progress | None = None,
 ) -> Saliency:
-    """Score channels by what a classifier's answers move by without them, to second order.
+    """Score channels by what the network's answers move by without them, to second order.
 
-    What moves is T² KL(whole ‖ without) between answers at temperature T. It is least, 0, at the
-    whole network, and its Hessian by the logits there is H = diag(p) - p pᵀ, of the answers p at
-    that temperature. So without a channel it is ½ sᵀHs, s being the slope of the logits by a gate
-    on the channel: of `fisher`'s form, with labels that the network gives itself. One pass
-    backward per sample estimates that for all channels: H = B Bᵀ with B = diag(√p) - p √pᵀ, and
-    (ξᵀBᵀs)² has the mean sᵀHs for ξ of random signs.
+    Of a classifier what moves is T² KL(whole ‖ without) between answers at temperature T. It is
+    least, 0, at the whole network, and its Hessian by the logits there is H = diag(p) - p pᵀ, of
+    the answers p at that temperature. So without a channel it is ½ sᵀHs, s being the slope of the
+    logits by a gate on the channel: of `fisher`'s form, with labels that the network gives itself.
+    One pass backward per sample estimates that for all channels: H = B Bᵀ with
+    B = diag(√p) - p √pᵀ, and (ξᵀBᵀs)² has the mean sᵀHs for ξ of random signs. Other networks have
+    other distances, and those another H: `distil` draws slopes from it.
 
     Args:
-        model: A classifier; see `taylor`. Its logits [n, classes, ...] are its outputs, the first
-            of a tuple, or `logits` in a dict; where there are further axes, as in a segmenter,
-            every position counts.
+        model: See `taylor`. By default a classifier; its logits [n, classes, ...] are its outputs,
+            the first of a tuple, or `logits` in a dict; where there are further axes, as in a
+            segmenter, every position counts.
         graph: See `taylor`.
         batches: Pairs (inputs, labels); labels are not looked at. How they are cut does not matter.
+        distil: How far outputs lie from others, and how that curves: such as
+            `latprune.tasks.detection.distillation` for detectors.
         temperature: T; 1 for the answers as they are.
-        seed: Of the signs.
+        seed: Of the random slopes.
         max_skips: How many samples may give answers or gradients that are nan or infinite.
         progress: Is told of every batch.
 
     Returns:
-        Scores in nats.
+        Scores in what `distil` gives; nats, by default.
 
     Raises:
         NotFinite: If more than `max_skips` samples are not finite, or all are.
@@ -69,49 +73,20 @@ def gauss_newton(
         Kunstner et al., "Limitations of the Empirical Fisher Approximation", NeurIPS 2019; random
         signs: Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix", 1990.
     """
+    generator = torch.Generator().manual_seed(seed)
+
+    def slopes(outputs: Any, _: Any) -> Tensor:
+        return distil.sampled(outputs, temperature=temperature, generator=generator)
+
     return first_order(
         model,
         graph,
         batches,
-        _root(temperature, torch.Generator().manual_seed(seed)),
+        slopes,
         criterion="gauss_newton",
         fold=lambda term: term.square() / 2,
         per_sample=True,
         labelled=False,
         max_skips=max_skips,
         progress=progress,
-    )
-
-
-def _root(temperature: float, generator: torch.Generator) -> Callable[[Any, Any], Tensor]:
-    """Give as a loss what has the slopes ξᵀBᵀ by the logits, ξ drawn anew every time."""
-
-    def loss(outputs: Any, _: Any) -> Tensor:
-        logits = _logits(outputs)
-        with torch.no_grad():
-            answers = (logits / temperature).softmax(dim=1)
-            signs = torch.randint(2, logits.shape, generator=generator).to(answers) * 2 - 1
-            drawn = answers.sqrt() * signs
-            slopes = drawn - answers * drawn.sum(dim=1, keepdim=True)
-        return (slopes * logits).sum()
-
-    return loss
-
-
-def _logits(outputs: Any) -> Tensor:
-    """Give a classifier's logits [n, classes, ...].
-
-    Raises:
-        ValueError: If there are none.
-    """
-    try:
-        found = main_output(outputs)
-        if found.ndim > 1 and found.shape[1] > 1:
-            return found.float()
-        given = str(list(found.shape))
-    except (ValueError, AttributeError):  # a dict of other things, or lists
-        given = f"a {type(outputs).__name__} without them"
-    raise ValueError(
-        f"gauss_newton needs the logits of two classes or more, [n, classes], and the network "
-        f"gives {given}: take fisher, which asks the loss"
     )

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Batch = tuple[Tensor, Any]
     Loss = Callable[[Any, Any], Tensor]
-    Distil = Callable[..., Tensor]
-    """Of (outputs, the whole network's outputs, temperature=), a scalar."""
 
 
 @dataclass(frozen=True, eq=False)

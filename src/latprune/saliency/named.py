@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from latprune.distances import Curved, distillation
 from latprune.saliency.branches import IMAGES, enough, price_branches
 from latprune.saliency.fisher import fisher
 from latprune.saliency.gauss_newton import gauss_newton
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
-    from latprune.saliency.masking import Distil
     from latprune.saliency.scores import Saliency
 
 CriterionName = Literal[
@@ -61,15 +62,13 @@ class Criterion(Protocol):
         ...
 
 
-ON_DATA: Mapping[str, Criterion] = {
+BY_LOSS: Mapping[str, Criterion] = {
     "taylor": taylor,
     "taylor_squared": taylor_squared,
     "fisher": fisher,
-    "gauss_newton": lambda model, graph, batches, _, /, *, progress=None: gauss_newton(
-        model, graph, batches, progress=progress
-    ),
     "probe": probe,
 }
+BY_ANSWERS = "gauss_newton"
 
 
 def names() -> tuple[CriterionName, ...]:
@@ -87,17 +86,17 @@ def check_name(criterion: str) -> None:
         raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
 
 
-def default(*, classifies: bool, has_data: bool = True) -> CriterionName:
+def default(*, by_answers: bool = True, has_data: bool = True) -> CriterionName:
     """Give the name of the criterion for who names none.
 
     Args:
-        classifies: Whether the network's outputs are logits; what moves of others, such as boxes,
-            only their loss knows.
+        by_answers: Whether it is known how the network's answers are compared: they are logits,
+            or `distil` is `Curved`. Else only the loss knows what they are.
         has_data: Whether there are pictures.
     """
     if not has_data:
         return WITHOUT_DATA
-    return OF_ANSWERS if classifies else OF_LOSS
+    return OF_ANSWERS if by_answers else OF_LOSS
 
 
 def absolute(criterion: str) -> str:
@@ -115,12 +114,7 @@ def values_branches(criterion: object) -> bool:
 
 def needs_data(criterion: str) -> bool:
     """Tell whether a criterion scores on pictures."""
-    return absolute(criterion) in ON_DATA
-
-
-def needs_logits(criterion: str) -> bool:
-    """Tell whether a criterion scores by what a classifier answers."""
-    return absolute(criterion) == "gauss_newton"
+    return absolute(criterion) in (*BY_LOSS, BY_ANSWERS)
 
 
 def scored(
@@ -142,7 +136,8 @@ def scored(
         graph: See the criteria.
         batches: Of (inputs, labels); without them channels are scored by `magnitude`.
         loss: Gives a scalar for (outputs, labels).
-        distil: See `price_branches`.
+        distil: See `price_branches`; `gauss_newton` scores by it, too, if it is `Curved`, else by
+            a classifier's logits.
         progress: Is told of every batch, or width.
 
     Raises:
@@ -157,8 +152,11 @@ def scored(
         batches = chain(judging, rest)
     if batches is None or not needs_data(name):
         found = magnitude(model, graph)
+    elif name == BY_ANSWERS:
+        curved = distil if isinstance(distil, Curved) else distillation
+        found = gauss_newton(model, graph, batches, distil=curved, progress=progress)
     else:
-        found = ON_DATA[name](model, graph, batches, loss, progress=progress)
+        found = BY_LOSS[name](model, graph, batches, loss, progress=progress)
     if name == criterion:
         return found
     valued = relative(found, graph)

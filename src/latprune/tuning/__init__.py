@@ -1,8 +1,9 @@
 """TEACH the small network."""
 
+from latprune.distances import distillation
 from latprune.tuning.batchnorm import recalibrate
 from latprune.tuning.loop import Tuned, TuneProgress, tune
-from latprune.tuning.losses import cross_entropy, distillation
+from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision
 from latprune.tuning.recipe import Recipe
 from latprune.tuning.training import Epoch

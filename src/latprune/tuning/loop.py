@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latprune.distances import distillation
 from latprune.errors import DataError, import_extra
 from latprune.modes import copied, evaluating, placed
 from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
 from latprune.tuning.interrupts import Interrupts
-from latprune.tuning.losses import cross_entropy, distillation
+from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, replayed
 from latprune.tuning.together import together
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latprune.distances import Distil
     from latprune.tuning.companion import Along
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.recipe import Recipe
 
 TRIAL_IMAGES = 32

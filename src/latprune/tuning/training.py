@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from latprune.distances import Distil
     from latprune.tuning.companion import Along, Companion
-    from latprune.tuning.losses import Distil, Loss
+    from latprune.tuning.losses import Loss
     from latprune.tuning.precision import Precision
     from latprune.tuning.recipe import Recipe
 

@@ -45,7 +45,7 @@ def plan_command(
     from latprune.cli.live import working
     from latprune.cli.planned import choose
 
-    asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data, network.task))
+    asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data))
     allowed, solver = budget_of(budget), choice.solve(budgets=1 + len(settings.also or ()))
     place.check_targets(settings.also)
     place.needs_table()
@@ -78,7 +78,7 @@ def frontier_command(
     from latprune.cli.drawn import draw
     from latprune.cli.live import working
 
-    asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data, network.task))
+    asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data))
     place.needs_table()
     with chosen_device(context, **vars(place)) as device, working() as progress:
         known = asked.look(setting.on(device), device, progress)

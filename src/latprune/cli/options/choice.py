@@ -29,9 +29,9 @@ CriterionNames = Annotated[
         "--criterion",
         help="What makes a channel worth keeping: taylor (the paper's), taylor_squared, fisher, "
         "gauss_newton or probe, which need --data, or magnitude; relative_ before all but probe "
-        "values widths by what they leave (the default: relative_gauss_newton; of detectors "
-        "relative_fisher; without --data relative_magnitude; of prune --steps taylor). prune takes "
-        "several, as taylor,fisher: whichever network does best on held-out pictures.",
+        "values widths by what they leave (the default: relative_gauss_newton; without --data "
+        "relative_magnitude; of prune --steps taylor). prune takes several, as taylor,fisher: "
+        "whichever network does best on held-out pictures.",
     ),
 ]
 Keep = Annotated[
@@ -72,15 +72,15 @@ class Choosable:
         """Layers to leave as they are."""
         return tuple(self.keep or ())
 
-    def one(self, data: Path | None, task: str) -> CriterionName:
-        """Read one criterion; by default the best one that data and task allow."""
-        return _criterion(self.criterion, data, task)
+    def one(self, data: Path | None) -> CriterionName:
+        """Read one criterion; by default the best one that there is data for."""
+        return _criterion(self.criterion, data)
 
-    def several(self, data: Path | None, task: str) -> list[CriterionName]:
+    def several(self, data: Path | None) -> list[CriterionName]:
         """Read one criterion, or several between commas."""
         if self.criterion is None:
-            return [_criterion(None, data, task)]
-        chosen = [_criterion(name.strip(), data, task) for name in self.criterion.split(",")]
+            return [_criterion(None, data)]
+        chosen = [_criterion(name.strip(), data) for name in self.criterion.split(",")]
         if len(chosen) > 1 and data is None:
             sentence = "several criteria need --data to decide"
             raise typer.BadParameter(sentence, param_hint="--criterion")
@@ -144,16 +144,13 @@ def budget_of(text: str) -> Budget:
         return Budget.parse(text)
 
 
-def _criterion(name: str | None, data: Path | None, task: str) -> CriterionName:
-    from latprune.saliency.named import check_name, default, needs_data, needs_logits
+def _criterion(name: str | None, data: Path | None) -> CriterionName:
+    from latprune.saliency.named import check_name, default, needs_data
 
     if name is None:
-        return default(classifies=task == "classification", has_data=data is not None)
+        return default(has_data=data is not None)
     with usage("--criterion"):
         check_name(name)
     if data is None and needs_data(name):
         raise typer.BadParameter(f"{name} needs --data", param_hint="--criterion")
-    if task == "detection" and needs_logits(name):
-        sentence = f"{name} compares a classifier's answers: take relative_fisher for a detector"
-        raise typer.BadParameter(sentence, param_hint="--criterion")
     return cast("CriterionName", name)

@@ -1,7 +1,8 @@
 """Detectors of torchvision's SSD family: what they learn from, and how well they find."""
 
 from latprune.tasks.detection.augmentation import evaluation_transform, training_transform
-from latprune.tasks.detection.detector import Detector, SingleShot, distillation
+from latprune.tasks.detection.detector import Detector, SingleShot
+from latprune.tasks.detection.distillation import distillation
 from latprune.tasks.detection.evaluation import evaluate
 from latprune.tasks.detection.models import load_backbone, load_detector
 from latprune.tasks.detection.ssd512 import ssd512_resnet50

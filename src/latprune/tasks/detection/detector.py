@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latprune.errors import ModelMismatch, import_extra
@@ -171,39 +170,6 @@ class Detector:
         overlaps = import_extra("torchvision.ops", "train").box_iou(boxes, anchors)
         matched: Tensor = whole.proposal_matcher(overlaps)
         return matched
-
-
-def distillation(outputs: Outputs, taught: Outputs, *, temperature: float) -> Tensor:
-    """Compare what a network says of the anchors with what its teacher says.
-
-    An anchor counts by the probability that the teacher sees an object there, so that thousands
-    of anchors of background do not drown the others: they are left to the labels. Classes are
-    compared by T² KL(teacher ‖ network) at temperature T, offsets by smooth L1.
-
-    Args:
-        outputs: Logits [n, anchors, classes] and offsets [n, anchors, 4].
-        taught: The teacher's, of the same shapes.
-        temperature: T.
-
-    Returns:
-        The weighted mean over anchors, a scalar.
-
-    Source:
-        After Chen et al., "Learning Efficient Object Detection Models with Knowledge
-        Distillation", NeurIPS 2017, which weighs classes where this weighs anchors.
-    """
-    logits, offsets = (part.float() for part in outputs)
-    wise_logits, wise_offsets = (part.float() for part in taught)
-    weights = 1 - wise_logits.softmax(-1)[..., 0]
-    divergence = F.kl_div(
-        F.log_softmax(logits / temperature, dim=-1),
-        F.log_softmax(wise_logits / temperature, dim=-1),
-        reduction="none",
-        log_target=True,
-    ).sum(-1)
-    shifted = F.smooth_l1_loss(offsets, wise_offsets, reduction="none").sum(-1)
-    each = divergence * temperature**2 + shifted
-    return (weights * each).sum() / weights.sum().clamp(min=1)
 
 
 @torch.no_grad()

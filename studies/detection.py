@@ -2,12 +2,14 @@
 
     python -m studies.detection CONFIG [train] [cut] [tune] [check] [page]
 
-Without a stage all of them run, in this order; a stage whose result lies in `runs/` beside CONFIG
-is not run again, and an interrupted one goes on. `accelerate launch -m studies.detection CONFIG`
-trains on several GPUs. `tune` trains the dense detector on for as long and in the same way as the
-pruned ones, so that these are compared with what the time would have given that, too. `check`
-wants a quiet machine; it writes `result.json` beside CONFIG, and `page` writes what that says to
-`docs/results/`. Data and weights come from the folder that LATPRUNE_DATA names.
+Without a stage all of them run, in this order; what lies in `runs/` beside CONFIG is not made
+again, and an interrupted stage goes on. `accelerate launch -m studies.detection CONFIG` trains on
+several GPUs. There is one small detector per criterion, budget and seed, which draws the pictures
+that score and tune, and their order; the dense one is trained once. `tune` trains the dense
+detector on for as long and in the same way as the pruned ones, with every seed, so that these are
+compared with what the time would have given that, too. `check` wants a quiet machine; it writes
+`result.json` beside CONFIG, and `page` writes what that says to `docs/results/`. Data and weights
+come from the folder that LATPRUNE_DATA names.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import platform
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ from studies import detection_page
 from studies.shared_data import data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from latprune.tasks.detection.voc import VocSplit
 
@@ -70,6 +72,34 @@ class Shrunk(Dataset["Sample"]):
 
 
 @dataclass(frozen=True)
+class Case:
+    """A small detector of a study.
+
+    Attributes:
+        criterion: By what it was scored.
+        budget: What it may take.
+        seed: Of the pictures that score and tune, and their order.
+        folder: Of its files.
+    """
+
+    criterion: str
+    budget: str
+    seed: int
+    folder: Path
+
+    @property
+    def cut(self) -> Path:
+        return self.folder / "cut.safetensors"
+
+    @property
+    def tuned(self) -> Path:
+        return self.folder / "tuned.safetensors"
+
+    def __str__(self) -> str:
+        return f"{self.criterion}, {self.budget}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Study:
     """A config, and what it leads to."""
 
@@ -85,12 +115,21 @@ class Study:
     def dense_file(self) -> Path:
         return self.runs / "dense.safetensors"
 
-    @property
-    def continued_file(self) -> Path:
-        return self.runs / "continued.safetensors"
+    def seed_folder(self, seed: int) -> Path:
+        return self.runs / f"seed{seed}"
 
-    def run_folder(self, budget: str) -> Path:
-        return self.runs / budget.rstrip("%")
+    def continued_file(self, seed: int) -> Path:
+        return self.seed_folder(seed) / "continued.safetensors"
+
+    @property
+    def cases(self) -> Iterator[Case]:
+        """Give the small detectors, those of a seed and criterion together."""
+        config = self.config
+        for seed, criterion, budget in product(
+            config["seeds"], config["criteria"], config["budgets"]
+        ):
+            folder = self.seed_folder(seed) / criterion / budget.rstrip("%")
+            yield Case(criterion, budget, seed, folder)
 
     @cached_property
     def detector(self) -> detection.Detector:
@@ -114,11 +153,14 @@ class Study:
         random = torch.Generator().manual_seed(0)
         return torch.randn(1, 3, *self.detector.size, generator=random)
 
-    @cached_property
-    def graph(self) -> lp.PruningGraph:
+    def graph(self, criterion: str) -> lp.PruningGraph:
         """The dense detector's; branches may go where they would in `latprune prune`."""
-        may_go = values_branches(self.config["criterion"])
-        return lp.trace(self.detector.network, self.example, branches=may_go)
+        return self._graphs[values_branches(criterion)]
+
+    @cached_property
+    def _graphs(self) -> Mapping[bool, lp.PruningGraph]:
+        network, example = self.detector.network, self.example
+        return {may_go: lp.trace(network, example, branches=may_go) for may_go in (False, True)}
 
     @cached_property
     def data(self) -> detection.VocData:
@@ -188,73 +230,76 @@ def train(study: Study) -> None:
 def cut(study: Study) -> None:
     """Measure, score, plan, cut, re-estimate batch norms; the main process for all."""
     if accelerate.PartialState().is_main_process:
-        network, example = study.detector.network, study.example
-        target = lp.Target.here(**study.config["target"])
-        graph = study.graph
-        table = lp.measure(network, graph, example, target)
-        place = "cuda" if torch.cuda.is_available() else "cpu"
-        first = islice(replayed(study.train, seed=0).epoch(0), study.config["score_batches"])
-        criterion = study.config["criterion"]
-        saliency = scored(
-            criterion,
-            network.to(place),
-            graph,
-            first,
-            study.detector.loss,
-            distil=detection.distillation,
-        )
-        network.cpu()
-        for budget in study.config["budgets"]:
-            file = study.run_folder(budget) / "cut.safetensors"
-            if not file.is_file():
-                _cut_to(budget, study, graph, table, saliency, file)
+        valued: dict[tuple[str, int], lp.Saliency] = {}
+        for case in study.cases:
+            if case.cut.is_file():
+                continue
+            scored_by = case.criterion, case.seed
+            if scored_by not in valued:
+                valued[scored_by] = _scored(study, case)
+            _cut(study, case, valued[scored_by])
     accelerate.PartialState().wait_for_everyone()
 
 
-def _cut_to(
-    budget: str,
-    study: Study,
-    graph: lp.PruningGraph,
-    table: lp.LatencyTable,
-    saliency: lp.Saliency,
-    file: Path,
-) -> None:
-    network, example = study.detector.network, study.example
-    fitted = lp.fit(network, graph, example, table, saliency, lp.Budget.parse(budget))
-    lp.recalibrate(fitted.model, replayed(study.train, seed=0).epoch(0))
+def _scored(study: Study, case: Case) -> lp.Saliency:
+    network = study.detector.network
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    first = islice(replayed(study.train, seed=case.seed).epoch(0), study.config["score_batches"])
+    saliency = scored(
+        case.criterion,
+        network.to(place),
+        study.graph(case.criterion),
+        first,
+        study.detector.loss,
+        distil=detection.distillation,
+    )
+    network.cpu()
+    return saliency
+
+
+def _cut(study: Study, case: Case, saliency: lp.Saliency) -> None:
+    network, example, graph = study.detector.network, study.example, study.graph(case.criterion)
+    table = lp.measure(network, graph, example, lp.Target.here(**study.config["target"]))
+    fitted = lp.fit(network, graph, example, table, saliency, lp.Budget.parse(case.budget))
+    lp.recalibrate(fitted.model, replayed(study.train, seed=case.seed).epoch(0))
     notes = {"before_tuning": dict(study.judge(fitted.model)), "rounds": fitted.rounds}
-    print(f"{budget}: {fitted.used:.3f} of the budget, gap {fitted.plan.gap:.3%}, {notes}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lp.save(fitted.model, file, graph=graph, plan=fitted.plan, notes=notes)
+    print(
+        f"{case}: {fitted.used:.3f} of the budget, gap {fitted.plan.gap:.3%}, {notes}", flush=True
+    )
+    case.folder.mkdir(parents=True, exist_ok=True)
+    lp.save(fitted.model, case.cut, graph=graph, plan=fitted.plan, notes=notes)
 
 
 def tune(study: Study) -> None:
     """Teach the small detectors what the dense one sees, and the dense one itself as long."""
     network = study.detector.network
-    graph = study.graph
-    for budget in study.config["budgets"]:
-        source = study.run_folder(budget) / "cut.safetensors"
-        done = source.with_name("tuned.safetensors")
+    for case in study.cases:
+        if case.tuned.is_file():
+            continue
+        small = lp.load(case.cut, network)
+        history = _tuned(study, small, case.folder / "checkpoint", case.seed, what=str(case))
+        notes = {**lp.load_notes(case.cut), "history": history}
+        if accelerate.PartialState().is_main_process:
+            graph, plan = study.graph(case.criterion), lp.load_plan(case.cut)
+            lp.save(small, case.tuned, graph=graph, plan=plan, notes=notes)
+    for seed in study.config["seeds"]:
+        done = study.continued_file(seed)
         if done.is_file():
             continue
-        small = lp.load(source, network)
-        history = _tuned(study, small, source.with_name("checkpoint"), what=budget)
-        notes = {**lp.load_notes(source), "history": history}
-        if accelerate.PartialState().is_main_process:
-            lp.save(small, done, graph=graph, plan=lp.load_plan(source), notes=notes)
-    if not study.continued_file.is_file():
         longer = copy.deepcopy(network)
-        _tuned(study, longer, study.runs / "continued-checkpoint", what="dense, continued")
+        _tuned(study, longer, done.with_name("continued-checkpoint"), seed, what="dense, continued")
         if accelerate.PartialState().is_main_process:
-            save_file(longer.state_dict(), study.continued_file)
+            save_file(longer.state_dict(), done)
 
 
-def _tuned(study: Study, pupil: nn.Module, kept: Path, *, what: str) -> list[dict[str, float]]:
+def _tuned(
+    study: Study, pupil: nn.Module, kept: Path, seed: int, *, what: str
+) -> list[dict[str, float]]:
     """Tune a detector with the dense one as teacher; give every epoch's loss."""
     tuned = lp.tune(
         pupil,
         study.train,
-        recipe=lp.Recipe(**study.config["tuned"]),
+        recipe=lp.Recipe(**study.config["tuned"], seed=seed),
         teacher=study.detector.network,
         loss=study.detector.loss,
         distil=detection.distillation,
@@ -268,21 +313,11 @@ def check(study: Study) -> None:
     """Time and judge the tuned detectors beside the dense one, and keep what came out."""
     if not accelerate.PartialState().is_main_process:
         return
-    network = study.detector.network
-    graph = study.graph
-    cases = {}
-    for budget in study.config["budgets"]:
-        source = study.run_folder(budget) / "tuned.safetensors"
-        small, plan = lp.load(source, network), lp.load_plan(source)
-        report = lp.check(network, small, plan, study.example, graph=graph, evaluate=study.judge)
-        print(report, flush=True)
-        cases[budget] = {**lp.load_notes(source), "report": report.to_json()}
-    longer = copy.deepcopy(network)
-    load_weights(longer, study.continued_file)
     document = {
         "command": f"python -m studies.detection {'/'.join(study.path.parts[-3:])}",
         "config": study.config,
         "dropped": detection.told_dropped(study.data.dropped),
+        "target": lp.Target.here(**study.config["target"]).describe(),
         "pictures": {"train": len(study.data.train), "judged": len(study.data.judged)},
         "versions": {
             "latprune": lp.__version__,
@@ -290,10 +325,32 @@ def check(study: Study) -> None:
             **{m.__name__: m.__version__ for m in (torch, torchvision, torchmetrics, onnxruntime)},
         },
         "dense": json.loads((study.runs / "dense.json").read_text()),
-        "continued": study.judge(longer),
-        "cases": cases,
+        "continued": {str(seed): _continued(study, seed) for seed in study.config["seeds"]},
+        "cases": [_checked(study, case) for case in study.cases],
     }
     (study.path.parent / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _continued(study: Study, seed: int) -> Mapping[str, float]:
+    longer = copy.deepcopy(study.detector.network)
+    load_weights(longer, study.continued_file(seed))
+    return study.judge(longer)
+
+
+def _checked(study: Study, case: Case) -> dict[str, Any]:
+    network = study.detector.network
+    small, plan = lp.load(case.tuned, network), lp.load_plan(case.tuned)
+    report = lp.check(
+        network,
+        small,
+        plan,
+        study.example,
+        graph=study.graph(case.criterion),
+        evaluate=study.judge,
+    )
+    print(report, flush=True)
+    what = {"criterion": case.criterion, "budget": case.budget, "seed": case.seed}
+    return {**what, **lp.load_notes(case.tuned), "report": report.to_json()}
 
 
 def page(study: Study) -> None:

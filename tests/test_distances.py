@@ -16,11 +16,28 @@ from latprune.tuning import cross_entropy, distillation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-DRAWS = 4000
+DRAWS = 1000
 
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+class Squared:
+    """A distance of one's own, as `docs/criteria.md` has it."""
+
+    def __call__(self, outputs: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
+        return (outputs - taught).square().sum(dim=(1, 2, 3)).mean()
+
+    def sampled(
+        self,
+        outputs: Tensor,
+        *,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        signs = torch.randint(2, outputs.shape, generator=generator).to(outputs) * 2 - 1
+        return (2**0.5 * signs * outputs).sum()
 
 
 ONE_OF_EACH = pytest.mark.parametrize(
@@ -29,8 +46,9 @@ ONE_OF_EACH = pytest.mark.parametrize(
         (distillation, [3 * normal(1, 4)], lambda logits: logits),
         (distillation, [2 * normal(1, 3, 2, 2)], lambda logits: {"logits": logits}),
         (detection.distillation, [2 * normal(1, 3, 4), normal(1, 3, 4)], lambda *both: both),
+        (Squared(), [normal(1, 1, 2, 2)], lambda depth: depth),
     ],
-    ids=["classes", "every pixel's classes", "boxes and their classes"],
+    ids=["classes", "every pixel's classes", "boxes and their classes", "depths"],
 )
 
 

@@ -63,7 +63,7 @@ from latprune.saliency import (
     taylor_squared,
 )
 from latprune.surgery import cut, load, load_notes, load_plan, save
-from latprune.tuning import Recipe, cross_entropy, recalibrate, tune
+from latprune.tuning import Recipe, cross_entropy, recalibrate, reconstruct, tune
 
 __version__ = "0.1.0"
 
@@ -133,6 +133,7 @@ __all__ = [
     "prune_gradually",
     "prune_in_steps",
     "recalibrate",
+    "reconstruct",
     "relative",
     "rerank",
     "save",

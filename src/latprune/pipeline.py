@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from latprune import tuning
 from latprune.batches import calibrating
 from latprune.bench import Bench
 from latprune.distances import Curved
@@ -124,6 +125,7 @@ def prune(
     score_batches: int = 16,
     held_out_batches: int = 16,
     trial_steps: int = 0,
+    reconstruct: bool = True,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -164,6 +166,9 @@ def prune(
         trial_steps: Steps by which every network is tuned before they decide, with the recipe's
             schedule squeezed into them, on the loader's other batches. Who is ahead after a cut
             need not be after tuning. 0: not at all.
+        reconstruct: Whether layers of the cut network get weights by which they give what they gave
+            in the dense one, before anything is tuned (`latprune.reconstruct`); without a loader
+            they do not.
         calibration_batches: Batches of `loader` that set the scales of a target in int8, where
             `evaluate` then also judges what ships. Scoring and tuning stay in floating point.
         evaluate: Judges a network: shares in [0, 1] by the metric's name.
@@ -206,6 +211,7 @@ def prune(
         seed=seed,
         distil=distil_beside(loss, distil),
         trial=_trial(trial_steps, recipe, loss, distil),
+        reconstruct=reconstruct,
     )
     dense = copied(model).eval()
     told.stage("trace")
@@ -320,10 +326,20 @@ def _cut(
     told.stage("plan and cut")
     fitted = bench.fitted(demands, *best, progress=told)
     if scoring.loader is not None:
-        recalibrate(fitted.model, replayed(scoring.loader, seed=scoring.seed).epoch(0))
+        _repair(fitted.model, fitted.plan, bench, scoring, told)
     if kept is not None:
         save(fitted.model, kept, graph=bench.graph, plan=fitted.plan)
     return _Cut(fitted.plan, fitted.model, reranked)
+
+
+def _repair(small: nn.Module, plan: Plan, bench: Bench, scoring: Scoring, told: Progress) -> None:
+    """Fit what was cut to what is left: the weights of its layers, and its batch norms."""
+    assert scoring.loader is not None
+    batches = replayed(scoring.loader, seed=scoring.seed)
+    if scoring.reconstruct:
+        told.stage("reconstruct")
+        tuning.reconstruct(small, bench.model, bench.graph, plan, batches.epoch(0), progress=told)
+    recalibrate(small, batches.epoch(0))
 
 
 def _planned(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latprune import tuning
 from latprune.errors import DataError, NotFinite
 from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet
@@ -38,7 +39,8 @@ class Candidate:
 
     Attributes:
         plan: What was cut.
-        model: The small network, its batch norms re-estimated, and tuned where a `tuner` was given.
+        model: The small network, its layers reconstructed and its batch norms re-estimated, and
+            tuned where a `tuner` was given.
         loss: Of that, on images that did not score; `inf` if it is nan or infinite.
     """
 
@@ -57,10 +59,11 @@ def rerank(
     loss: Loss = cross_entropy,
     images: int = 1024,
     tuner: Callable[[nn.Module], object] | None = None,
+    reconstruct: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Candidate]:
-    """Cut every plan, re-estimate batch norms, and sort by the loss on held-out images.
+    """Cut every plan, fit its layers and batch norms, and sort by the loss on held-out images.
 
     Who is ahead after a cut need not be after tuning: with a `tuner`, networks are judged after
     what it does to them.
@@ -69,8 +72,8 @@ def rerank(
         model: The dense network that `graph` was traced from; it stays as it is.
         graph: Where the channels lie.
         plans: Of similar latency: made by several criteria or solvers.
-        calibration: Batches of (images, labels) to re-estimate batch norms with; the same ones
-            for every plan.
+        calibration: Batches of (images, labels) to reconstruct layers and to re-estimate batch
+            norms with; the same ones for every plan.
         held_out: Batches of training images, better not those that scored. Never test images:
             that would be choosing by the answer.
         loss: Gives a scalar for (outputs, labels), the mean over the batch. The cross entropy
@@ -78,6 +81,8 @@ def rerank(
         images: To re-estimate batch norms with.
         tuner: Called with every small network, to train it in place, better not on `held_out`:
             `lambda small: lp.tune(small, loader, recipe=short)`.
+        reconstruct: Whether layers of the small networks get weights by which they give what they
+            gave in the dense one (`latprune.reconstruct`).
         seed: Of the order of `calibration`.
         progress: Is told of every plan.
 
@@ -99,6 +104,8 @@ def rerank(
         known = next((other for other in tried if other.plan.kept == plan.kept), None)
         if known is None:
             small = cut(model, graph, plan)
+            if reconstruct:
+                tuning.reconstruct(small, model, graph, plan, repeated.epoch(0))
             recalibrate(small, repeated.epoch(0), images=images)
             if tuner is not None:
                 tuner(small)

@@ -45,6 +45,7 @@ class Scoring:
         distil: Of (outputs, the dense network's outputs, temperature=), by which branches are
             priced; None: by the loss.
         trial: How the networks are tuned before they decide; None: not at all.
+        reconstruct: Whether layers of cut networks are fitted to the dense one's.
     """
 
     criteria: tuple[str | Score, ...]
@@ -56,6 +57,7 @@ class Scoring:
     seed: int
     distil: Distil | None = None
     trial: Trial | None = None
+    reconstruct: bool = True
 
     def __post_init__(self) -> None:
         for criterion in self.criteria:
@@ -91,6 +93,7 @@ class Scoring:
             held_out=last(self.loader, held_out, seed=self.seed),
             loss=self.loss,
             tuner=tuner,
+            reconstruct=self.reconstruct,
             seed=self.seed,
             progress=progress,
         )

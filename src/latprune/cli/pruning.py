@@ -134,6 +134,7 @@ class Asked:
             solver=self.solvers,
             recipe=self.recipe,
             trial_steps=self.training.trial_steps,
+            reconstruct=self.training.reconstruct,
             **common,
         )
 
@@ -173,6 +174,7 @@ class Asked:
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),
             "auto_augment": self.training.auto_augment,
             "trial_steps": self.training.trial_steps or None,
+            "reconstruct": self.training.reconstruct,
             "train_batch": self.labelled.train_batch,
             "splits": self.labelled.splits,
         }

@@ -6,16 +6,19 @@ from latprune.tuning.loop import Tuned, TuneProgress, tune
 from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision
 from latprune.tuning.recipe import Recipe
+from latprune.tuning.reconstruction import Reconstructed, reconstruct
 from latprune.tuning.training import Epoch
 
 __all__ = [
     "Epoch",
     "Precision",
     "Recipe",
+    "Reconstructed",
     "TuneProgress",
     "Tuned",
     "cross_entropy",
     "distillation",
     "recalibrate",
+    "reconstruct",
     "tune",
 ]

@@ -62,6 +62,14 @@ TrialSteps = Annotated[
         "pictures decide between them.",
     ),
 ]
+Reconstruct = Annotated[
+    bool,
+    typer.Option(
+        "--reconstruct/--no-reconstruct",
+        help="Fit the layers of the cut network to what they gave in the dense one, before tuning; "
+        "with --steps they are not.",
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(
@@ -99,6 +107,7 @@ class Training:
     train_precision: TrainPrecision = "auto"
     auto_augment: AutoAugment = None
     trial_steps: TrialSteps = 0
+    reconstruct: Reconstruct = True
 
     def recipe(self, task: str) -> Recipe:
         """Read how to train.
@@ -108,7 +117,7 @@ class Training:
         """
         from latprune.tuning import Recipe
 
-        others = ("auto_augment", "trial_steps")
+        others = ("auto_augment", "trial_steps", "reconstruct")
         numbers = {name: value for name, value in vars(self).items() if name not in others}
         # --precision is the target's.
         numbers["precision"] = numbers.pop("train_precision")

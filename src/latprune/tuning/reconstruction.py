@@ -1,0 +1,349 @@
+"""After a cut, layers that lost inputs can make good for them: fit their weights anew.
+
+What the channels that went told a layer, those that stayed tell it in part: its weights become
+those by which it gives, from what is left, what it gave in the dense network (least squares). No
+labels, no gradients: one pass through either network.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latprune.errors import DataError
+from latprune.graph.shortcuts import settle
+from latprune.graph.slicing import kept_entries
+from latprune.modes import device_of, evaluating
+from latprune.progress import Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch.utils.hooks import RemovableHandle
+
+    from latprune.graph.groups import PruningGraph
+    from latprune.planning import Plan
+    from latprune.progress import Progress
+
+Layer = nn.modules.conv._ConvNd | nn.Linear
+
+IMAGES = 128
+MOST_NUMBERS = IMAGES * 3 * 224 * 224  # in all images: of larger ones there are fewer
+ROWS_PER_INPUT = 4
+LEAST_ROWS = 2048
+HELD_OUT = 4  # every fourth sample says whether, and how firmly bound, new weights are better
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the inputs' mean square, what binds weights to what they were
+NEGLIGIBLE = 1e-9  # of what the layer gives: its inputs are as they were
+FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """How far a layer's outputs are from the dense network's.
+
+    Attributes:
+        layer: Its name.
+        before: The mean square of the difference, on samples that did not fit its weights, over
+            that of the outputs, with the weights that the cut left.
+        after: The same with new weights; as `before` where those were no better, and were not
+            taken.
+    """
+
+    layer: str
+    before: float
+    after: float
+
+
+@torch.no_grad()
+def reconstruct(
+    small: nn.Module,
+    dense: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    loader: Iterable[tuple[Tensor, Any]],
+    *,
+    images: int = IMAGES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Reconstructed]:
+    """Fit the weights of a cut network's layers to what they gave in the dense one.
+
+    Convolutions that are not grouped and linear layers, one after the other in the order in which
+    they run, each on what the layers before it give by then: so it makes good for these, too. New
+    weights W of a layer minimise ‖Y - XW‖² + ridge ‖W - W₀‖², X being what it is given in the
+    small network at some drawn positions, Y what it gave in the dense one there, W₀ its weights.
+    A fourth of the samples is held out, for the ridge, and for whether the layer is better off
+    with new weights at all.
+
+    Args:
+        small: What `cut` gave; changed in place. Its batch norms use the statistics of the batch
+            meanwhile, and are then as they were: `recalibrate` them.
+        dense: What it was cut from; it stays as it is.
+        graph: Traced from `dense`.
+        plan: What `small` was cut to.
+        loader: Batches of (inputs, labels); labels are not looked at. The small network is given
+            all that are used as one batch.
+        images: About how many to use, in whole batches; fewer if they are larger than 224 x 224.
+        seed: Of the positions.
+        progress: Is told of every layer.
+
+    Returns:
+        What became of every layer that was looked at, in the order in which they run.
+
+    Raises:
+        DataError: If the loader gives nothing.
+        ModelMismatch: If `graph` was traced from another model.
+
+    Source:
+        He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, section
+        3.1, whose layers are given what the small network gives them, too; Luo et al., "ThiNet",
+        ICCV 2017.
+    """
+    settle(small)
+    parts = _enough(loader, images)
+    fits = _fits(small, dense, graph, plan, parts=len(parts), seed=seed)
+    with evaluating(dense), _hooked() as hooked:
+        for fit in fits:
+            hooked(fit.of_dense.register_forward_hook(fit.remember))
+        for norm in _batch_norms(dense):
+            hooked(norm.register_forward_pre_hook(partial(_look_for_norms, fits)))
+        for part in parts:
+            dense(part.to(device_of(dense)))
+    progress, found = progress or Quiet(), []
+
+    def solve(fit: _Fit, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        done = fit.solve(given[0])
+        if done is not None:
+            found.append(done)
+            progress.step(len(found), len(fits), "layers reconstructed")
+
+    with evaluating(small), _by_batch(small), _hooked() as hooked:
+        for fit in fits:
+            hooked(fit.of_small.register_forward_pre_hook(partial(solve, fit)))
+        small(torch.cat(parts).to(device_of(small)))
+    return found
+
+
+def _enough(loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Tensor]:
+    parts: list[Tensor] = []
+    for inputs, _ in loader:
+        parts.append(inputs)
+        numbers = sum(part.numel() for part in parts)
+        if sum(map(len, parts)) >= images or numbers >= MOST_NUMBERS:
+            break
+    if not parts:
+        raise DataError("layers are reconstructed on images: the loader gave none")
+    return parts
+
+
+def _fits(
+    small: nn.Module, dense: nn.Module, graph: PruningGraph, plan: Plan, *, parts: int, seed: int
+) -> list[_Fit]:
+    """Give the layers that both networks have and whose weights can be fitted."""
+    random = np.random.default_rng(seed)
+    entries = kept_entries(dense, graph.groups, plan.kept, ties=graph.ties)
+    wholes, found = dict(dense.named_modules()), []
+    uses = Counter(
+        id(parameter) for module in small.modules() for parameter in module._parameters.values()
+    )
+    for name, module in small.named_modules():
+        whole = wholes.get(name)
+        if not (_is_plain(module) and _is_plain(whole)) or uses[id(module.weight)] > 1:
+            continue
+        outputs = entries.get(f"{name}.weight", {}).get(0, np.arange(len(whole.weight)))
+        rows = max(LEAST_ROWS, ROWS_PER_INPUT * module.weight[0].numel())
+        kept = torch.from_numpy(outputs)
+        found.append(_Fit(name, whole, module, kept, math.ceil(rows / parts), parts, random))
+    return found
+
+
+def _is_plain(module: nn.Module | None) -> TypeGuard[Layer]:
+    """Tell whether a layer is nothing but weights that multiply its inputs."""
+    if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+        return False
+    is_own = module._parameters.get("weight") is not None and type(module).forward in FORWARDS
+    return is_own and getattr(module, "groups", 1) == 1
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(eq=False)
+class _Fit:
+    """A layer in both networks, and what it gave in the dense one.
+
+    Attributes:
+        name: Its name in both.
+        of_dense: The dense one.
+        of_small: The one whose weights are fitted.
+        kept: Which of the dense one's outputs it gives.
+        rows: How many positions of every batch are looked at, about.
+        parts: How many batches there are.
+        random: Draws positions.
+        is_centred: Whether a batch norm takes the mean of what it gives.
+        given: Says what the dense one gave last, while it is there.
+        places: Per batch the positions, [rows of the layer's first axis, drawn].
+        wanted: What the dense one gave there, [rows of the first axis, drawn, kept].
+    """
+
+    name: str
+    of_dense: Layer
+    of_small: Layer
+    kept: Tensor
+    rows: int
+    parts: int
+    random: np.random.Generator
+    is_centred: bool = False
+    given: Callable[[], Tensor | None] = _nothing
+    places: list[Tensor] = field(default_factory=list)
+    wanted: list[Tensor] = field(default_factory=list)
+
+    def remember(self, _: nn.Module, __: object, given: Tensor) -> None:
+        """Keep what the dense layer gives at drawn positions."""
+        self.given = weakref.ref(given)
+        by_place = _by_place(self.of_dense, given)
+        most = by_place.shape[1]
+        count = min(math.ceil(self.rows / len(by_place)), most)
+        drawn = [self.random.permutation(most)[:count] for _ in range(len(by_place))]
+        places = torch.from_numpy(np.stack(drawn)).to(given.device)
+        self.places.append(places)
+        at = places[..., None].expand(-1, -1, by_place.shape[2])
+        self.wanted.append(by_place.gather(1, at)[..., self.kept.to(given.device)])
+
+    def solve(self, inputs: Tensor) -> Reconstructed | None:
+        """Give the layer new weights if they are better; None if it does not run once a batch."""
+        if len(self.wanted) != self.parts or sum(map(len, self.places)) != len(inputs):
+            return None
+        x = _seen(self.of_small, inputs, torch.cat(self.places)).double()
+        y = torch.cat(self.wanted).to(x)
+        self.wanted.clear()
+        weight, bias = self.of_small.weight, self.of_small.bias
+        now = weight.flatten(1).T.double()
+        is_centred = self.is_centred or bias is not None
+        before, after, better = _least_squares(x, y, now, is_centred=is_centred)
+        if before > NEGLIGIBLE and after < before:
+            weight.copy_(better.T.reshape(weight.shape))
+            if bias is not None:
+                bias.copy_(y.mean(dim=(0, 1)) - x.mean(dim=(0, 1)) @ better)
+            return Reconstructed(self.name, before, after)
+        return Reconstructed(self.name, before, before)
+
+
+def _look_for_norms(fits: Sequence[_Fit], _: nn.Module, given: tuple[Tensor, ...]) -> None:
+    """Find the layer whose outputs a batch norm is given."""
+    for fit in fits:
+        if fit.given() is given[0]:
+            fit.is_centred = True
+
+
+def _by_place(layer: Layer, given: Tensor) -> Tensor:
+    """Give what a layer gave as [first axis, places, outputs]."""
+    if isinstance(layer, nn.Linear):
+        return given.unsqueeze(1).flatten(1, -2)
+    return given.flatten(2).transpose(1, 2)
+
+
+def _seen(layer: Layer, inputs: Tensor, places: Tensor) -> Tensor:
+    """Give what a layer multiplies at some places of its outputs.
+
+    Args:
+        layer: The layer.
+        inputs: Of the layer.
+        places: [first axis, drawn], numbers of places in the outputs.
+
+    Returns:
+        [first axis, drawn, inputs of one place], in the order of the flattened weight.
+    """
+    if isinstance(layer, nn.Linear):
+        rows = inputs.unsqueeze(1).flatten(1, -2)
+        return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[2]))
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    extents = torch.tensor(padded.shape[2:])
+    reach = torch.tensor(layer.dilation) * (torch.tensor(layer.kernel_size) - 1)
+    sizes = (extents - reach - 1) // torch.tensor(layer.stride) + 1
+    corners = torch.unravel_index(places, tuple(sizes.tolist()))
+    flat, columns = padded.flatten(2), []
+    for offset in product(*map(range, layer.kernel_size)):
+        at = torch.zeros_like(places)
+        for corner, step, stride, dilation, extent in zip(
+            corners, offset, layer.stride, layer.dilation, padded.shape[2:], strict=True
+        ):
+            at = at * extent + corner * stride + step * dilation
+        columns.append(flat.gather(2, at[:, None].expand(-1, flat.shape[1], -1)))
+    return torch.stack(columns, dim=2).flatten(1, 2).transpose(1, 2)
+
+
+def _least_squares(
+    x: Tensor, y: Tensor, now: Tensor, *, is_centred: bool
+) -> tuple[float, float, Tensor]:
+    """Find better weights.
+
+    Args:
+        x: What the layer is given, float64 [samples, places, inputs].
+        y: What it should give, float64 [samples, places, outputs].
+        now: Its weights, float64 [inputs, outputs].
+        is_centred: Whether only differences from the mean matter.
+
+    Returns:
+        The relative error on samples held out, now and with the best weights found, and these.
+    """
+    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+    (x_fit, y_fit), (x_held, y_held) = (
+        (x[chosen].flatten(0, 1), y[chosen].flatten(0, 1)) for chosen in (~held, held)
+    )
+    if is_centred:
+        x_held, y_held = x_held - x_fit.mean(0), y_held - y_fit.mean(0)
+        x_fit, y_fit = x_fit - x_fit.mean(0), y_fit - y_fit.mean(0)
+    gram, moved = x_fit.T @ x_fit, x_fit.T @ (y_fit - x_fit @ now)
+    scale, unit = gram.diagonal().mean(), torch.eye(len(gram)).to(gram)
+    missing = y_held - x_held @ now
+    wanted = y_held.square().mean()
+    before = float(missing.square().mean() / wanted)
+    best, found = math.inf, now
+    for ridge in RIDGES:
+        root, failed = torch.linalg.cholesky_ex(gram + ridge * scale * unit)
+        change = torch.cholesky_solve(moved, root)
+        error = float((missing - x_held @ change).square().mean() / wanted)
+        if not failed and error < best:
+            best, found = error, now + change
+    return before, best, found
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def _by_batch(model: nn.Module) -> Iterator[None]:
+    """Let batch norms use the statistics of the batch, and leave their own as they are."""
+    norms = _batch_norms(model)
+    kept = [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
+    for norm in norms:
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            for name, value in buffers.items():
+                norm.get_buffer(name).copy_(value)
+
+
+@contextmanager
+def _hooked() -> Iterator[Callable[[RemovableHandle], object]]:
+    """Give what takes hooks, to remove them in the end."""
+    with ExitStack() as hooks:
+        yield lambda handle: hooks.callback(handle.remove)

@@ -12,6 +12,7 @@ import latprune as lp
 from studies.accuracy.lessons import Lessons, lessons
 from studies.accuracy.networks import judge
 from studies.accuracy.other_pruner import Candidate, candidates
+from studies.frame import Rows
 from studies.scoring import score
 from studies.subjects import Subject, subject
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.latency.timing import Comparison
+    from studies.frame import Row
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ class Bench:
         """Name the file of a network that a stage made."""
         name = f"{method} {budget.rstrip('%')}.pt".replace(", ", "-").replace(" ", "-")
         return self.runs / f"seed{self.seed}" / stage / name
+
+    def cut_row(self, method: str, budget: str) -> Row:
+        """Give what is known of a network that was cut before."""
+        return Rows(self.runs / "cut.json").all()[f"{method}, {budget}, seed {self.seed}"]
 
     def compare(self, small: nn.Module, *, limit_s: float = 2.0, openings: int = 1) -> Comparison:
         """Time a network and the dense one in turns."""

@@ -6,7 +6,7 @@ A way is a function of the bench, the method's settings in `config.json` and a b
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +166,22 @@ def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> 
     return Made(load_network(path), {"network_of": settings["method"]})
 
 
+def by_reconstruction(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
+    """The very network of another method, cut before, its layers reconstructed."""
+    other = settings["method"]
+    of_other = bench.config["methods"][other]
+    graph, saliency = bench.graph_for(of_other), bench.saliency(of_other)
+    widths = bench.cut_row(other, str(budget))["widths"]
+    kept = {
+        name: tuple(sorted(saliency.ranked(name)[:width].tolist()))
+        for name, width in widths.items()
+    }
+    plan = replace(lp.plan(graph, bench.table_for(graph), saliency, budget), kept=kept)
+    small = lp.cut(bench.dense, graph, plan)
+    lp.reconstruct(small, bench.dense, graph, plan, bench.subject.scoring)
+    return Made(small, {"network_of": other, "widths": widths})
+
+
 def by_trial(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
     """Of other methods' networks, cut before, the one that is best after some steps of tuning."""
     recipe = lp.Recipe(**{**bench.config["recipe"], "seed": bench.seed})
@@ -197,6 +213,7 @@ WAYS: Mapping[str, Callable[[Bench, Mapping[str, Any], lp.Budget], Made]] = {
     "open_loop": by_open_loop,
     "macs": by_macs,
     "torch_pruning": by_torch_pruning,
+    "reconstructed": by_reconstruction,
     "scratch": by_scratch,
     "another": by_another,
     "trial": by_trial,

@@ -228,7 +228,7 @@ def train(study: Study) -> None:
 
 
 def cut(study: Study) -> None:
-    """Measure, score, plan, cut, re-estimate batch norms; the main process for all."""
+    """Measure, score, plan, cut, reconstruct layers; the main process for all."""
     if accelerate.PartialState().is_main_process:
         valued: dict[tuple[str, int], lp.Saliency] = {}
         for case in study.cases:
@@ -261,7 +261,9 @@ def _cut(study: Study, case: Case, saliency: lp.Saliency) -> None:
     network, example, graph = study.detector.network, study.example, study.graph(case.criterion)
     table = lp.measure(network, graph, example, lp.Target.here(**study.config["target"]))
     fitted = lp.fit(network, graph, example, table, saliency, lp.Budget.parse(case.budget))
-    lp.recalibrate(fitted.model, replayed(study.train, seed=case.seed).epoch(0))
+    batches = replayed(study.train, seed=case.seed)
+    lp.reconstruct(fitted.model, network, graph, fitted.plan, batches.epoch(0))
+    lp.recalibrate(fitted.model, batches.epoch(0))
     notes = {"before_tuning": dict(study.judge(fitted.model)), "rounds": fitted.rounds}
     print(
         f"{case}: {fitted.used:.3f} of the budget, gap {fitted.plan.gap:.3%}, {notes}", flush=True

@@ -51,8 +51,8 @@ def page(name: str, document: Mapping[str, Any]) -> str:
         "",
         f"*Measured* is the small detector's time over the dense one's ({_milliseconds(cases)}), "
         f"timed in turns; {document['target']}. *After the cut* is before any tuning, layers "
-        f"[reconstructed](../how-it-works.md#reconstruct). Branches may go as a whole where scores are `relative_`, at measured "
-        f"prices; elsewhere they stay.",
+        f"[reconstructed](../how-it-works.md#reconstruct). Branches may go as a whole where scores "
+        f"are `relative_`, at measured prices; elsewhere they stay.",
         "",
         f"The aim is to lose no more than {AIM_POINTS} points against the dense detector trained "
         f"as long: {_verdicts(of_kind, document['continued'])}.",

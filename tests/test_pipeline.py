@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import latprune as lp
@@ -108,6 +109,27 @@ def test_in_int8_what_ships_is_calibrated_with_the_first_batches_and_judged(
     assert asked == [3 * [torch.Size([16, 3, 16, 16])]] * 2
     assert result.report.small.shipped == result.report.small.accuracy
     assert "top1 in int8" in str(result.report)
+
+
+def test_what_is_left_answers_more_like_the_dense_network_once_it_is_reconstructed(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    model, target = Network(), lp.Target.here("synthetic")
+    lp.tune(model, loader, recipe=RECIPE)
+    images = torch.cat([batch for batch, _ in loader])
+    far: dict[bool, float] = {}
+    for reconstruct in (True, False):
+        told = Told()
+        pruned = lp.prune(
+            model, EXAMPLE, "50%", loader=loader, target=target, folder=tmp_path,
+            reconstruct=reconstruct, progress=told,
+        )  # fmt: skip
+        with torch.no_grad():
+            answered, wanted = pruned.model(images), pruned.dense(images)
+        far[reconstruct] = float(F.mse_loss(answered, wanted))
+        assert any("layers reconstructed" in step for step in told.steps) == reconstruct
+
+    assert far[True] < 0.7 * far[False]
 
 
 def test_without_data_channels_are_scored_by_magnitude_and_nothing_is_tuned(

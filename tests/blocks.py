@@ -171,5 +171,46 @@ class Asking(Blocks):
         return self.head(second(x) if first.down is None else x)  # type: ignore[no-any-return]
 
 
+class Told(Basic):
+    """A block whose branch is scaled and shifted by a condition, given or left with it."""
+
+    left: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.film = nn.Linear(5, 16)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        branch = self.second(self.relu(self.first(x)))
+        told = getattr(self, "left", None) if condition is None else condition
+        if told is not None:
+            scale, shift = self.film(told.to(x.dtype))[..., None, None].chunk(2, dim=1)
+            branch = branch * scale + shift
+        return x + branch  # type: ignore[no-any-return]
+
+
+class ToldByKeyword(nn.Module):
+    """Gives its block a condition beside its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.condition, self.block = ConvNorm(3, 8), Head(8), Told()
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(self.block(x, condition=self.condition(x)))  # type: ignore[no-any-return]
+
+
+class ToldByAttribute(ToldByKeyword):
+    """Leaves a condition, one for all samples, with its block."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        self.block.left = self.condition(x).mean(dim=0, keepdim=True)
+        return self.head(self.block(x))  # type: ignore[no-any-return]
+
+
 WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides)
 WITHOUT = (Multiplied, Bordered, ReadTwice)
+TOLD = (ToldByKeyword, ToldByAttribute)

@@ -112,6 +112,19 @@ def test_a_block_that_is_asked_for_more_than_its_result_stays() -> None:
     assert graph.in_branches == {"blocks.0.first.0", "blocks.1.first.0"}
 
 
+@pytest.mark.parametrize("network", blocks.TOLD)
+def test_what_a_block_is_told_beside_its_input_is_not_lost(network: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    graph = trace(model, EXAMPLE, branches=True)
+    gone = {branch.name for branch in graph.branches}
+
+    masked, small = both(model, graph, kept_without(graph, gone))
+
+    assert "block.first.0" in graph.in_branches
+    assert relative_error(masked, small, 2 * EXAMPLE.flip(0)) < 1e-9
+
+
 def test_branches_that_can_go_are_looked_for_only_if_asked() -> None:
     assert trace(blocks.Residuals(), EXAMPLE).branches == ()
 

@@ -4,7 +4,7 @@ A branch is what makes one of the two sides of a sum and nothing else. It can go
 channels that lie in it, it adds a constant: then the block that holds it is trunk + constant,
 perhaps behind a ReLU, or the module that gives the side can give the constant instead. Both are
 tried on random weights and inputs in float64; what fails is left alone. So is what the network as a
-whole does not run without: it may ask a block for more than its result.
+whole does not compute the same without (`dispensing`): it may ask a block for more than its result.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from latprune.graph.dispensing import Proven, dispensable
 from latprune.graph.groups import Branch
-from latprune.graph.removing import added, emptied, holds, take_out
+from latprune.graph.removing import added, emptied, holds
 from latprune.graph.shadows import shrunk, varying
 from latprune.graph.slicing import TOUCHING
-from latprune.modes import copied
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -100,6 +98,8 @@ def find_branches(
     groups: Sequence[ChannelGroup],
     layers: Sequence[Layer],
     places: Sequence[tuple[ReadGraph, Shown]],
+    *,
+    witnesses: Collection[str] = (),
 ) -> tuple[Branch, ...]:
     """Give the branches that can be removed, in the order in which they run.
 
@@ -112,9 +112,10 @@ def find_branches(
         layers: What a table prices.
         places: Where the groups' channels lie, and what every module returned: per run in which
             the model was traced.
+        witnesses: Modules whose outputs are compared instead of the network's.
     """
     model.double()
-    found: list[_Proven] = []
+    found: list[Proven] = []
     taken: list[_Side] = []
     for side in _sides(model, flow, groups):
         if not all(side.is_apart_from(other) for other in taken):
@@ -128,14 +129,9 @@ def find_branches(
             found.append(proven._replace(branch=replace(proven.branch, layers=gone, lies=lies)))
             taken.append(side)
     found.sort(key=lambda proven: flow.calls[proven.branch.modules[0]].order)
-    return tuple(proven.branch for proven in _dispensable(model, inputs, found))
-
-
-class _Proven(NamedTuple):
-    """A branch, and what it adds without its groups' channels, float64 [channels]."""
-
-    branch: Branch
-    constant: Tensor
+    return tuple(
+        proven.branch for proven in dispensable(model, inputs, groups, found, witnesses=witnesses)
+    )
 
 
 class _Side(NamedTuple):
@@ -175,7 +171,7 @@ def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> 
             yield _Side(total, inside, makers)
 
 
-def _proven(model: nn.Module, flow: Flow, side: _Side) -> _Proven | None:
+def _proven(model: nn.Module, flow: Flow, side: _Side) -> Proven | None:
     """Give a branch that was removed on trial; None if no way to do it holds."""
     blocks: dict[str, nn.Module] = {}
     for branch in _ways(flow, model, _idle(flow, side.makers), side.groups):
@@ -185,36 +181,10 @@ def _proven(model: nn.Module, flow: Flow, side: _Side) -> _Proven | None:
         try:
             constant = added(block, branch)
             if constant is not None and holds(block, branch, constant):
-                return _Proven(branch, constant)
+                return Proven(branch, constant)
         except Exception:  # a block that does not run by itself, or without its modules
             continue
     return None
-
-
-def _dispensable(
-    model: nn.Module, inputs: tuple[Any, ...], found: Sequence[_Proven]
-) -> Sequence[_Proven]:
-    """Give those without which the network as a whole runs."""
-    inputs = tree_map(_single, inputs)
-    if not found or _runs_without(model, inputs, found):
-        return found
-    return [proven for proven in found if _runs_without(model, inputs, [proven])]
-
-
-def _runs_without(model: nn.Module, inputs: tuple[Any, ...], removed: Sequence[_Proven]) -> bool:
-    small = copied(model)
-    try:
-        for branch, constant in removed:
-            take_out(small, branch, constant, torch.zeros_like(constant))
-        with torch.no_grad():
-            small.float()(*inputs)
-    except Exception:  # whatever a stranger's code raises where it misses a module
-        return False
-    return True
-
-
-def _single(leaf: Any) -> Any:
-    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _idle(flow: Flow, makers: set[Node]) -> list[str]:

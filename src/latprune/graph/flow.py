@@ -30,7 +30,7 @@ class ModuleCall:
 
     Attributes:
         order: How many modules had finished before it.
-        source: Its input, where that is one tensor.
+        source: Its input, where that is one tensor, and no keyword holds another.
         result: Its output, where that is one tensor.
         makers: The operators that made what it returned.
     """
@@ -144,13 +144,13 @@ def _calls_of(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
     finished = 0
 
     def hook(name: str) -> Any:
-        def remember(_module: nn.Module, inputs: Any, output: Any) -> None:
+        def remember(_module: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
             nonlocal finished
             again.update({name} & calls.keys())
             single = isinstance(output, torch.Tensor)
             calls[name] = ModuleCall(
                 order=finished,
-                source=inputs[0] if len(inputs) == 1 and _is_tensor(inputs[0]) else None,
+                source=_only_tensor(inputs, keywords),
                 result=output if single else None,
                 makers=frozenset(tensor.grad_fn for tensor in tensors_in(output)),
             )
@@ -158,7 +158,10 @@ def _calls_of(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
 
         return remember
 
-    hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    hooks = [
+        module.register_forward_hook(hook(name), with_kwargs=True)
+        for name, module in model.named_modules()
+    ]
     try:
         yield calls
     finally:
@@ -168,5 +171,7 @@ def _calls_of(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
             del calls[name]
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+def _only_tensor(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor | None:
+    """Give a call's input where it is the only one, by position, and no keyword holds a tensor."""
+    alone = len(inputs) == 1 and not any(True for _ in tensors_in(keywords))
+    return inputs[0] if alone and isinstance(inputs[0], torch.Tensor) else None

@@ -115,7 +115,9 @@ def _graph(
         ),
         unpriced=(*found.mode.seen.unpriced, *passed_over),
         in_branches=groups_in_branches(working, flow, sound) if flow else frozenset(),
-        branches=find_branches(working, inputs, flow, free, priced, places)
+        branches=find_branches(
+            working, inputs, flow, free, priced, places, witnesses=reading.witnesses
+        )
         if flow and branches
         else (),
         ties=ties,
@@ -149,12 +151,15 @@ class _Reading(NamedTuple):
     def groups(self) -> tuple[ChannelGroup, ...]:
         return (*self.found.read.groups, *self.crossing)
 
+    @property
+    def witnesses(self) -> Sequence[str]:
+        """The modules to look at where the last bit decides what the network gives."""
+        return _witnesses(self.found.mode) if self.found.mode.data_dependent else ()
+
     def try_out(self, working: nn.Module, inputs: tuple[Any, ...]) -> Mapping[str, str]:
         """Cut every group on trial; say why some cannot be."""
-        mode = self.found.mode
-        witnesses = _witnesses(mode) if mode.data_dependent else ()
-        mixed = mode.mixed | (self.inner.mode.mixed if self.inner else set())
-        judgement = Judgement(mixed, witnesses, training=self.found.pair)
+        mixed = self.found.mode.mixed | (self.inner.mode.mixed if self.inner else set())
+        judgement = Judgement(mixed, self.witnesses, training=self.found.pair)
         return find_broken(
             working,
             inputs,

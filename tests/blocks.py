@@ -144,6 +144,32 @@ class Bordered(nn.Module):
         return self.head(x + self.branch(x))  # type: ignore[no-any-return]
 
 
+class Activated(nn.Module):
+    """A trunk that its branch changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.block = Preactivated()
+        self.head = Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class Preactivated(nn.Module):
+    """A branch that starts with an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)  # type: ignore[no-any-return]
+
+
 class ReadTwice(nn.Module):
     """A branch whose inside something else needs, too."""
 
@@ -212,5 +238,5 @@ class ToldByAttribute(ToldByKeyword):
 
 
 WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides)
-WITHOUT = (Multiplied, Bordered, ReadTwice)
+WITHOUT = (Multiplied, Bordered, ReadTwice, Activated)
 TOLD = (ToldByKeyword, ToldByAttribute)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latprune.errors import ModelMismatch
-from latprune.graph.removing import remove_branches
+from latprune.graph.groups import Branch
+from latprune.graph.removing import added, holds, remove_branches
 from latprune.graph.slicing import zero_channels
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import random_kept, randomise
@@ -125,6 +126,25 @@ def test_what_a_block_is_told_beside_its_input_is_not_lost(network: type[nn.Modu
     assert relative_error(masked, small, 2 * EXAMPLE.flip(0)) < 1e-9
 
 
+def test_a_block_that_changes_its_input_in_place_is_judged_by_the_input_that_it_was_given() -> None:
+    block = blocks.Preactivated().double()
+    nn.init.zeros_(block.branch[-1].weight)
+    shortcut = Branch(
+        name="block",
+        groups=(),
+        layers=(),
+        modules=("block.branch",),
+        block="block",
+        takes=(2, 8, 6, 6),
+        trunk="",
+        relu=False,
+        axis=-3,
+    )
+
+    assert added(block, shortcut) is None
+    assert not holds(block, shortcut, torch.zeros(8, dtype=torch.float64))
+
+
 def test_branches_that_can_go_are_looked_for_only_if_asked() -> None:
     assert trace(blocks.Residuals(), EXAMPLE).branches == ()
 
@@ -143,6 +163,7 @@ def test_a_group_is_in_a_branch_even_where_that_cannot_go() -> None:
         "Multiplied": frozenset(),
         "Bordered": {"branch.0.0"},
         "ReadTwice": frozenset(),
+        "Activated": {"block.branch.1"},
     }
 
 

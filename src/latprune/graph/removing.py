@@ -118,8 +118,8 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
         if branch.trunk is None:
             total = parts = _given(block, branch, x)
         else:
-            total = block(x)
-            parts = total - _through(block, branch, x)
+            total = block(x.clone())  # a block may change its input in place
+            parts = total - _through(block, branch, x.clone())
         seen = total > 0 if branch.relu else torch.ones_like(total, dtype=torch.bool)
         rows, seen = _by_channel(parts, branch.axis), _by_channel(seen, branch.axis)
         if bool(seen.any(dim=1).all()) or scale == _SCALES[-1]:
@@ -138,7 +138,7 @@ def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
     stand_in = _without(copied(block), branch, constant, torch.zeros_like(constant))
     for seed, scale in enumerate((1.0, 100.0), start=2):
         x = scale * _noise(branch, seed=seed)
-        expected, found = block(x), stand_in(x)
+        expected, found = block(x.clone()), stand_in(x.clone())
         if not isinstance(found, Tensor) or found.shape != expected.shape:
             return False
         if float((expected - found).abs().max()) > TOLERANCE * (scale + float(found.abs().max())):

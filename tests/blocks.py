@@ -170,6 +170,22 @@ class Preactivated(nn.Module):
         return x + self.branch(x)  # type: ignore[no-any-return]
 
 
+class Leaky(Basic):
+    """A block that adds its trunk in place, and ends in no ReLU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.second(self.relu(self.first(x)))
+        branch += x
+        return F.leaky_relu(branch, 0.1)
+
+
+class Leakies(Blocks):
+    """Blocks that end in a leaky ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(Leaky(8, 8), Leaky(8, 8))
+
+
 class ReadTwice(nn.Module):
     """A branch whose inside something else needs, too."""
 
@@ -237,6 +253,6 @@ class ToldByAttribute(ToldByKeyword):
         return self.head(self.block(x))  # type: ignore[no-any-return]
 
 
-WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides)
+WITH_BRANCHES = (Residuals, Inverteds, Mixers, BothSides, Leakies)
 WITHOUT = (Multiplied, Bordered, ReadTwice, Activated)
 TOLD = (ToldByKeyword, ToldByAttribute)

@@ -97,6 +97,7 @@ def test_every_way_to_add_to_a_trunk_is_found() -> None:
             **{f"blocks.{i}.mlp": (f"blocks.{i}.mlp.0",) for i in range(2)},
         },
         "BothSides": {"left": ("left.0.0",)},
+        "Leakies": {f"blocks.{i}.first": (f"blocks.{i}.first.0",) for i in range(2)},
         "Residual": {"inner": ("inner.0",)},
     }
 
@@ -128,7 +129,7 @@ def test_what_a_block_is_told_beside_its_input_is_not_lost(network: type[nn.Modu
 
 def test_a_block_that_changes_its_input_in_place_is_judged_by_the_input_that_it_was_given() -> None:
     block = blocks.Preactivated().double()
-    nn.init.zeros_(block.branch[-1].weight)
+    nn.init.zeros_(block.get_parameter("branch.3.weight"))
     shortcut = Branch(
         name="block",
         groups=(),

@@ -216,8 +216,11 @@ def _ways(
                     yield Branch(name=block, trunk=trunk, relu=relu, axis=axis, **shared)
         if (last := flow.calls[idle[-1]].result) is not None:
             name = next((m for m in idle if _is_in(inside[0].name, m)), idle[-1])
-            for axis in _CHANNEL_AXES.get(last.dim(), ()):
-                yield Branch(name=name, trunk=None, relu=False, axis=axis, **shared)
+            for whole in (False, True):
+                for axis in _CHANNEL_AXES.get(last.dim(), ()):
+                    yield Branch(
+                        name=name, trunk=None, relu=False, axis=axis, whole=whole, **shared
+                    )
 
 
 def _around(modules: Sequence[str]) -> Iterator[str]:

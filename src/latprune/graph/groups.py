@@ -156,6 +156,7 @@ class Branch:
         relu: Whether such a block ends in a ReLU.
         axis: On which axis of what it adds the channels lie, counted from the end: -1 for the last.
         lies: Where channels of groups lie on that axis.
+        whole: Whether the constant that stands for a module has a value for every place.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Branch:
     relu: bool
     axis: int
     lies: tuple[tuple[str, Member], ...] = ()
+    whole: bool = False
 
     def is_removed(self, widths: Mapping[str, int]) -> bool:
         """Whether it is gone at these widths."""
@@ -175,7 +177,10 @@ class Branch:
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
-        return {**vars(self), "lies": [[group, member.to_json()] for group, member in self.lies]}
+        fields = {**vars(self), "lies": [[group, m.to_json()] for group, m in self.lies]}
+        if not self.whole:
+            del fields["whole"]  # which older versions do not know
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Branch:

@@ -168,7 +168,7 @@ def _without(block: nn.Module, branch: Branch, shift: Tensor, drift: Tensor) -> 
     *idle, last = (_inside(branch, name) for name in branch.modules)
     for name in idle:
         block.set_submodule(name, Skip())
-    block.set_submodule(last, Constant(*constants))
+    block.set_submodule(last, Constant(*constants, whole=branch.whole))
     return block
 
 
@@ -197,10 +197,10 @@ def _through(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
 
 
 def _given(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
-    """What the module that gives the constant gives while its block runs."""
+    """What the module that gives the constant gives while its block runs, which may add to it."""
     seen: list[Tensor] = []
     module = block.get_submodule(_inside(branch, branch.modules[-1]))
-    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    handle = module.register_forward_hook(lambda _m, _inputs, output: seen.append(output.clone()))
     try:
         block(x)
     finally:

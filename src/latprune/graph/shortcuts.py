@@ -20,18 +20,25 @@ class Constant(nn.Module):
         shift: What the branch adds once its batch norms are re-estimated, [channels] or
             [channels, 1, …].
         drift: What it adds less with the statistics that they have, of the same shape.
+        whole: Whether to give it for every place of what comes in: the trunk is added in place.
     """
 
     drift: Tensor
 
-    def __init__(self, shift: Tensor, drift: Tensor) -> None:
+    def __init__(self, shift: Tensor, drift: Tensor, *, whole: bool = False) -> None:
         super().__init__()
+        self._whole = whole
         self.shift = nn.Parameter(shift)
         self.register_buffer("drift", drift)
 
-    def forward(self, *_: Any, **__: Any) -> Tensor:
+    def forward(self, *inputs: Any, **_: Any) -> Tensor:
         """Give the constant."""
-        return self.shift - self.drift
+        constant = self.shift - self.drift
+        if not self._whole:
+            return constant
+        sizes = list(inputs[0].shape)
+        sizes[-constant.dim()] = len(constant)
+        return constant.expand(sizes).clone()
 
     @torch.no_grad()
     def settle(self) -> None:

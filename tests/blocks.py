@@ -213,6 +213,18 @@ class Asking(Blocks):
         return self.head(second(x) if first.down is None else x)  # type: ignore[no-any-return]
 
 
+class AskingToTrain(Blocks):
+    """A network that asks its first block for more than its result in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__(Basic(8, 8), Basic(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.blocks
+        x = first(self.stem(x))
+        return self.head(second(x) if not self.training or first.down is None else x)  # type: ignore[no-any-return]
+
+
 class Told(Basic):
     """A block whose branch is scaled and shifted by a condition, given or left with it."""
 

@@ -107,8 +107,9 @@ def test_what_does_more_than_add_a_constant_stays(network: type[nn.Module]) -> N
     assert trace(network(), EXAMPLE, branches=True).branches == ()
 
 
-def test_a_block_that_is_asked_for_more_than_its_result_stays() -> None:
-    graph = trace(blocks.Asking(), EXAMPLE, branches=True)
+@pytest.mark.parametrize("network", [blocks.Asking, blocks.AskingToTrain])
+def test_a_block_that_is_asked_for_more_than_its_result_stays(network: type[nn.Module]) -> None:
+    graph = trace(network(), EXAMPLE, branches=True)
 
     assert [branch.name for branch in graph.branches] == ["blocks.1"]
     assert graph.in_branches == {"blocks.0.first.0", "blocks.1.first.0"}

@@ -2,7 +2,7 @@
 
 What is around a block may look into it, or tell it something by other ways than its input.
 The network without them is compared with the one whose branches write and read no channels, on the
-example and on another input made of its values.
+example and on another input made of its values; and it has to run in training mode, too.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class _Trial:
                 take_out(small, branch, constant, torch.zeros_like(constant))
         except Exception:  # a stranger's module that cannot be replaced
             return False
-        return all(self._agree(masked, small, inputs) for inputs in self._inputs)
+        if not all(self._agree(masked, small, inputs) for inputs in self._inputs):
+            return False
+        return self._runs_in_training(masked, small)
 
     def _agree(self, masked: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> bool:
         ran = dict(small.named_modules())
@@ -121,6 +123,23 @@ class _Trial:
         if expected is None or not all(bool(t.isfinite().all()) for t in expected):
             return True  # nothing can be told by this input
         return found is not None and _alike(expected, found, _TOLERANCES[self._dtype])
+
+    def _runs_in_training(self, masked: nn.Module, small: nn.Module) -> bool:
+        """Whether the network runs in training mode, if it did before; it may draw at random."""
+        pair = tree_map(_twice, self._inputs[0])
+        expected, found = (_outputs_in_training(model, pair) for model in (masked, small))
+        if expected is None:
+            return True
+        return found is not None and [t.shape for t in expected] == [t.shape for t in found]
+
+
+def _outputs_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | None:
+    try:
+        model.train()
+    except Exception:  # a network for evaluation alone
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return _outputs(model, inputs, ())
 
 
 @torch.no_grad()
@@ -162,6 +181,11 @@ def _in(dtype: torch.dtype, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _apart(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _twice(leaf: Any) -> Any:
+    """Give a batch of twice the samples, which batch norms ask for in training mode."""
+    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
 
 def _otherwise(leaf: Any) -> Any:

@@ -225,6 +225,23 @@ class AskingToTrain(Blocks):
         return self.head(second(x) if not self.training or first.down is None else x)  # type: ignore[no-any-return]
 
 
+class Keeping(Blocks):
+    """A network that a hook of its first block leads back to, and that keeps what this gave."""
+
+    def __init__(self) -> None:
+        super().__init__(Basic(8, 8), Basic(8, 8))
+        self.kept: list[torch.Tensor] = []
+        self.blocks[0].register_forward_hook(self.keep)
+
+    def keep(self, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        self.kept.append(output)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept.clear()
+        x = self.blocks(self.stem(x))
+        return self.head(x + self.kept[0].flip(1))  # type: ignore[no-any-return]
+
+
 class Told(Basic):
     """A block whose branch is scaled and shifted by a condition, given or left with it."""
 

@@ -115,6 +115,12 @@ def test_a_block_that_is_asked_for_more_than_its_result_stays(network: type[nn.M
     assert graph.in_branches == {"blocks.0.first.0", "blocks.1.first.0"}
 
 
+def test_a_block_whose_hook_leads_to_a_network_that_keeps_its_results_stays() -> None:
+    graph = trace(blocks.Keeping(), EXAMPLE, branches=True)
+
+    assert [branch.name for branch in graph.branches] == ["blocks.1"]
+
+
 @pytest.mark.parametrize("network", blocks.TOLD)
 def test_what_a_block_is_told_beside_its_input_is_not_lost(network: type[nn.Module]) -> None:
     torch.manual_seed(0)

@@ -175,14 +175,14 @@ def _proven(model: nn.Module, flow: Flow, side: _Side) -> Proven | None:
     """Give a branch that was removed on trial; None if no way to do it holds."""
     blocks: dict[str, nn.Module] = {}
     for branch in _ways(flow, model, _idle(flow, side.makers), side.groups):
-        if branch.block not in blocks:
-            blocks[branch.block] = emptied(model, branch, side.groups)
-        block = blocks[branch.block]
         try:
+            if branch.block not in blocks:
+                blocks[branch.block] = emptied(model, branch, side.groups)
+            block = blocks[branch.block]
             constant = added(block, branch)
             if constant is not None and holds(block, branch, constant):
                 return Proven(branch, constant)
-        except Exception:  # a block that does not run by itself, or without its modules
+        except Exception:  # a block that cannot be copied, or run by itself or without its modules
             continue
     return None
 

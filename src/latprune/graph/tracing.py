@@ -127,7 +127,8 @@ def _graph(
 def _flow(working: nn.Module, inputs: tuple[Any, ...]) -> Flow | None:
     """Run a network for what it is made of, if it runs with gradients."""
     try:
-        return Flow.of(working, inputs)
+        # A copy: whatever keeps its results would keep what they were made of.
+        return Flow.of(copied(working), inputs)
     except Exception:  # whatever a stranger's forward raises: no sums are seen, then
         return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from latprune.modes import copied, moved
+from latprune.modes import copied, evaluating, moved
 
 META = torch.device("meta")
 
@@ -52,6 +53,38 @@ class Remembers(nn.Module):
         if not self.kept:
             self.kept["doubled"] = [self.weight * 2]
         return x * self.kept["doubled"][0]
+
+
+class Merging(nn.Linear):
+    """Adds its adapter to its weight for evaluation, as LoRA does."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.adapter = nn.Parameter(torch.ones(2, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if self.merged == mode:
+            self.weight.data += -self.adapter if mode else self.adapter
+            self.merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("modes", list(itertools.product([True, False], repeat=3)))
+def test_modules_that_change_more_than_a_flag_are_back_in_their_state_after_an_evaluation(
+    modes: tuple[bool, ...],
+) -> None:
+    model = nn.Sequential(Merging(), Merging())
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.train(mode)
+    before = copy.deepcopy(model.state_dict())
+
+    with evaluating(model):
+        assert all(layer.merged for layer in model)
+
+    assert tuple(module.training for module in model.modules()) == modes
+    assert all(layer.merged != layer.training for layer in model)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before))
 
 
 def test_what_a_module_derived_and_kept_is_not_copied() -> None:

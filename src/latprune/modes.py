@@ -15,14 +15,26 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; every module's own mode comes back afterwards."""
+    """Put a model into eval mode; every module's own mode comes back afterwards.
+
+    Modules whose `train` does more than set a flag, as adapters that merge their weights into the
+    layer's for evaluation, are told by it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes:
+            if module.training != training and _does_more(module):
+                module.train(training)
+        for module, training in modes:
             module.training = training
+
+
+def _does_more(module: nn.Module) -> bool:
+    """Whether a module has a `train` of its own."""
+    return getattr(module.train, "__func__", None) is not nn.Module.train
 
 
 def train_without_dropout(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import torch.nn.functional as F
 from benchmarks.coverage.judge import judge
 from torch import nn
 
@@ -281,6 +282,33 @@ def test_a_module_called_twice_is_two_layers() -> None:
     assert [layer.name for layer in layers if "shared" in layer.name] == ["shared.0", "shared.0@2"]
     assert layers[1].shape.size == (12, 12)
     assert layers[2].shape.size == (6, 6)
+
+
+class Bare(nn.Module):
+    """Convolves with parameters of the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(8, 3, 3, 3))
+        self.second = nn.Parameter(torch.randn(6, 8, 3, 3))
+        self.out = nn.Parameter(torch.randn(6, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.conv2d(F.conv2d(x, self.first).relu(), self.second).relu()
+        return x.mean((2, 3)) @ self.out
+
+
+def test_layers_made_of_the_networks_own_parameters_are_named_and_priced_by_them() -> None:
+    graph = trace(Bare(), EXAMPLE)
+
+    shapes = graph.shapes_at({"first": 4, "second": 2})
+    assert graph.widths == {"first": 8, "second": 6}
+    assert [frozen.where for frozen in graph.frozen] == ["out"]
+    assert [
+        (name, shape.in_channels, shape.out_channels)
+        for name, shape in shapes.items()
+        if shape.has_weights
+    ] == [("first", 3, 4), ("second", 4, 2), ("out", 2, 5)]
 
 
 def test_a_sum_and_what_follows_it_belong_to_the_layer_before_it() -> None:

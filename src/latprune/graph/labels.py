@@ -257,11 +257,18 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
                     yield name, axis, labels, ROLES[self._roles[labels[0]]]
 
     def owner_of(self, tensor: torch.Tensor) -> str | None:
-        """Give the dotted name of the module whose parameter this is, or is a view of."""
+        """Give the dotted name of the module whose parameter this is, or is a view of.
+
+        The model itself has no name: its own parameters go by theirs.
+        """
         for found in (tensor, tensor._base):
             if found is not None and (name := self._names.get(id(found))) is not None:
-                return name.rpartition(".")[0]
+                return name.rpartition(".")[0] or name
         return None
+
+    def layer_of(self, weight: torch.Tensor) -> str:
+        """Name a layer: as the module that runs, or in the model itself as whose weight it is."""
+        return self.name_of(self.module) or self.owner_of(weight) or "model"
 
     @property
     def module(self) -> nn.Module | None:
@@ -295,6 +302,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def name_of(self, module: nn.Module | None) -> str:
         """Give a module's dotted name; empty for the model itself and for strangers."""
         return self._modules.get(module, "") if module is not None else ""
+
+    def is_module(self, name: str) -> bool:
+        """Whether a module of the model has this name."""
+        return name in self._modules.values()
 
     def where(self) -> str:
         """Give the name of the innermost module that is running and has one."""

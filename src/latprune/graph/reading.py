@@ -177,7 +177,8 @@ class ReadGraph:
             reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
             for reason, count in reasons.items():
                 if not axis.parameter.endswith(".bias"):
-                    yield Frozen(axis.parameter.rpartition(".")[0], count, reason)
+                    where = axis.parameter.rpartition(".")[0] or axis.parameter
+                    yield Frozen(where, count, reason)
 
     @property
     def loose_groups(self) -> tuple[str, ...]:

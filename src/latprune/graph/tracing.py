@@ -237,4 +237,5 @@ def _witnesses(mode: LabelMode) -> list[str]:
     """The modules with weights that write nothing that could be cut, such as a detector's heads."""
     named = [layer for layer in mode.seen.layers if layer.shape.has_weights]
     free = {layer.name for layer in named if not mode.classes.is_frozen(layer.writes).all()}
-    return [name for name in dict.fromkeys(layer.name for layer in named) if name not in free]
+    stay = [name for name in dict.fromkeys(layer.name for layer in named) if name not in free]
+    return [name for name in stay if mode.is_module(name)]

@@ -68,7 +68,7 @@ def convolution(mode: LabelMode, call: Call) -> None:
     )
     if shape.is_depthwise:
         mode.seen.feed_depthwise(x)
-    name = mode.name_of(mode.module)
+    name = mode.layer_of(weight)
     mode.seen.add(SeenLayer(name, shape, reads, out, follow), call.outputs[0])
 
 
@@ -118,7 +118,7 @@ def _linear(
     if bias is not None:
         mode.join(out, mode.on(bias, -1), "meets a constant bias")
         mode.mark(mode.on(bias, -1), "writes")
-    name = mode.name_of(mode.module)
+    name = mode.layer_of(right)
     if not isinstance(mode.module, nn.Linear):
         owner = mode.owner_of(right)
         if owner is None:

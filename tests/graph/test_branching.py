@@ -153,6 +153,17 @@ def test_a_block_that_changes_its_input_in_place_is_judged_by_the_input_that_it_
     assert not holds(block, shortcut, torch.zeros(8, dtype=torch.float64))
 
 
+def test_each_block_of_a_long_stage_costs_as_little_to_prove_as_of_a_short_one() -> None:
+    runs = {}
+    for count in (10, 20):
+        blocks.Counted.runs = 0
+        graph = trace(blocks.Stage(count), EXAMPLE, branches=True)
+        runs[count] = blocks.Counted.runs
+        assert [branch.name for branch in graph.branches] == [f"blocks.{i}" for i in range(count)]
+
+    assert runs[20] <= 2 * runs[10]
+
+
 def test_branches_that_can_go_are_looked_for_only_if_asked() -> None:
     assert trace(blocks.Residuals(), EXAMPLE).branches == ()
 

@@ -37,6 +37,7 @@ _CHANNEL_AXES = {4: (-3, -1), 3: (-1, -2), 2: (-1,), 5: (-4, -1)}
 """By the number of a result's axes those on which channels may lie, from the end."""
 
 _LEVELS = 3
+_MUCH = 8  # times as many modules
 
 
 class Shown:
@@ -174,7 +175,7 @@ def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> 
 def _proven(model: nn.Module, flow: Flow, side: _Side) -> Proven | None:
     """Give a branch that was removed on trial; None if no way to do it holds."""
     blocks: dict[str, nn.Module] = {}
-    for branch in _ways(flow, model, _idle(flow, side.makers), side.groups):
+    for branch in _ways(flow, model, side):
         try:
             if branch.block not in blocks:
                 blocks[branch.block] = emptied(model, branch, side.groups)
@@ -194,33 +195,85 @@ def _idle(flow: Flow, makers: set[Node]) -> list[str]:
     return sorted(outermost, key=lambda name: flow.calls[name].order)
 
 
-def _ways(
-    flow: Flow, model: nn.Module, idle: Sequence[str], inside: Sequence[ChannelGroup]
-) -> Iterator[Branch]:
+def _ways(flow: Flow, model: nn.Module, side: _Side) -> Iterator[Branch]:
     """Give what may be done with a branch, the best first."""
-    for block in _around(idle):
-        call = flow.calls.get(block)
-        if call is None or call.source is None or call.result is None:
-            continue
-        shared: dict[str, Any] = {
-            "groups": tuple(group.name for group in inside),
-            "layers": (),
-            "modules": tuple(idle),
-            "block": block,
-            "takes": tuple(call.source.shape),
-        }
-        trunks = _trunks(model, flow, block, call, idle) if block else ()
-        for trunk in trunks:
-            for relu in (False, True):
-                for axis in _CHANNEL_AXES.get(call.result.dim(), ()):
-                    yield Branch(name=block, trunk=trunk, relu=relu, axis=axis, **shared)
-        if (last := flow.calls[idle[-1]].result) is not None:
-            name = next((m for m in idle if _is_in(inside[0].name, m)), idle[-1])
-            for whole in (False, True):
-                for axis in _CHANNEL_AXES.get(last.dim(), ()):
-                    yield Branch(
-                        name=name, trunk=None, relu=False, axis=axis, whole=whole, **shared
-                    )
+    idle = _idle(flow, side.makers)
+    inside = tuple(group.name for group in side.groups)
+    shared: dict[str, Any] = {"groups": inside, "layers": (), "modules": tuple(idle)}
+    tried: set[str] = set()
+    for around in _around(idle):
+        yield from _shortcuts(flow, model, around, side.total, shared)
+        block = idle[0] if _is_little_of(model, around, idle) else around
+        if block not in tried:
+            tried.add(block)
+            yield from _constants(flow, block, shared)
+
+
+def _is_little_of(model: nn.Module, block: str, idle: Sequence[str]) -> bool:
+    """Whether a branch is one module, and so little of what is around it that it is run alone.
+
+    For each of the blocks of a stage the others would be run, too.
+    """
+    own, every = (sum(1 for _ in model.get_submodule(b).modules()) for b in (idle[0], block))
+    return len(idle) == 1 and every > _MUCH * own
+
+
+def _shortcuts(
+    flow: Flow, model: nn.Module, block: str, total: Node, shared: dict[str, Any]
+) -> Iterator[Branch]:
+    """Give the ways to replace a whole block."""
+    call = flow.calls.get(block)
+    if not block or call is None or call.source is None or not _ends_in(call, total):
+        return
+    takes = tuple(call.source.shape)
+    for trunk in _trunks(model, flow, block, call, shared["modules"]):
+        for relu in (False, True):
+            for axis in _axes_of(call):
+                yield Branch(
+                    name=block,
+                    block=block,
+                    takes=takes,
+                    trunk=trunk,
+                    relu=relu,
+                    axis=axis,
+                    **shared,
+                )
+
+
+def _constants(flow: Flow, block: str, shared: dict[str, Any]) -> Iterator[Branch]:
+    """Give the ways to replace the module that makes the side of a sum."""
+    call, idle = flow.calls.get(block), shared["modules"]
+    if call is None or call.source is None or call.result is None:
+        return
+    takes = tuple(call.source.shape)
+    name = next((m for m in idle if _is_in(shared["groups"][0], m)), idle[-1])
+    for whole in (False, True):
+        for axis in _axes_of(flow.calls[idle[-1]]):
+            yield Branch(
+                name=name,
+                block=block,
+                takes=takes,
+                trunk=None,
+                relu=False,
+                axis=axis,
+                whole=whole,
+                **shared,
+            )
+
+
+def _axes_of(call: ModuleCall) -> Sequence[int]:
+    return () if call.result is None else _CHANNEL_AXES.get(call.result.dim(), ())
+
+
+def _ends_in(call: ModuleCall, total: Node) -> bool:
+    """Whether a block gives a sum, perhaps with operators of one input behind it."""
+    if len(call.makers) != 1:
+        return False
+    (node,) = call.makers
+    while node is not None and node is not total:
+        sources = [source for source, _ in node.next_functions if source is not None]
+        node = sources[0] if len(sources) == 1 else None
+    return node is total
 
 
 def _around(modules: Sequence[str]) -> Iterator[str]:

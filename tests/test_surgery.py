@@ -69,6 +69,16 @@ def test_cutting_leaves_the_dense_network_alone() -> None:
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+def test_a_network_that_lies_channels_last_still_does_once_it_is_cut() -> None:
+    model = networks.Residual().to(memory_format=torch.channels_last)
+    graph = lp.trace(model, EXAMPLE)
+
+    small = lp.cut(model, graph, a_plan(graph))
+
+    weights = [weight for weight in small.parameters() if weight.dim() == 4]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
 class Scaled(nn.Module):
     """Keeps its scale, a number per channel, from one evaluation to the next, as timm's LeViT."""
 

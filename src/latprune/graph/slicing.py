@@ -50,10 +50,19 @@ def slice_model(
     for name, axes in kept_entries(model, groups, kept, ties=ties).items():
         tensor = tensor_of(model, name)
         before[id(tensor)] = tensor.shape
-        tensor.data = select(tensor.data, axes).contiguous()
+        tensor.data = select(tensor.data, axes).contiguous(memory_format=_format_of(tensor))
         tensor.grad = None
     tell_modules(model, groups, kept, before)
     forget(model)
+
+
+def _format_of(tensor: torch.Tensor) -> torch.memory_format:
+    """Say whether a weight lies channels last; one that lies in both ways lies as usual."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def select(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map
 
-from latprune.graph.labels import tensors_in
+from latprune.graph.results import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

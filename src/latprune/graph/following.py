@@ -15,6 +15,7 @@ from latprune.graph.crossing import SUFFIX
 from latprune.graph.groups import Frozen
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
+from latprune.graph.results import tensors_in
 from latprune.graph.rules import RULES, unknown
 from latprune.modes import train_without_dropout
 
@@ -54,7 +55,7 @@ def follow(
     """Follow the labels through runs of a model.
 
     Raises:
-        UntraceableModel: If the model does not run.
+        UntraceableModel: If the model does not run, or returns no tensor.
     """
     mode = LabelMode(
         working,
@@ -67,12 +68,17 @@ def follow(
     shown = Shown(mode, working)
     try:
         with shown.watching():
-            mode.run(*inputs)
+            result = mode.run(*inputs)
     except Exception as error:
         raise UntraceableModel(
             f"the model does not run on an example of shape "
             f"{_shapes(inputs)}: {type(error).__name__}: {error}"
         ) from error
+    if not any(True for _ in tensors_in(result)):
+        raise UntraceableModel(
+            f"the model returns no tensor, but {type(result).__name__}: latprune cannot tell what "
+            f"must stay. Wrap it in a module whose forward returns its outputs."
+        )
     idle, pair = _run_in_training(mode, working, inputs)
     _freeze_kept(mode, keep)
     if exact:

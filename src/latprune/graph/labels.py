@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.classes import IntArray, LabelClasses
 from latprune.graph.numbers import NumberMode
 from latprune.graph.recording import SeenLayers
+from latprune.graph.results import tensors_in
 from latprune.graph.shadows import along_axis, shrunk, varying
 from latprune.graph.signs import Signs
 
@@ -382,15 +382,6 @@ def weak_by_tensor() -> MutableMapping[torch.Tensor, Any]:
     """Give a mapping by tensor identity that keeps no tensor alive."""
     mapping: MutableMapping[torch.Tensor, Any] = WeakTensorKeyDictionary()
     return mapping
-
-
-def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
-    """Give all tensors in nested tuples, lists, dicts and objects with `values()`."""
-    for leaf in tree_leaves(tree):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif hasattr(leaf, "values") and callable(leaf.values):
-            yield from tensors_in(list(leaf.values()))
 
 
 def labelled_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -63,7 +63,7 @@ def trace(
         The graph. `frozen` says what cannot be cut, and why.
 
     Raises:
-        UntraceableModel: If the model does not run on the example.
+        UntraceableModel: If the model does not run on the example, or returns no tensor.
         ValueError: If a name in `keep` matches no module.
     """
     inputs = example if isinstance(example, tuple) else (example,)

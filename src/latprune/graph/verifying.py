@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from latprune.graph.labels import labelled_tensors, tensors_in
+from latprune.graph.labels import labelled_tensors
+from latprune.graph.results import tensors_in
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import channel_wise
 from latprune.graph.ties import tied_groups

@@ -1,0 +1,46 @@
+"""Find the tensors in whatever a model takes or gives, however they are wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableSequence, Set
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Modules hold tensors, but not as results.
+_HOLDS_NONE = (str, bytes, int, float, complex, type(None), type, torch.dtype, nn.Module)
+
+
+def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
+    """Give all tensors in sequences, mappings, and attributes of objects, however nested."""
+    return _tensors_in(tree, [])
+
+
+def _tensors_in(tree: Any, above: list[int]) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif not isinstance(tree, _HOLDS_NONE) and id(tree) not in above:
+        for part in _parts(tree):
+            yield from _tensors_in(part, [*above, id(tree)])
+
+
+def _parts(holder: Any) -> Iterator[Any]:
+    """Give what something holds: its entries, or its attributes, or both of a list with some."""
+    if isinstance(holder, Mapping) or callable(getattr(holder, "values", None)):
+        yield from holder.values()
+        return
+    if isinstance(holder, tuple | Set | MutableSequence):
+        yield from holder
+    yield from getattr(holder, "__dict__", {}).values()
+    for name in _slots(type(holder)):
+        yield getattr(holder, name, None)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        names = vars(base).get("__slots__", ())
+        yield from (names,) if isinstance(names, str) else names

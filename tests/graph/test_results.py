@@ -1,0 +1,82 @@
+"""What a model returns stays as it is, however it is wrapped."""
+
+from __future__ import annotations
+
+from collections import UserDict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+
+from latprune.errors import UntraceableModel
+from latprune.graph.results import tensors_in
+from latprune.graph.tracing import trace
+from tests.graph.test_tracing import EXAMPLE
+from tests.networks import Plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+
+class Slotted:
+    __slots__ = ("logits",)
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+class Named(list[Any]):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+
+class Circular:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits, self.parent = [logits], self
+
+
+WRAPPERS = [
+    Answer,
+    Slotted,
+    Named,
+    Circular,
+    lambda logits: SimpleNamespace(logits=logits),
+    lambda logits: UserDict(logits=[logits]),
+    lambda logits: deque([Answer(logits)]),
+]
+
+
+class Wrapped(Plain):
+    def __init__(self, wrap: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.wrap(super().forward(x))
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_outputs_stay_whatever_holds_them(wrap: Callable[[torch.Tensor], Any]) -> None:
+    graph = trace(Wrapped(wrap), EXAMPLE)
+
+    assert graph.widths == trace(Plain(), EXAMPLE).widths
+    assert any(f.where == "head.2" and "output" in f.reason for f in graph.frozen)
+
+
+def test_what_a_module_holds_is_no_result() -> None:
+    assert not list(tensors_in([nn.Linear(2, 2), {"model": nn.ReLU()}]))
+
+
+def test_a_model_that_returns_no_tensor_says_so() -> None:
+    with pytest.raises(UntraceableModel, match="returns no tensor, but str"):
+        trace(Wrapped(lambda logits: str(logits.shape)), EXAMPLE)

@@ -15,7 +15,7 @@ from latprune.errors import UntraceableModel
 from latprune.graph.results import tensors_in
 from latprune.graph.tracing import trace
 from tests.graph.test_tracing import EXAMPLE
-from tests.networks import Plain
+from tests.networks import Head, Plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,3 +80,29 @@ def test_what_a_module_holds_is_no_result() -> None:
 def test_a_model_that_returns_no_tensor_says_so() -> None:
     with pytest.raises(UntraceableModel, match="returns no tensor, but str"):
         trace(Wrapped(lambda logits: str(logits.shape)), EXAMPLE)
+
+
+class Exits(nn.Module):
+    """Its first head runs in every mode, and is handed out otherwise or in training only."""
+
+    def __init__(self, *, keeps: bool) -> None:
+        super().__init__()
+        self.stem, self.body, self.keeps = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), keeps
+        self.early, self.late = Head(8), Head(6)
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.stem(x).relu()
+        early = self.early(x)
+        late = self.late(self.body(x).relu())
+        if self.keeps:
+            self.seen = early
+        return (late, early) if self.training and not self.keeps else late
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_is_written_and_never_read_stays(keeps: bool) -> None:
+    graph = trace(Exits(keeps=keeps), EXAMPLE)
+
+    assert graph.widths == {"stem": 8, "body": 6}
+    assert any(f.where == "early.2" and f.reason == "nothing reads it" for f in graph.frozen)

@@ -80,6 +80,7 @@ def follow(
             f"must stay. Wrap it in a module whose forward returns its outputs."
         )
     idle, pair = _run_in_training(mode, working, inputs)
+    mode.freeze_unread()
     _freeze_kept(mode, keep)
     if exact:
         for label, why in mode.classes.approximations().items():

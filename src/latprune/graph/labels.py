@@ -124,6 +124,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self._own: dict[str, AxisLabels] = {}
         self._shadows: MutableMapping[torch.Tensor, tuple[IntArray, ...]] = weak_by_tensor()
         self._splits: list[tuple[IntArray, str]] = []
+        self._read: list[IntArray] = []
         self._calls: dict[str, int] = {}
         self._modules = {module: name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
@@ -246,8 +247,22 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def mark(self, labels: IntArray, role: Role) -> None:
         """Remember what the parameter entries behind these labels are for; the first one stays."""
+        if role == "reads":
+            self.read(labels)
         unset = labels[(labels > 0) & (self._roles[labels] == 0)]
         self._roles[unset] = ROLES.index(role)
+
+    def read(self, labels: IntArray) -> None:
+        """Remember that something is made of these channels, and holds them no more."""
+        self._read.append(labels.ravel())
+
+    def freeze_unread(self) -> None:
+        """Keep what layers write and nothing reads: a result that the model hands out some day."""
+        read = self.classes.find(np.concatenate([*self._read, []]).astype(int))
+        for _, _, labels, role in self.parameters():
+            if role in ("writes", "through"):
+                unread = labels[~np.isin(self.classes.find(labels), read)]
+                self.classes.freeze(unread, "nothing reads it")
 
     def parameters(self) -> Iterator[tuple[str, int, IntArray, Role]]:
         """Give name, axis, labels and role of every labelled axis that took part."""

@@ -60,6 +60,7 @@ def attention(mode: LabelMode, call: Call) -> None:
         _together(mode, (query, key, value), axis)
     if last in found[0] or last in found[1]:
         mode.join(mode.on(query, last), mode.on(key, last), "meets a constant in attention")
+        mode.read(mode.on(query, last))
         if call.kwargs.get("scale") is None:
             width = mode.on(query, last)
             mode.approximate(call, width, "attention divides by the root of its length")

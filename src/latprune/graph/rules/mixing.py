@@ -87,6 +87,7 @@ def reduction(mode: LabelMode, call: Call) -> None:
     for axis, labels in found.items():
         if axis in reduced and call.name in STATISTICS:
             mode.approximate(call, labels, f"{call.name} over its channels")
+            mode.read(labels)
         elif axis in reduced:
             mode.freeze(labels, f"{call.name} mixes it")
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from latprune.errors import UntraceableModel
 from latprune.graph.branching import Shown
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
+
+    from latprune.graph.trails import Training
 
 
 class Followed(NamedTuple):
@@ -47,6 +49,7 @@ def follow(
     working: nn.Module,
     inputs: tuple[Any, ...],
     *,
+    training: Training,
     keep: Sequence[str],
     exact: bool,
     loose: bool = False,
@@ -79,7 +82,7 @@ def follow(
             f"the model returns no tensor, but {type(result).__name__}: latprune cannot tell what "
             f"must stay. Wrap it in a module whose forward returns its outputs."
         )
-    idle, pair = _run_in_training(mode, working, inputs)
+    idle, pair = _run_in_training(mode, working, training)
     mode.freeze_unread()
     _freeze_kept(mode, keep)
     if exact:
@@ -100,34 +103,29 @@ def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
 
 
 def _run_in_training(
-    mode: LabelMode, working: nn.Module, inputs: tuple[Any, ...]
+    mode: LabelMode, working: nn.Module, training: Training
 ) -> tuple[list[Frozen], tuple[Any, ...]]:
-    """Run once more in training mode if parameters are still unseen; say which stay so.
+    """Run once more in training mode if that does something else; say what still does not run.
 
     Returns:
-        What stays unseen, and the inputs with which training mode shows more than evaluation does;
-        nothing if it does not.
+        Modules with parameters that stay unseen, and the inputs with which training mode shows more
+        than evaluation does; nothing if it does not.
     """
-    names = {name for name, p in working.named_parameters() if p.is_floating_point()}
-    if names <= mode.used:
-        return [], ()
-    pair: tuple[Any, ...] = tree_map(_twice, inputs)
+    pair: tuple[Any, ...] = ()
     reason = "it runs neither in evaluation nor in training mode"
-    mode.seen.recording = False
-    train_without_dropout(working)  # its noise would meet every channel that it draws for
-    try:
-        with torch.random.fork_rng(devices=[]):
-            mode.run(*pair)
-    except Exception as error:  # whatever a stranger's forward raises is the finding
-        reason = f"not run: training mode fails with {type(error).__name__}: {error}"
-        pair = ()
-    working.eval()
+    if training.differs(mode.trail):
+        mode.seen.recording = False
+        train_without_dropout(working)  # its noise would meet every channel that it draws for
+        try:
+            with torch.random.fork_rng(devices=[]):
+                mode.run(*training.inputs)
+            pair = training.inputs
+        except Exception as error:  # whatever a stranger's forward raises is the finding
+            reason = f"not run: training mode fails with {type(error).__name__}: {error}"
+        working.eval()
+    names = {name for name, p in working.named_parameters() if p.is_floating_point()}
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names - mode.used))
     return [Frozen(owner or "model", 0, reason) for owner in owners], pair
-
-
-def _twice(leaf: Any) -> Any:
-    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
 
 
 def _batch(inputs: tuple[Any, ...]) -> int:

@@ -21,10 +21,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.classes import IntArray, LabelClasses
 from latprune.graph.numbers import NumberMode
+from latprune.graph.operators import operator_name
 from latprune.graph.recording import SeenLayers
 from latprune.graph.results import tensors_in
 from latprune.graph.shadows import along_axis, shrunk, varying
 from latprune.graph.signs import Signs
+from latprune.graph.trails import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -87,6 +89,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         used: Names of the parameters and buffers that took part.
         seen: The layers that ran.
         signs: Which tensors hold nothing below zero.
+        trail: Which operators ran.
         numbers: Where the model's own numbers (`num_heads`) became sizes of tensors.
         mixed: Calls (operator, count) whose results depend on how many channels there are, though
             the network still runs without some: norms over channels.
@@ -115,11 +118,13 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.used: set[str] = set()
         self.seen = SeenLayers(self)
         self.signs = Signs()
+        self.trail = Trail()
         self.numbers = NumberMode(self)
         self.mixed: set[tuple[str, int]] = set()
         self.data_dependent = False
         self._rules, self._default = rules, default
         self._model = model
+        self._drawn: MutableMapping[torch.Tensor, bool] = weak_by_tensor()
         self._names: dict[int, str] = {}
         self._own: dict[str, AxisLabels] = {}
         self._shadows: MutableMapping[torch.Tensor, tuple[IntArray, ...]] = weak_by_tensor()
@@ -271,6 +276,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
                 for axis, labels in self._own[name].items():
                     yield name, axis, labels, ROLES[self._roles[labels[0]]]
 
+    def is_drawn(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor holds nothing but random numbers, of which any others would do."""
+        return tensor in self._drawn
+
     def owner_of(self, tensor: torch.Tensor) -> str | None:
         """Give the dotted name of the module whose parameter this is, or is a view of.
 
@@ -302,6 +311,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         try:
             with torch.no_grad(), self.numbers.lent_to(self._model), self:
                 result = self._model(*inputs)
+            self.trail.end(result)
             for tensor in tensors_in(result):
                 for labels in self.shadows(tensor):
                     self.classes.freeze(labels, "it is an output of the model")
@@ -377,20 +387,16 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         if outputs and any(self.shadows(tensor) for tensor in inputs):
             call = Call(name, in_place, func, args, kwargs, inputs, outputs, count)
             self._rules.get(name, self._default)(self, call)
+        elif torch.Tag.nondeterministic_seeded in func.tags or any(map(self.is_drawn, inputs)):
+            self._drawn.update(dict.fromkeys(outputs, True))
         self.signs.follow(name, args, kwargs, inputs, outputs)
+        self.trail.add(name, outputs)
         if torch.Tag.dynamic_output_shape in func.tags or name in _CHOOSES_BY_VALUE:
             self.data_dependent = True
         return result
 
 
 _CHOOSES_BY_VALUE = frozenset({"nms", "topk", "sort"})
-
-
-def operator_name(func: Any) -> tuple[str, bool]:
-    """Give an operator's name without namespace and underscore, and whether it is in place."""
-    raw = func._schema.name.partition("::")[2]
-    in_place = raw.endswith("_") and not raw.endswith("__")
-    return raw.rstrip("_") if in_place else raw, in_place
 
 
 def weak_by_tensor() -> MutableMapping[torch.Tensor, Any]:

@@ -17,6 +17,7 @@ from latprune.graph.following import check_keep, follow
 from latprune.graph.groups import Frozen, PruningGraph
 from latprune.graph.loosening import find_ties
 from latprune.graph.ties import tied_groups
+from latprune.graph.trails import Training
 from latprune.graph.verifying import Judgement, find_broken
 from latprune.modes import copied
 
@@ -43,8 +44,8 @@ def trace(
 ) -> PruningGraph:
     """Find the channels of a model that can be cut, and the layers whose cost depends on them.
 
-    The model runs in evaluation mode, and once in training mode if it has parameters that only
-    run there (auxiliary heads). It is left as it was. Every group that is returned was cut on
+    The model runs in evaluation mode, and in training mode, of which more is asked if it does
+    something else there (auxiliary heads). It is left as it was. Every group that is returned was cut on
     trial: what remained ran and computed what the whole network computes without those channels.
 
     Args:
@@ -69,7 +70,9 @@ def trace(
     inputs = example if isinstance(example, tuple) else (example,)
     check_keep(model, keep)
     working = copied(model).eval()
-    readings = _readings(working, partial(follow, inputs=inputs, keep=keep, exact=exact))
+    training = Training(working, inputs)
+    given = {"inputs": inputs, "training": training, "keep": keep, "exact": exact}
+    readings = _readings(working, partial(follow, **given))
     reading, broken = _first_that_holds(readings, working, inputs)
     return _graph(reading, broken, working, inputs, branches=branches)
 

@@ -80,7 +80,7 @@ def is_constant_along(mode: LabelMode, tensor: torch.Tensor, axis: int, shadow: 
         return False
     if any(found.shape[own] > 1 for found in mode.shadows(tensor)):
         return False
-    return not mode.numbers.follow(tensor, own, shadow, axis)
+    return not (mode.numbers.follow(tensor, own, shadow, axis) or mode.is_drawn(tensor))
 
 
 def _follow_layer(mode: LabelMode, call: Call) -> None:

@@ -34,6 +34,7 @@ class Noisy(Small):
         self.register_buffer("size", torch.ones(8, 1, 1))
 
     def changed(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.size, torch.Tensor)
         return x + torch.randn_like(x) * self.size if self.training else x
 
 

@@ -94,3 +94,41 @@ def test_what_python_computes_from_a_number_that_follows_is_judged_in_float64() 
 
     assert not graph.groups
     assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)
+
+
+class Deviating(nn.Module):
+    """Its gate is a standard deviation over channels: of a single one there is none."""
+
+    def __init__(self, correction: int) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), Head(6)
+        self.correction = correction
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = x * x.std(1, keepdim=True, correction=self.correction)
+        return self.head(self.body(x).relu())  # type: ignore[no-any-return]
+
+
+def test_two_channels_stay_where_a_variance_divides_by_one_less() -> None:
+    multiples = [
+        trace(Deviating(correction), EXAMPLE).group("stem").multiple for correction in (0, 1)
+    ]
+
+    assert multiples == [1, 2]
+
+
+def test_what_is_not_a_number_is_no_agreement() -> None:
+    class Vanishing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 3), Head(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scale = 1.0 if len(self.stem.weight) == 8 else float("nan")
+            return self.head(scale * self.stem(x))  # type: ignore[no-any-return]
+
+    graph = trace(Vanishing(), EXAMPLE)
+
+    assert not graph.groups
+    assert any("change by nan" in frozen.reason for frozen in graph.frozen)

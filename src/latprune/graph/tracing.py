@@ -44,9 +44,9 @@ def trace(
 ) -> PruningGraph:
     """Find the channels of a model that can be cut, and the layers whose cost depends on them.
 
-    The model runs in evaluation mode, and in training mode, of which more is asked if it does
-    something else there (auxiliary heads). It is left as it was. Every group that is returned was cut on
-    trial: what remained ran and computed what the whole network computes without those channels.
+    The model runs in evaluation mode, and in training mode, which counts if it does something else
+    there (auxiliary heads). It is left as it was. Every group that is returned was cut on trial:
+    what remained ran and computed what the whole network computes without those channels.
 
     Args:
         model: Any network; its input channels and its outputs are never cut.
@@ -71,8 +71,9 @@ def trace(
     check_keep(model, keep)
     working = copied(model).eval()
     training = Training(working, inputs)
-    given = {"inputs": inputs, "training": training, "keep": keep, "exact": exact}
-    readings = _readings(working, partial(follow, **given))
+    readings = _readings(
+        working, partial(follow, inputs=inputs, training=training, keep=keep, exact=exact)
+    )
     reading, broken = _first_that_holds(readings, working, inputs)
     return _graph(reading, broken, working, inputs, branches=branches)
 

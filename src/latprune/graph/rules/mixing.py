@@ -88,6 +88,8 @@ def reduction(mode: LabelMode, call: Call) -> None:
         if axis in reduced and call.name in STATISTICS:
             mode.approximate(call, labels, f"{call.name} over its channels")
             mode.read(labels)
+            if _asks_for_two(call, axis, reduced):
+                mode.classes.divide(labels, 2)
         elif axis in reduced:
             mode.freeze(labels, f"{call.name} mixes it")
         else:
@@ -100,3 +102,13 @@ def reduction(mode: LabelMode, call: Call) -> None:
         mode.seen.add_operator("mean", x, output)
     else:
         mode.seen.leave_unpriced(call.name)
+
+
+def _asks_for_two(call: Call, axis: int, reduced: set[int]) -> bool:
+    """Whether a variance divides by one less than there are channels on this axis."""
+    if not call.name.startswith(("var", "std")):
+        return False
+    unbiased = call.args[2] if len(call.args) > 2 else call.kwargs.get("unbiased", True)
+    correction = call.kwargs.get("correction")
+    others = [call.inputs[0].shape[a] for a in reduced - {axis}]
+    return max(others, default=1) == 1 and bool(unbiased) and correction != 0

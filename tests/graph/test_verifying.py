@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from latprune.graph.tracing import trace
-from tests.graph.test_tracing import EXAMPLE
+from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
 
 
@@ -132,3 +132,40 @@ def test_what_is_not_a_number_is_no_agreement() -> None:
 
     assert not graph.groups
     assert any("change by nan" in frozen.reason for frozen in graph.frozen)
+
+
+class Casting(nn.Module):
+    """It casts to float32 by itself, and a number of its own tells where channels are parted."""
+
+    def __init__(self, *, casts: bool = True) -> None:
+        super().__init__()
+        self.stem, self.body, self.part = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), 3
+        self.casts = casts
+        self.inner = nn.Sequential(nn.Conv2d(6, 10, 1), nn.ReLU(), nn.Conv2d(10, 6, 1))
+        self.head = Head(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.float() if self.casts else x).relu()
+        x = torch.cat([x[:, : self.part].sigmoid(), x[:, self.part :]], 1)
+        x = self.body(x)
+        return self.head(x + self.inner(x))  # type: ignore[no-any-return]
+
+
+def test_a_network_that_casts_to_float32_is_judged_in_it() -> None:
+    graph = trace(Casting(), EXAMPLE, branches=True)
+
+    assert graph.widths == {"stem": 3, "stem#2": 5, "body": 6, "inner.0": 10}
+    assert [branch.name for branch in graph.branches] == ["inner"]
+    assert is_right(Casting(casts=False), graph)
+
+
+class MistakenCasting(Casting):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1 + 1e-2 * len(self.stem.weight))
+
+
+def test_what_is_wrong_in_float32_is_found_there() -> None:
+    graph = trace(MistakenCasting(), EXAMPLE)
+
+    assert not any(name.startswith("stem") for name in graph.widths)
+    assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)

@@ -30,6 +30,7 @@ _SCALES = (1.0, 2.0**10, 2.0**20)
 _POSITIONS = 256  # of a channel, at least, that an input has
 TOLERANCE = 1e-9
 """Largest difference allowed in float64, relative to the largest output."""
+_ROUGH = 1e-5  # in float32
 
 
 def remove_branches(
@@ -99,7 +100,7 @@ def constant_of(
 def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) -> nn.Module:
     """Give a copy of a branch's block whose groups' channels are neither written nor read.
 
-    It is in float64, on the CPU, in evaluation mode.
+    It is on the CPU, in evaluation mode, in float64; in float32 if it casts to that by itself.
     """
     touched = {m.parameter for group in groups for m in group.members}
     before = {name: tensor_of(model, name).detach().clone() for name in touched}
@@ -107,14 +108,23 @@ def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) ->
     block = copied(model.get_submodule(branch.block)).cpu().double().eval()
     for name, values in before.items():
         tensor_of(model, name).data.copy_(values)
-    return block
+    return block if _runs(block, branch) else block.float()
+
+
+@torch.no_grad()
+def _runs(block: nn.Module, branch: Branch) -> bool:
+    try:
+        block(_noise(block, branch, seed=1))
+    except Exception:  # whatever a stranger's forward raises
+        return False
+    return True
 
 
 @torch.no_grad()
 def added(block: nn.Module, branch: Branch) -> Tensor | None:
     """Give the constant that an emptied branch adds, float64 [channels]; None if it is none."""
     for scale in _SCALES:
-        x = scale * _noise(branch, seed=1)
+        x = scale * _noise(block, branch, seed=1)
         if branch.trunk is None:
             total = parts = _given(block, branch, x)
         else:
@@ -124,12 +134,14 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
         rows, seen = _by_channel(parts, branch.axis), _by_channel(seen, branch.axis)
         if bool(seen.any(dim=1).all()) or scale == _SCALES[-1]:
             break
+        if _dtype_of(block) != torch.float64:
+            return None  # beside larger inputs a constant would be lost in rounding
     first = rows.gather(1, seen.to(torch.uint8).argmax(dim=1, keepdim=True))
     # A channel whose sum is never above 0 adds nothing that anybody could see.
     constant = torch.where(seen.any(dim=1, keepdim=True), first, torch.zeros_like(first))
     off = ((rows - constant).abs() * seen).max()
     size = max(scale, float(total.abs().max()), float(parts.abs().max()))
-    return constant.ravel() if float(off) <= TOLERANCE * size else None
+    return constant.ravel().double() if float(off) <= _tolerance(block) * size else None
 
 
 @torch.no_grad()
@@ -137,13 +149,15 @@ def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
     """Whether an emptied block computes the same with its constant in the branch's place."""
     stand_in = _without(copied(block), branch, constant, torch.zeros_like(constant))
     for seed, scale in enumerate((1.0, 100.0), start=2):
-        x = scale * _noise(branch, seed=seed)
+        x = scale * _noise(block, branch, seed=seed)
         expected, found = block(x.clone()), stand_in(x.clone())
         if branch.block == branch.modules[-1]:
             found = found.expand_as(expected)  # as the sum will
         if not isinstance(found, Tensor) or found.shape != expected.shape:
             return False
-        if float((expected - found).abs().max()) > TOLERANCE * (scale + float(found.abs().max())):
+        if float((expected - found).abs().max()) > _tolerance(block) * (
+            scale + float(found.abs().max())
+        ):
             return False
     return True
 
@@ -184,7 +198,7 @@ def _inside(branch: Branch, module: str) -> str:
     return module.removeprefix(f"{branch.block}.") if branch.block else module
 
 
-def _noise(branch: Branch, *, seed: int) -> Tensor:
+def _noise(block: nn.Module, branch: Branch, *, seed: int) -> Tensor:
     """Give an input of the block, of a multiple of the example's samples.
 
     Batch norms ask for two, and past a ReLU a channel shows only where the sum is above 0.
@@ -193,7 +207,15 @@ def _noise(branch: Branch, *, seed: int) -> Tensor:
     per_sample = math.prod(branch.takes[1:]) // branch.takes[branch.axis]
     times = max(2, -(-_POSITIONS // max(per_sample, 1)))
     shape = (times * branch.takes[0], *branch.takes[1:])
-    return torch.randn(shape, generator=random, dtype=torch.float64)
+    return torch.randn(shape, generator=random, dtype=torch.float64).to(_dtype_of(block))
+
+
+def _dtype_of(block: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in block.parameters() if p.is_floating_point())
+
+
+def _tolerance(block: nn.Module) -> float:
+    return TOLERANCE if _dtype_of(block) == torch.float64 else _ROUGH
 
 
 def _through(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:

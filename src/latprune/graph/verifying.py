@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 """Largest difference allowed in float64, relative to the largest output (random weights)."""
 
+# In float32, where a network casts to it by itself and therefore does not run in float64.
+_ROUGH = 1e-3
+
 # What differs by less in float32 differs by rounding; more is looked at in float64.
 _SURE = 1e-5
 
@@ -237,7 +240,8 @@ class _Trial:
         self._model, self._inputs, self._judgement = model, inputs, judgement
         self._ties = ties
         self._pair = judgement.training
-        self._precise = False
+        self._single = (model, inputs, judgement.training)
+        self._precise = self._rough = False
         self.count, self.most = 0, _MOST_TRIALS
         if judgement.witnesses:
             self._be_precise()
@@ -245,22 +249,26 @@ class _Trial:
     def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
         self.count += 1
-        if not self._precise and any(group.counts for group in groups):
+        if not (self._precise or self._rough) and any(group.counts for group in groups):
             self._be_precise()  # Python may compute with such a number, and by less than rounding
         failure = self._failure(groups)
-        if failure is None or failure.module or self._precise:
+        if failure is None or failure.module or self._precise or self._rough:
             return failure
         self._be_precise()
         return self._failure(groups)
 
     @property
     def _tolerance(self) -> float:
-        return TOLERANCE if self._precise else _SURE
+        return TOLERANCE if self._precise else _ROUGH if self._rough else _SURE
 
     def _be_precise(self) -> None:
         self._precise = True
         self._model = copied(self._model).double()  # the one that was given is run again
         self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
+
+    def _be_rough(self) -> None:
+        self._precise, self._rough = False, True
+        self._model, self._inputs, self._pair = self._single
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         names = {group.name for group in groups}
@@ -270,25 +278,42 @@ class _Trial:
         zero_channels(masked, groups, kept)
         with channel_wise(self._judgement.mixed):
             settle(masked, self._inputs, small)
+        try:
+            expected = self._outputs(masked)
+            trained = self._trained(masked)
+        except (
+            Exception
+        ) as error:  # it casts to float32 by itself, or random weights lead it astray
+            if not self._precise:
+                return _Failure(f"it does not run on random weights: {_first_line(error)}")
+            self._be_rough()
+            return self._failure(groups)
         slice_model(small, groups, kept, ties=ties)
         with _watched(small) as running:
             try:
-                found = self._outputs(small)
-                reason = _difference(self._outputs(masked), found, self._tolerance)
-                reason = reason or self._difference_in_training(masked, small)
+                reason = _difference(expected, self._outputs(small), self._tolerance)
+                reason = reason or self._difference_in_training(trained, small)
             except Exception as error:  # whatever a stranger's forward raises is the finding
                 how = " in training mode" * small.training
                 return _Failure(f"cut, it no longer runs{how}: {_first_line(error)}", running[-1])
         return None if reason is None else _Failure(reason)
 
-    def _difference_in_training(self, masked: nn.Module, small: nn.Module) -> str | None:
-        """Compare auxiliary heads, too, or their shapes where a network draws at random."""
+    def _trained(self, masked: nn.Module) -> Sequence[Sequence[torch.Tensor]]:
+        """Give what training mode returns, twice: it differs where a network draws at random."""
         if not self._pair:
+            return ()
+        train_without_dropout(masked)
+        return [self._in_training(masked, seed=seed) for seed in (0, 1)]
+
+    def _difference_in_training(
+        self, trained: Sequence[Sequence[torch.Tensor]], small: nn.Module
+    ) -> str | None:
+        """Compare auxiliary heads, too, or their shapes where a network draws at random."""
+        if not trained:
             return None
-        for network in (masked, small):
-            train_without_dropout(network)
+        train_without_dropout(small)
         found = self._in_training(small, seed=0)
-        expected, again = (self._in_training(masked, seed=seed) for seed in (0, 1))
+        expected, again = trained
         if self._judgement.mixed or not all(map(torch.equal, expected, again)):
             return _difference_of_shapes(expected, found)
         return _difference(expected, found, self._tolerance)

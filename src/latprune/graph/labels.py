@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.classes import IntArray, LabelClasses
 from latprune.graph.numbers import NumberMode
-from latprune.graph.operators import operator_name
+from latprune.graph.operators import draws, operator_name
 from latprune.graph.recording import SeenLayers
 from latprune.graph.results import tensors_in
 from latprune.graph.shadows import along_axis, shrunk, varying
@@ -94,6 +94,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         mixed: Calls (operator, count) whose results depend on how many channels there are, though
             the network still runs without some: norms over channels.
         data_dependent: Whether sizes depend on values, as the number of boxes does.
+        draws: Whether random numbers are drawn.
         blocks: Labels of axes that were cut into equal blocks.
         shuffles: Labels of axes whose equal blocks were shuffled, with how many these are.
         is_ambiguous: Whether a shadow could have been settled on several axes.
@@ -121,7 +122,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.trail = Trail()
         self.numbers = NumberMode(self)
         self.mixed: set[tuple[str, int]] = set()
-        self.data_dependent = False
+        self.data_dependent = self.draws = False
         self._rules, self._default = rules, default
         self._model = model
         self._drawn: MutableMapping[torch.Tensor, bool] = weak_by_tensor()
@@ -387,10 +388,11 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         if outputs and any(self.shadows(tensor) for tensor in inputs):
             call = Call(name, in_place, func, args, kwargs, inputs, outputs, count)
             self._rules.get(name, self._default)(self, call)
-        elif torch.Tag.nondeterministic_seeded in func.tags or any(map(self.is_drawn, inputs)):
+        elif draws(name) or any(map(self.is_drawn, inputs)):
             self._drawn.update(dict.fromkeys(outputs, True))
         self.signs.follow(name, args, kwargs, inputs, outputs)
         self.trail.add(name, outputs)
+        self.draws |= draws(name)
         if torch.Tag.dynamic_output_shape in func.tags or name in _CHOOSES_BY_VALUE:
             self.data_dependent = True
         return result

@@ -1,10 +1,12 @@
-"""Run a network without its statistics over channels.
+"""Run a network without its statistics over channels, or without chance.
 
 LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
 network with the whole one, every operator that takes statistics over channels that can be cut gives
 way to one that treats each channel alone: a norm to its scale and shift, a mean to ones, attention
 to one whose scale is a constant. What goes into a norm passes a tanh, which is as bounded as the
 norm was: deep networks would overflow.
+
+What is drawn at random differs, too, where fewer numbers are drawn: one number takes their place.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from latprune.graph.operators import operator_name
+from latprune.graph.operators import draws, operator_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -105,3 +107,20 @@ def _bounded(
     if shift is not None:
         x = x + shift.reshape(*shift.shape, *trailing)
     return x
+
+
+class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Gives the same number wherever one would be drawn at random."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator; what it drew gives way."""
+        result = func(*args, **dict(kwargs or {}))
+        if draws(operator_name(func)[0]) and result.is_floating_point():
+            result.fill_(0.5)
+        return result

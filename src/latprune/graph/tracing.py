@@ -10,6 +10,8 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from latprune.graph.branching import find_branches, groups_in_branches
 from latprune.graph.crossing import crossing_groups
 from latprune.graph.flow import Flow
@@ -24,7 +26,6 @@ from latprune.modes import copied
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import torch
     from torch import nn
 
     from latprune.graph.following import Followed
@@ -69,6 +70,18 @@ def trace(
     """
     inputs = example if isinstance(example, tuple) else (example,)
     check_keep(model, keep)
+    with torch.random.fork_rng(devices=[]):  # a model may draw, in evaluation, too
+        return _trace(model, inputs, keep=keep, exact=exact, branches=branches)
+
+
+def _trace(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    *,
+    keep: Sequence[str],
+    exact: bool,
+    branches: bool,
+) -> PruningGraph:
     working = copied(model).eval()
     training = Training(working, inputs)
     readings = _readings(
@@ -163,8 +176,9 @@ class _Reading(NamedTuple):
 
     def try_out(self, working: nn.Module, inputs: tuple[Any, ...]) -> Mapping[str, str]:
         """Cut every group on trial; say why some cannot be."""
-        mixed = self.found.mode.mixed | (self.inner.mode.mixed if self.inner else set())
-        judgement = Judgement(mixed, self.witnesses, training=self.found.pair)
+        mode = self.found.mode
+        mixed = mode.mixed | (self.inner.mode.mixed if self.inner else set())
+        judgement = Judgement(mixed, self.witnesses, training=self.found.pair, draws=mode.draws)
         return find_broken(
             working,
             inputs,

@@ -7,7 +7,7 @@ over channels are part of a network (LayerNorm), both are compared without them.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from latprune.graph.labels import labelled_tensors
 from latprune.graph.results import tensors_in
 from latprune.graph.slicing import slice_model, zero_channels
-from latprune.graph.standins import channel_wise
+from latprune.graph.standins import WithoutChance, channel_wise
 from latprune.graph.ties import tied_groups
 from latprune.modes import copied, train_without_dropout
 
@@ -56,12 +56,14 @@ class Judgement:
         mixed: Calls (operator, count) that take statistics over channels.
         witnesses: Modules whose outputs are compared instead of the network's, in float64: what a
             detector makes of its heads' outputs changes with the last bit.
-        training: Inputs for training mode, if parts of the network run there only.
+        training: Inputs for training mode, if the network does something else there.
+        draws: Whether random numbers are drawn.
     """
 
     mixed: Collection[tuple[str, int]] = ()
     witnesses: Collection[str] = ()
     training: tuple[Any, ...] = ()
+    draws: bool = False
 
 
 def find_broken(
@@ -296,6 +298,8 @@ class _Trial:
             except Exception as error:  # whatever a stranger's forward raises is the finding
                 how = " in training mode" * small.training
                 return _Failure(f"cut, it no longer runs{how}: {_first_line(error)}", running[-1])
+        if reason is not None and self._judgement.draws:
+            reason += ", and it draws random numbers"
         return None if reason is None else _Failure(reason)
 
     def _trained(self, masked: nn.Module) -> Sequence[Sequence[torch.Tensor]]:
@@ -319,9 +323,16 @@ class _Trial:
         return _difference(expected, found, self._tolerance)
 
     def _in_training(self, model: nn.Module, *, seed: int) -> list[torch.Tensor]:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.no_grad(), self._alike(seed):
             return [t for t in tensors_in(model(*self._pair)) if t.is_floating_point()]
+
+    @contextmanager
+    def _alike(self, seed: int) -> Iterator[None]:
+        """Draw the same for any number of channels, and what else is random from a seed."""
+        chance = WithoutChance() if self._judgement.draws else nullcontext()
+        with torch.random.fork_rng(devices=[]), chance:
+            torch.manual_seed(seed)
+            yield
 
     def _outputs(self, model: nn.Module) -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
@@ -331,7 +342,7 @@ class _Trial:
             )
             for name in self._judgement.witnesses
         ]
-        with torch.no_grad(), channel_wise(self._judgement.mixed):
+        with torch.no_grad(), channel_wise(self._judgement.mixed), self._alike(0):
             outputs = list(tensors_in(model(*self._inputs)))
         for hook in hooks:
             hook.remove()

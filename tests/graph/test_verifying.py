@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from latprune.graph.groups import ChannelGroup
 from latprune.graph.tracing import trace
+from latprune.graph.verifying import uneven_kept
 from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
 
@@ -169,3 +174,64 @@ def test_what_is_wrong_in_float32_is_found_there() -> None:
 
     assert not any(name.startswith("stem") for name in graph.widths)
     assert any("its outputs change by" in frozen.reason for frozen in graph.frozen)
+
+
+class Alike(nn.Module):
+    """What makes a tensor as large as another one, in ways that no rule need know."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.left, self.right, self.way = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), way
+        self.body, self.head = nn.Conv2d(16, 6, 3), Head(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.left(x).relu(), self.right(x)
+        right = getattr(self, self.way)(left, right)
+        return self.head(self.body(torch.cat([left, right], 1)))  # type: ignore[no-any-return]
+
+    def view_as(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return right.flatten(2).view_as(left)
+
+    def reshape_as(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return right.flatten(2).reshape_as(left)
+
+    def expand_as(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return right.mean((2, 3), keepdim=True).expand_as(left)
+
+    def broadcast(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.broadcast_to(right.mean((2, 3), keepdim=True), left.shape)
+
+    def slices(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return right[:, : left.shape[1]]
+
+    def hides(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return right.flatten(2).reshape(left.detach().numpy().shape)
+
+
+TIED = ["view_as", "reshape_as", "expand_as", "broadcast", "slices"]
+
+
+@pytest.mark.parametrize("way", TIED)
+def test_what_must_be_as_wide_as_another_is_cut_with_it(way: str) -> None:
+    assert trace(Alike(way), EXAMPLE).widths == {"left": 8, "body": 6}
+
+
+def test_what_only_holds_at_equal_widths_is_found_by_cutting_different_shares() -> None:
+    graph = trace(Alike("hides"), EXAMPLE)
+
+    assert graph.widths == {"body": 6}
+    assert any("no longer runs" in frozen.reason for frozen in graph.frozen)
+
+
+@given(st.lists(st.integers(4, 40), min_size=2, max_size=12))
+def test_groups_of_one_size_lose_different_shares_as_far_as_there_are_any(
+    sizes: list[int],
+) -> None:
+    groups = [ChannelGroup(str(index), size, ()) for index, size in enumerate(sizes)]
+
+    kept = uneven_kept(groups, seed=0)
+
+    for size in sizes:
+        widths = [len(kept[group.name]) for group in groups if group.channels == size]
+        assert 0 < min(widths) <= max(widths) < size
+        assert len(set(widths)) >= min(len(widths), size // 2)

@@ -135,6 +135,8 @@ class NumberMode(TorchFunctionMode):
         finally:
             found = self.current
             self.current, self.function = before
+        if name in _TAKE_SIZES_OF and isinstance(result, Tensor):
+            self._as_another(args[1] if len(args) > 1 else kwargs["other"], result)
         if found:
             for number, tensor, axis in _sizes(name, args, kwargs, result):
                 if any(number is known for known in found):
@@ -203,6 +205,12 @@ class NumberMode(TorchFunctionMode):
             return torch.Size(sizes.get(axis, size) for axis, size in enumerate(found))
         return sizes.get(0 if dim is None else dim % tensor.dim(), found)
 
+    def _as_another(self, other: Tensor, result: Tensor) -> None:
+        """`x.view_as(y)` is as large as `y`, and must stay so."""
+        for axis, size in enumerate(self._with_origins(other, tuple(other.shape), "x.shape")):
+            if isinstance(size, Number):
+                self._size(size, result, axis)
+
     def _size(self, number: Number, tensor: Tensor, axis: int) -> None:
         shadows = [s for s in self._mode.shadows(tensor) if s.shape[axis] == number > 1]
         self.counted.extend(Counted(number.origin, s, axis, number.times) for s in shadows)
@@ -253,7 +261,16 @@ def _numbers_in(tree: Any) -> Iterator[Number]:
 
 
 _CREATE = frozenset({"zeros", "ones", "full"})
-_TAKE_SIZES = _CREATE | {"reshape", "view", "expand", "new_zeros", "new_ones", "new_full"}
+_TAKE_SIZES_OF = frozenset({"view_as", "reshape_as", "expand_as"})
+_TAKE_SIZES = _CREATE | {
+    "reshape",
+    "view",
+    "expand",
+    "broadcast_to",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+}
 
 
 def _sizes(
@@ -274,6 +291,8 @@ def _sizes(
         for offset, number in enumerate(sizes):
             if isinstance(number, Number):
                 yield number, result, axis % (result.dim() - len(sizes) + 1) + offset
+    elif name == "__getitem__" and isinstance(result, Tensor):
+        yield from _whole_slices(args[0], args[1], result)
     elif name in ("split", "split_with_sizes"):
         yield from _parts(args, kwargs, result)
     elif name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
@@ -281,6 +300,15 @@ def _sizes(
         for axis, number in enumerate(sizes, start=result.dim() - len(sizes)):
             if isinstance(number, Number):
                 yield number, result, axis
+
+
+def _whole_slices(x: Tensor, index: Any, result: Tensor) -> Iterator[tuple[Number, Tensor, int]]:
+    """Give the numbers that a slice of all of an axis ends at; shorter ones rules see."""
+    index = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(part, slice) for part in index):
+        for axis, part in enumerate(index):
+            if isinstance(part.stop, Number) and result.shape[axis] == x.shape[axis] == part.stop:
+                yield part.stop, result, axis
 
 
 def _parts(

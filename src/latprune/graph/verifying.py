@@ -7,6 +7,7 @@ over channels are part of a network (LayerNorm), both are compared without them.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from latprune.graph.ties import tied_groups
 from latprune.modes import copied, train_without_dropout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from latprune.graph.groups import ChannelGroup
     from latprune.graph.ties import Tie
@@ -42,6 +43,8 @@ _SURE = 1e-5
 
 _FEWEST = 8  # values per channel; norms of fewer, in a row, make rounding errors grow
 _LEAST_VARIANCE = 1e-4  # of a square of the mean: less of it is mostly rounding
+
+_LEAST_GONE, _MOST_GONE = 0.15, 0.55  # of a group's channels, in a trial
 
 # A network whose every block fails would take minutes: from then on what fails together stays.
 _MOST_TRIALS = 32
@@ -122,21 +125,64 @@ def random_kept(
 
     Of tied groups as many as go together stay; of all that are given a tie must be given whole.
     """
+    gone = {group.name: _nearest_share(group, share) for group in groups}
+    return _kept(groups, gone, [share] * len(ties), seed, ties)
+
+
+def uneven_kept(
+    groups: Sequence[ChannelGroup], seed: int, ties: Sequence[Tie] = ()
+) -> dict[str, list[int]]:
+    """Choose like `random_kept`, but different shares of the groups.
+
+    What holds only while widths are equal, or in some proportion, then shows. Groups of the same
+    size lose different numbers of channels as far as there are any.
+    """
+    gone: dict[str, int] = {}
+    used: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
+    for index, group in enumerate(groups):
+        nearest = _nearest_share(group, _share(index))
+        taken = used[group.channels, group.multiple]
+        most = max(_nearest_share(group, _MOST_GONE), 1)
+        # The least used one so far, and of these the nearest.
+        gone[group.name] = min(
+            range(1, most + 1), key=lambda count: (taken[count], abs(count - nearest))
+        )
+        taken[gone[group.name]] += 1
+    return _kept(groups, gone, [_share(index) for index in range(len(ties))], seed, ties)
+
+
+def _share(index: int) -> float:
+    """Spread shares evenly, neighbours far apart: multiples of the golden ratio are."""
+    return _LEAST_GONE + (_MOST_GONE - _LEAST_GONE) * ((0.3 + index * 0.618034) % 1)
+
+
+def _nearest_share(group: ChannelGroup, share: float) -> int:
+    """Give how many steps a group loses, at least one if one is left then."""
+    steps = group.channels // group.multiple
+    return min(max(1, round(steps * share)), steps - 1)
+
+
+def _kept(
+    groups: Sequence[ChannelGroup],
+    gone: Mapping[str, int],
+    shares: Sequence[float],
+    seed: int,
+    ties: Sequence[Tie],
+) -> dict[str, list[int]]:
+    """Choose at random the channels that stay when so many steps go; of ties such shares."""
     generator = np.random.default_rng(seed)
     channels = {group.name: group.channels for group in groups}
     tied: dict[str, int] = {}
-    for tie in ties:
+    for tie, share in zip(ties, shares, strict=True):
         present = [channels[name] for name in tie.groups]
         options = np.flatnonzero((tie.widths <= present).all(axis=1))
         option = options[min(round((len(options) - 1) * (1 - share)), max(len(options) - 2, 0))]
         tied.update(zip(tie.groups, tie.widths[option].tolist(), strict=True))
     kept = {}
     for group in groups:
-        steps = group.channels // group.multiple
-        gone = min(max(1, round(steps * share)), steps - 1) * group.multiple
         order = generator.permutation(group.channels)
-        width = tied.get(group.name, group.channels - max(gone, 0))
-        kept[group.name] = sorted(order[:width].tolist())
+        lost = max(min(gone[group.name] * group.multiple, group.channels - group.multiple), 0)
+        kept[group.name] = sorted(order[: tied.get(group.name, group.channels - lost)].tolist())
     return kept
 
 
@@ -275,7 +321,7 @@ class _Trial:
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         names = {group.name for group in groups}
         ties = [tie for tie in self._ties if names.issuperset(tie.groups)]
-        kept = random_kept(groups, share=0.3, seed=0, ties=ties)
+        kept = uneven_kept(groups, seed=0, ties=ties)
         masked, small = copied(self._model), copied(self._model)
         zero_channels(masked, groups, kept)
         with channel_wise(self._judgement.mixed):

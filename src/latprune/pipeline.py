@@ -213,7 +213,8 @@ def prune(
         trial=_trial(trial_steps, recipe, loss, distil),
         reconstruct=reconstruct,
     )
-    dense = copied(model).eval()
+    dense = copied(model)
+    dense.eval()
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
     may_go = valued if branches is None else branches

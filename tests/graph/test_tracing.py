@@ -423,3 +423,21 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
 def test_a_model_that_does_not_run_says_so() -> None:
     with pytest.raises(UntraceableModel, match=r"\[\(2, 4, 12, 12\)\]"):
         trace(networks.Plain(), torch.randn(2, 4, 12, 12))
+
+
+def test_a_model_is_traced_in_inference_mode_like_elsewhere() -> None:
+    with torch.inference_mode():
+        graph = trace(networks.Plain(), EXAMPLE)
+
+    assert graph.widths == trace(networks.Plain(), EXAMPLE).widths
+
+
+def test_what_a_models_own_train_returns_does_not_matter() -> None:
+    class Silent(networks.Plain):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    model = Silent()
+
+    assert trace(model, EXAMPLE).widths == trace(networks.Plain(), EXAMPLE).widths
+    assert model.training

@@ -105,7 +105,8 @@ def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) ->
     touched = {m.parameter for group in groups for m in group.members}
     before = {name: tensor_of(model, name).detach().clone() for name in touched}
     zero_channels(model, groups, {group.name: () for group in groups})
-    block = copied(model.get_submodule(branch.block)).cpu().double().eval()
+    block = copied(model.get_submodule(branch.block)).cpu().double()
+    block.eval()
     for name, values in before.items():
         tensor_of(model, name).data.copy_(values)
     return block if _runs(block, branch) else block.float()

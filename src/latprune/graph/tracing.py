@@ -70,7 +70,8 @@ def trace(
     """
     inputs = example if isinstance(example, tuple) else (example,)
     check_keep(model, keep)
-    with torch.random.fork_rng(devices=[]):  # a model may draw, in evaluation, too
+    # A model may draw, in evaluation, too; and no labels lie on what inference mode makes.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         return _trace(model, inputs, keep=keep, exact=exact, branches=branches)
 
 
@@ -82,7 +83,8 @@ def _trace(
     exact: bool,
     branches: bool,
 ) -> PruningGraph:
-    working = copied(model).eval()
+    working = copied(model)
+    working.eval()  # what a stranger's own `eval` returns is not to be relied on
     training = Training(working, inputs)
     readings = _readings(
         working, partial(follow, inputs=inputs, training=training, keep=keep, exact=exact)

@@ -97,7 +97,8 @@ def find_broken(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         randomise(model)
-        trial = _Trial(model.eval(), inputs, judgement or Judgement(), ties)
+        model.eval()
+        trial = _Trial(model, inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
         if then and trial.failure([*groups, *then]) is None:
             return broken

@@ -40,7 +40,8 @@ class MaskedTrial:
     @classmethod
     def of(cls, model: nn.Module, samples: Sequence[Batch], judge: Loss) -> MaskedTrial:
         """Copy a network; it stays as it is."""
-        trial = copied(model).eval()
+        trial = copied(model)
+        trial.eval()
         arrange(trial, torch.channels_last)
         for module in trial.modules():
             if isinstance(module, _BatchNorm):

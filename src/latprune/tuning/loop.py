@@ -190,7 +190,8 @@ def tune(
         ).finish()
         if training.judged is not model:
             model.load_state_dict(training.judged.state_dict())
-    return Tuned(model.eval(), tuple(training.state.history), precision)
+    model.eval()
+    return Tuned(model, tuple(training.state.history), precision)
 
 
 class _Keeper:
@@ -337,7 +338,8 @@ def _precision(
     """Settle the precision, the same for all processes."""
 
     def trial() -> Callable[[Precision], None]:
-        pupil = copied(model).train()
+        pupil = copied(model)
+        pupil.train()
         images, labels = next(batches.epoch(0))
 
         def step(precision: Precision) -> None:

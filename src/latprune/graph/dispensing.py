@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from latprune.graph.labels import tensors_in
 from latprune.graph.removing import take_out
+from latprune.graph.results import tensors_in
 from latprune.graph.slicing import zero_channels
+from latprune.graph.standins import WithoutChance
 from latprune.modes import copied
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def _outputs(
         for name in witnesses
     ]
     try:
-        outputs = list(tensors_in(model(*tree_map(_apart, inputs))))
+        with WithoutChance():
+            outputs = list(tensors_in(model(*tree_map(_apart, inputs))))
     except Exception:  # whatever a stranger's code raises, for one where it misses a module
         return None
     finally:

@@ -112,6 +112,9 @@ def _bounded(
 class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Gives the same number wherever one would be drawn at random."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from latprune.graph.beforehand import refuse_untraceable, uncompiled
 from latprune.graph.branching import find_branches, groups_in_branches
 from latprune.graph.crossing import crossing_groups
 from latprune.graph.flow import Flow
@@ -65,13 +66,15 @@ def trace(
         The graph. `frozen` says what cannot be cut, and why.
 
     Raises:
-        UntraceableModel: If the model does not run on the example, or returns no tensor.
+        UntraceableModel: If the model does not run on the example, or returns no tensor, or hides
+            what it does (TorchScript), or has not got its weights yet (lazy modules).
         ValueError: If a name in `keep` matches no module.
     """
     inputs = example if isinstance(example, tuple) else (example,)
+    refuse_untraceable(model)
     check_keep(model, keep)
     # A model may draw, in evaluation, too; and no labels lie on what inference mode makes.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with uncompiled(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         return _trace(model, inputs, keep=keep, exact=exact, branches=branches)
 
 

@@ -16,7 +16,7 @@ from tests.networks import Plain
 
 def test_a_compiled_part_is_traced_as_it_was_written() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 3, 1))
-    model[1] = torch.compile(model[1], backend="eager")
+    model.set_submodule("1", torch.compile(model[1], backend="eager"))  # type: ignore[arg-type]
 
     assert list(trace(model, EXAMPLE).widths.values()) == [8, 6]
 

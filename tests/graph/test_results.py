@@ -100,9 +100,11 @@ class Exits(nn.Module):
         return (late, early) if self.training and not self.keeps else late
 
 
-@pytest.mark.parametrize("keeps", [False, True])
-def test_what_is_written_and_never_read_stays(keeps: bool) -> None:
+@pytest.mark.parametrize(
+    ("keeps", "reason"), [(False, "it is an output of the model"), (True, "nothing reads it")]
+)
+def test_what_is_handed_out_otherwise_or_some_day_stays(keeps: bool, reason: str) -> None:
     graph = trace(Exits(keeps=keeps), EXAMPLE)
 
     assert graph.widths == {"stem": 8, "body": 6}
-    assert any(f.where == "early.2" and f.reason == "nothing reads it" for f in graph.frozen)
+    assert any(f.where == "early.2" and f.reason == reason for f in graph.frozen)

@@ -47,6 +47,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
         # Both exporters speak of their own future and of traced constants; whether the result
         # computes the same is not read off warnings but checked where it is handed out.
         warnings.simplefilter("ignore")
+        # What it fails on the first one prints whole; standard output may be somebody's JSON.
+        getattr(torch._C, "_jit_set_onnx_log_output_stream", str)("stderr")
         try:
             torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
         except Exception:

@@ -3,8 +3,8 @@
     python -m benchmarks.reconstruction [--case NAME] [--budget 50%] ...
 
 Published networks are planned by the default's scores, whole branches allowed to go, and cut; their
-batch norms are re-estimated, with and without their layers reconstructed before, and both are judged
-on test pictures. Latencies are those predicted. Results go to `benchmarks/results/`, as
+batch norms are re-estimated, with and without their layers reconstructed before, and both are
+judged on test pictures. Latencies are those predicted. Results go to `benchmarks/results/`, as
 `reconstruction.json`; what is there already is kept. Data and weights come from the folder that
 LATPRUNE_DATA names.
 """

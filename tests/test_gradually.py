@@ -83,6 +83,30 @@ def test_the_last_cut_is_found_on_the_clock_where_the_tables_alone_miss(tmp_path
     assert done.model(EXAMPLE).shape == (1, CLASSES)
 
 
+def test_the_checkpoint_of_a_network_with_other_weights_is_refused(tmp_path: Path) -> None:
+    target = lp.Target.here("synthetic")
+
+    def run(model: torch.nn.Module) -> None:
+        lp.prune_gradually(
+            model,
+            EXAMPLE,
+            BUDGET,
+            loader=loader(),
+            recipe=lp.Recipe(epochs=1, precision="no"),
+            steps=2,
+            every=2,
+            target=target,
+            checkpoint=tmp_path / "run",
+        )
+
+    run(network())
+    other = network()
+    with torch.no_grad():
+        other.get_parameter("norm.bias").add_(1)
+    with pytest.raises(lp.ModelMismatch, match="hash of the weights"):
+        run(other)
+
+
 def test_the_dense_network_is_not_changed() -> None:
     model = network()
     before = {name: value.clone() for name, value in weights(model).items()}

@@ -238,6 +238,61 @@ def test_a_checkpoint_of_another_budget_is_refused(
         run("60%")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other"}, "hash of the dense network's weights"),
+        ({"criterion": "relative_magnitude"}, "criteria: .'taylor'. there"),
+        ({"solver": lp.uniform}, "solvers: .*joint.* there and .*uniform.* here"),
+    ],
+    ids=["weights", "criterion", "solver"],
+)
+def test_a_cut_of_another_network_or_by_other_means_is_refused(
+    tmp_path: Path,
+    loader: DataLoader[tuple[torch.Tensor, ...]],
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    def run(criterion: Any = "taylor", solver: Solver = lp.joint, model: str = "same") -> None:
+        torch.manual_seed(len(model))
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            "50%",
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            criterion=criterion,
+            solver=solver,
+            folder=tmp_path / "tables",
+            checkpoint=tmp_path / "run",
+        )
+
+    run()
+    run()
+    with pytest.raises(lp.ModelMismatch, match=message):
+        run(**change)
+
+
+def test_a_resumed_run_still_knows_how_the_criteria_were_ranked(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    def run() -> lp.Pruned:
+        torch.manual_seed(0)
+        return lp.prune(
+            Network(),
+            EXAMPLE,
+            "50%",
+            loader=loader,
+            target=lp.Target.here("synthetic"),
+            criterion=["magnitude", "taylor"],
+            folder=tmp_path,
+            checkpoint=tmp_path / "run",
+        )
+
+    first, again = run(), run()
+    assert list(first.reranked.items()) == list(again.reranked.items()) != []
+
+
 def test_an_unknown_criterion_says_what_there_is(
     loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:

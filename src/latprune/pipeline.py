@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latprune import tuning
 from latprune.batches import calibrating
@@ -23,9 +23,10 @@ from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
 from latprune.saliency.named import default, values_branches
 from latprune.scoring import Scoring, as_criteria
-from latprune.surgery import load, load_plan, save
+from latprune.surgery import load, load_notes, load_plan, save
 from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
+from latprune.tuning.checkpoint import hash_of_weights
 from latprune.tuning.losses import distil_beside
 from latprune.tuning.replay import replayed
 from latprune.tuning.telling import tuning_steps
@@ -189,7 +190,7 @@ def prune(
             no loader; if there are `trial_steps` and no recipe.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
-        ModelMismatch: If `checkpoint` holds another run.
+        ModelMismatch: If `checkpoint` holds another run, as of other weights or criteria.
         DeviceError: If the device fails; what it measured before is kept.
         JobsPacked: If somebody has to carry what is missing to the device.
     """
@@ -306,7 +307,8 @@ def _cut(
     """Measure, score, plan and cut; or read what a checkpoint kept of that."""
     kept = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
     if kept is not None and kept.is_file():
-        return _Cut(_resumed_plan(kept, bench), load(kept, bench.model), {})
+        plan, asked = _resumed_plan(kept, bench), _asked(bench, scoring, solvers)
+        return _Cut(plan, load(kept, bench.model), _resumed_ranking(kept, asked))
     told.stage("measure")
     demands = bench.measured(progress=told)
     told.stage("score")
@@ -329,7 +331,8 @@ def _cut(
     if scoring.loader is not None:
         _repair(fitted.model, fitted.plan, bench, scoring, told)
     if kept is not None:
-        save(fitted.model, kept, graph=bench.graph, plan=fitted.plan)
+        notes = _asked(bench, scoring, solvers) | {"reranked": reranked}
+        save(fitted.model, kept, graph=bench.graph, plan=fitted.plan, notes=notes)
     return _Cut(fitted.plan, fitted.model, reranked)
 
 
@@ -369,6 +372,41 @@ def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:
             f"was, give another checkpoint folder, or delete this one"
         )
     return plan
+
+
+def _asked(bench: Bench, scoring: Scoring, solvers: Sequence[Solver]) -> dict[str, Any]:
+    """Say, as JSON values, by what and of what a cut is made, beside its plan."""
+    return {
+        "the hash of the dense network's weights": hash_of_weights(bench.model),
+        "criteria": [_qualified(criterion) for criterion in scoring.criteria],
+        "solvers": [_qualified(solver) for solver in solvers],
+    }
+
+
+def _qualified(choice: str | Callable[..., Any]) -> str:
+    """Name a criterion or a solver; a function by where it is defined."""
+    if isinstance(choice, str):
+        return choice
+    function = getattr(choice, "func", choice)  # of one with arguments filled in
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _resumed_ranking(cut_file: Path, asked: Mapping[str, Any]) -> Mapping[str, float]:
+    """Read how criteria and solvers were ranked, if they are this run's, and so is the network."""
+    notes = load_notes(cut_file)
+    differences = [
+        f"{name}: {notes.get(name)} there and {value} here"
+        for name, value in asked.items()
+        if notes.get(name) != value
+    ]
+    if differences:
+        raise ModelMismatch(
+            f"{cut_file} was cut in another run ({'; '.join(differences)}): give another "
+            f"checkpoint folder, or delete this one"
+        )
+    ranking: dict[str, float] = notes["reranked"]
+    return ranking
 
 
 def _in_words(budgets: Mapping[Target, Budget]) -> str:

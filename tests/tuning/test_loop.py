@@ -53,6 +53,14 @@ def network() -> nn.Module:
     )
 
 
+def shifted() -> nn.Module:
+    """Give another network of the same shapes."""
+    model = network()
+    with torch.no_grad():
+        model.get_parameter("0.bias").add_(1)
+    return model
+
+
 def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(Blobs(), batch_size=6, shuffle=True, **options)
 
@@ -288,10 +296,11 @@ def poisoned(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     ("change", "message"),
     [
         ({"recipe": replace(RECIPE, lr=0.1)}, r"recipe\.lr is 0\.05 there and 0\.1 here"),
-        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(108, 3))}, "names and shapes"),
-        ({"teacher": network()}, "teacher is False there and True here"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(108, 3))}, "hash of the weights"),
+        ({"teacher": network()}, "teacher's weights is None there"),
+        ({"model": shifted()}, "hash of the weights is .* there and .* here"),
     ],
-    ids=["recipe", "model", "teacher"],
+    ids=["recipe", "model", "teacher", "weights"],
 )
 def test_the_checkpoint_of_another_run_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
@@ -301,6 +310,24 @@ def test_the_checkpoint_of_another_run_is_refused(
 
     with pytest.raises(ModelMismatch, match=message):
         run(checkpoint=tmp_path, **change)
+
+
+def test_another_teacher_is_another_run(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path, teacher=network(), progress=interrupting_at(1))
+
+    with pytest.raises(ModelMismatch, match="hash of the teacher's weights"):
+        run(checkpoint=tmp_path, teacher=shifted())
+
+
+def test_a_network_that_ctrl_c_left_half_tuned_goes_on_as_the_one_it_was(tmp_path: Path) -> None:
+    model = network()
+    for step in (5, 7):
+        with pytest.raises(KeyboardInterrupt):
+            run(model=model, checkpoint=tmp_path, progress=interrupting_at(step))
+
+    assert_same(run(model=model, checkpoint=tmp_path), run())
+    assert_same(run(checkpoint=tmp_path), run())  # it still is the run of the network as given
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A new checkpoint takes the place of the old one in one step, so that there is al
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FILE = "last.safetensors"
 KEY = "latprune.checkpoint"
+WEIGHTS = "the hash of the weights"
+"""Of a run: those that it began with."""
+REACHED = "reached"
+"""Of a state: hashes of the weights that the run has come to, which may go on, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +76,26 @@ def read_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[KEY])
             found = Checkpoint(facts["run"], facts["state"], tensors={})
-            _check_same_run(path, found.run, json.loads(json.dumps(run)))
+            wanted = json.loads(json.dumps(run))
+            if wanted.get(WEIGHTS) in found.state.get(REACHED, []):
+                wanted[WEIGHTS] = found.run[WEIGHTS]
+            _check_same_run(path, found.run, wanted)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise DamagedFile(
             f"the checkpoint {path} cannot be read ({error}). Delete it to start afresh."
         ) from error
     return Checkpoint(found.run, found.state, tensors)
+
+
+def hash_of_weights(model: nn.Module) -> str:
+    """Give twelve digits that tell a network's names, shapes and values from others."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        whole = tensor.detach().cpu().contiguous().view(-1)
+        found.update(whole.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:12]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +15,12 @@ import torch
 from latprune.distances import distillation
 from latprune.errors import DataError, import_extra
 from latprune.modes import copied, evaluating, placed
-from latprune.tuning.checkpoint import read_checkpoint, write_checkpoint
+from latprune.tuning.checkpoint import (
+    WEIGHTS,
+    hash_of_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
@@ -114,15 +118,17 @@ def tune(
             recipe keeps one.
         along: Makes what goes along with the training, such as gradual pruning
             (`prune_gradually`).
-        checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there;
-            the last one is kept there, also when Ctrl-C interrupts. None keeps none.
+        checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there, of
+            the network as it was given at first, or as Ctrl-C left it; the last one is kept there,
+            also when Ctrl-C interrupts. None keeps none.
         checkpoint_every_s: Seconds between checkpoints; the end of an epoch makes one in any case.
         progress: Called after every step, in the main process.
         clock: Gives seconds.
 
     Raises:
         NotFinite: If the loss is NaN or infinite; the last checkpoint stays.
-        ModelMismatch: If the checkpoint belongs to another model or recipe.
+        ModelMismatch: If the checkpoint belongs to another model, teacher or recipe, or to other
+            weights.
         DamagedFile: If the checkpoint cannot be read.
         DataError: If the loader has no batch.
         ProcessLost: If another process of the run is gone; the last checkpoint stays.
@@ -139,9 +145,11 @@ def tune(
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    run = _identity(model, recipe, batches, teacher=teacher, accelerator=accelerator)
-    run |= {} if along is None else {"something going along": True}
     folder = None if checkpoint is None else Path(checkpoint)
+    run: Mapping[str, Any] = {}
+    if folder is not None:
+        run = _identity(model, recipe, batches, teacher=teacher, accelerator=accelerator)
+        run |= {} if along is None else {"something going along": True}
     with ExitStack() as stack:
         stack.enter_context(together(accelerator.num_processes))
         stack.enter_context(placed(model, accelerator.device))
@@ -149,6 +157,7 @@ def tune(
             stack.enter_context(placed(teacher, accelerator.device))
             stack.enter_context(evaluating(teacher))
         stored = None if folder is None else read_checkpoint(folder, run)
+        run = run if stored is None else stored.run
         lesson = partial(
             Lesson,
             recipe,
@@ -357,11 +366,7 @@ def _precision(
         trial=trial,
         clock=clock,
     )
-    if accelerator.num_processes == 1:
-        return precision
-    agreed = [precision.to_json()]
-    import_extra("accelerate", "train").utils.broadcast_object_list(agreed)
-    return Precision.from_json(agreed[0])
+    return Precision.from_json(*_agreed([precision.to_json()], accelerator))
 
 
 def _identity(
@@ -373,13 +378,20 @@ def _identity(
     accelerator: Any,
 ) -> dict[str, Any]:
     """Say what a checkpoint must have been made with to be continued."""
-    shapes = "".join(f"{name}{list(t.shape)}" for name, t in model.state_dict().items())
+    hashes = [hash_of_weights(model), None if teacher is None else hash_of_weights(teacher)]
+    weights, taught_by = _agreed(hashes, accelerator)
     return {
-        "the hash of the weights' names and shapes": hashlib.sha256(shapes.encode()).hexdigest()[
-            :12
-        ],
+        WEIGHTS: weights,
+        "the hash of the teacher's weights": taught_by,
         "the number of steps in an epoch": batches.steps,
         "the number of processes": accelerator.num_processes,
-        "having a teacher": teacher is not None,
         **{f"recipe.{name}": value for name, value in recipe.to_json().items()},
     }
+
+
+def _agreed(values: list[Any], accelerator: Any) -> list[Any]:
+    """Give the main process's values in every process."""
+    agreed = list(values)
+    if accelerator.num_processes > 1:
+        import_extra("accelerate", "train").utils.broadcast_object_list(agreed)
+    return agreed

@@ -10,7 +10,13 @@ import torch
 
 from latprune.errors import NotFinite, import_extra
 from latprune.modes import moved
-from latprune.tuning.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from latprune.tuning.checkpoint import (
+    REACHED,
+    Checkpoint,
+    hash_of_weights,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from latprune.tuning.replay import STEP, seed_everything
 from latprune.tuning.schedule import build_optimizer, learning_rate
 
@@ -182,6 +188,7 @@ class Training:
         """Give all that is needed to go on from here."""
         precision, scaler = self.lesson.precision.to_json(), self._scaler.state_dict()
         state = self.state.to_json() | {"precision": precision, "scaler": scaler}
+        state[REACHED] = [hash_of_weights(network) for network in (self.model, self.judged)]
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer),

@@ -7,6 +7,7 @@ network. To cut a plan, re-estimate its batch norms and look at a few hundred im
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,8 @@ def rerank(
             small = cut(model, graph, plan)
             if reconstruct:
                 tuning.reconstruct(small, model, graph, plan, repeated.epoch(0))
-            recalibrate(small, repeated.epoch(0), images=images)
+            with suppress(NotFinite):  # its loss will say so
+                recalibrate(small, repeated.epoch(0), images=images)
             if tuner is not None:
                 tuner(small)
             known = Candidate(plan, small, mean_loss(small, batches, loss))

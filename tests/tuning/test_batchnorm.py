@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latprune.errors import DataError
+from latprune.errors import DataError, NotFinite
 from latprune.tuning.batchnorm import recalibrate
 
 
@@ -88,3 +88,32 @@ def test_a_last_batch_of_one_does_not_break_norms_over_single_pixels() -> None:
     images = [(torch.randn(n, 3), torch.zeros(n)) for n in (4, 1)]
 
     assert recalibrate(model, images) == 4
+
+
+def test_a_picture_of_nan_leaves_its_batch_out(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    spoilt = batches[1][0].clone()
+    spoilt[2, 0, 0, 0] = float("nan")
+
+    assert recalibrate(model, [batches[0], (spoilt, torch.zeros(4)), *batches[2:]]) == 16
+    found = norm_of(model).state_dict()
+    recalibrate(model, [batches[0], *batches[2:]])
+    assert all(
+        torch.equal(found[name], value) for name, value in norm_of(model).state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("finite", [0, 2])
+def test_too_many_batches_of_nan_are_an_error_that_leaves_the_norms(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], finite: int
+) -> None:
+    recalibrate(model, batches)
+    before = {name: value.clone() for name, value in norm_of(model).state_dict().items()}
+    spoilt = [(images * float("nan"), labels) for images, labels in batches[finite:]]
+
+    with pytest.raises(NotFinite, match="statistics of batch norms"):
+        recalibrate(model, batches[:finite] + spoilt, max_skips=2)
+
+    after = norm_of(model).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from latprune.errors import DataError
+from latprune.errors import DataError, NotFinite
 from latprune.graph.shortcuts import settle
 from latprune.modes import device_of, evaluating
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def recalibrate(
-    model: nn.Module, loader: Iterable[tuple[Tensor, Any]], *, images: int = 1024
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Any]],
+    *,
+    images: int = 1024,
+    max_skips: int = 3,
 ) -> int:
     """Re-estimate the running mean and variance of every batch norm.
 
@@ -34,37 +38,70 @@ def recalibrate(
         loader: Batches of (images, labels), in random order: the first `images` must be a fair
             sample. Moved to the model's device.
         images: After which to stop, at the end of a batch.
+        max_skips: How many batches may make statistics nan or infinite; they count for nothing.
 
     Returns:
         How many images were used.
 
     Raises:
         DataError: If the loader gives nothing.
+        NotFinite: If more than `max_skips` batches are not finite, or all are; the norms are as
+            they were.
     """
     settle(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
     device = device_of(model)
-    seen = 0
+    seen = skipped = 0
     with evaluating(model), _averaging(norms):
         for batch, _ in loader:
             # A norm over 1x1 pictures has no variance in a batch of one.
             if len(batch) > 1 or not seen:
+                before = _buffers(norms)
                 model(batch.to(device))
-                seen += len(batch)
-            if seen >= images:
+                if _finite(norms):
+                    seen += len(batch)
+                else:
+                    skipped += 1
+                    _put_back(norms, before)
+            if seen >= images or skipped > max_skips:
                 break
-        if not seen:
-            raise DataError("batch norms need images to be re-estimated: the loader gave none")
+        _check(seen, skipped, max_skips)
     return seen
+
+
+def _check(seen: int, skipped: int, max_skips: int) -> None:
+    """Make sure that there was something to average, and not too much that could not be."""
+    if skipped > max_skips or (skipped and not seen):
+        raise NotFinite(
+            f"{skipped} batches make the statistics of batch norms nan or infinite, and "
+            f"{max_skips if seen else 'not all'} may: check the inputs and the weights"
+        )
+    if not seen:
+        raise DataError("batch norms need images to be re-estimated: the loader gave none")
+
+
+def _buffers(norms: list[_BatchNorm]) -> list[dict[str, Tensor]]:
+    return [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
+
+
+def _put_back(norms: list[_BatchNorm], buffers: list[dict[str, Tensor]]) -> None:
+    for norm, of_norm in zip(norms, buffers, strict=True):
+        for name, value in of_norm.items():
+            norm.get_buffer(name).copy_(value)
+
+
+def _finite(norms: list[_BatchNorm]) -> bool:
+    buffers = (buffer for norm in norms for buffer in norm.buffers(recurse=False))
+    return bool(torch.stack([buffer.isfinite().all() for buffer in buffers]).all())
 
 
 @contextmanager
 def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
     """Let norms gather a plain average from scratch; on an error they are as they were."""
     momenta = [norm.momentum for norm in norms]
-    before = [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
+    before = _buffers(norms)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -72,9 +109,7 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for norm, buffers in zip(norms, before, strict=True):
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
+        _put_back(norms, before)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -229,13 +229,15 @@ def test_copies_and_learning_rates_are_kept(tmp_path: Path, tables: Path) -> Non
     optimizer.step()
     pruning.step()
     average.update_parameters(pruning.model)
+    average.update_parameters(pruning.model)
     optimizer.param_groups[0]["lr"] = 0.0123
     pruning.save(tmp_path)
 
     again, resumed, other = run()
     assert other.resume(tmp_path) == {}
     assert again.param_groups[0]["lr"] == 0.0123
-    assert_same(("", resumed.module.state_dict()), ("", average.module.state_dict()))
+    assert_same(("", resumed.state_dict()), ("", average.state_dict()))
+    assert int(resumed.n_averaged) == 2
 
 
 def test_the_state_by_itself_brings_a_fresh_network_into_shape(tables: Path) -> None:

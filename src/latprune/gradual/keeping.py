@@ -35,6 +35,7 @@ def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str,
         tensors = {f"pruning.{name}": t for name, t in state.pop("tensors").items()}
         for name, network in _networks(live).items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        tensors |= {f"wrappers.{name}": buffer for name, buffer in live.own_buffers().items()}
         slots = optimizer_tensors(live.optimizer)
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
         stored = {
@@ -60,6 +61,8 @@ def take_up(folder: Path, pruning: Stateful, live: LiveNetwork) -> dict[str, Any
     pruning.load_state_dict({**stored.state["pruning"], "tensors": parts.get("pruning", {})})
     for name, network in _networks(live).items():
         network.load_state_dict(parts[name])
+    for name, buffer in live.own_buffers().items():
+        buffer.copy_(parts["wrappers"][name])
     restore_optimizer(live.optimizer, parts.get("optimizer", {}))
     _put_back(live.optimizer, stored.state["optimizer"])
     _set_random_state(stored.state["random"][rank()])

@@ -45,10 +45,21 @@ class LiveNetwork:
     ) -> None:
         self.model = unwrapped(model, graph)
         self.copies = [unwrapped(copy, graph) for copy in copies]
+        self._wrapped = tuple(copies)
         self.optimizer = optimizer
         self.groups = graph.groups
         self._ties = graph.ties
         self.kept = {group.name: tuple(range(group.channels)) for group in graph.groups}
+
+    def own_buffers(self) -> dict[str, Tensor]:
+        """Give what the wrappers of copies keep, such as how often `AveragedModel` averaged."""
+        of_copies = {id(buffer) for copy in self.copies for buffer in copy.buffers()}
+        return {
+            f"{number}.{name}": buffer
+            for number, wrapper in enumerate(self._wrapped)
+            for name, buffer in wrapper.named_buffers()
+            if id(buffer) not in of_copies
+        }
 
     def cut(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Keep only these of the dense network's channels.

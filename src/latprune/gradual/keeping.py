@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from latprune.gradual.facts import decoded, encoded
 from latprune.gradual.processes import gathered, rank, wait_for_all
 from latprune.tuning.checkpoint import (
     Checkpoint,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str, Any]) -> None:
     """Write a run where it stands; the first process does, for all of them."""
+    encoded_facts = encoded(dict(facts))
     randoms = gathered(_random_state())
     if rank() == 0:
         state = pruning.state_dict()
@@ -42,7 +44,7 @@ def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str,
             "pruning": state,
             "optimizer": _settings(live.optimizer),
             "random": randoms,
-            "facts": dict(facts),
+            "facts": encoded_facts,
         }
         write_checkpoint(folder, Checkpoint(pruning.identity(), stored, tensors))
     wait_for_all()
@@ -66,7 +68,7 @@ def take_up(folder: Path, pruning: Stateful, live: LiveNetwork) -> dict[str, Any
     restore_optimizer(live.optimizer, parts.get("optimizer", {}))
     _put_back(live.optimizer, stored.state["optimizer"])
     _set_random_state(stored.state["random"][rank()])
-    facts: dict[str, Any] = stored.state["facts"]
+    facts: dict[str, Any] = decoded(stored.state["facts"])
     return facts
 
 

@@ -225,8 +225,13 @@ class GradualPruning:
 
         Args:
             folder: Where to.
-            facts: What else to keep: JSON values such as `epoch=3, batch=40` or
-                `scheduler=scheduler.state_dict()`.
+            facts: What else to keep, such as `epoch=3, batch=40` or
+                `scheduler=scheduler.state_dict()`: numbers and strings, and lists, tuples and dicts
+                of them, which come back as they are.
+
+        Raises:
+            TypeError: If a fact is something else; what was kept before stays.
+            OSError: If the file cannot be written; what was kept before stays.
         """
         keep(Path(folder), self, self._live, facts)
 

@@ -21,6 +21,7 @@ STAGES = [
     "errors",
     "progress",
     "modes",
+    "samples",
     "outputs",
     "distances",
     "graph",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,8 +77,37 @@ def test_fisher_takes_labels_of_any_form_of_one_sample_at_a_time() -> None:
 
     for group, expected in fisher(model, graph, batches, F.cross_entropy).scores.items():
         np.testing.assert_allclose(scores[group], expected)
+
+
+def test_fisher_takes_tensors_of_all_samples_out_of_dicts_lists_and_tuples() -> None:
+    model, graph = small_network()
+    batches = random_batches()
+    expected = fisher(model, graph, batches, F.cross_entropy).scores
+
+    for packed in (
+        [(x, {"classes": y, "task": "shapes"}) for x, y in batches],
+        [(x, [y, -y]) for x, y in batches],
+        [(x[:2], (y[:2], -y[:2])) for x, y in batches],
+    ):
+
+        def loss(outputs: Tensor, labels: Any) -> Tensor:
+            return F.cross_entropy(outputs, labels["classes" if isinstance(labels, dict) else 0])
+
+        found = fisher(model, graph, packed, loss).scores
+        if len(packed[0][0]) == 2:
+            pairs = [(x[:2], y[:2]) for x, y in batches]
+            expected = fisher(model, graph, pairs, F.cross_entropy).scores
+        for group, scores in expected.items():
+            np.testing.assert_allclose(found[group], scores)
+
+
+def test_fisher_says_that_labels_of_a_whole_batch_cannot_be_taken_apart() -> None:
+    model, graph = small_network()
+    inputs, _ = random_batches(1)[0]
+    boxes = {"boxes": torch.zeros(len(inputs) + 3, 5)}
+
     with pytest.raises(ValueError, match="labels that are a dict cannot be taken apart"):
-        fisher(model, graph, [(x, {"classes": y}) for x, y in batches], loss)
+        fisher(model, graph, [(inputs, boxes)], lambda outputs, _: outputs.sum())
 
 
 def test_fisher_does_not_depend_on_how_batches_are_cut() -> None:

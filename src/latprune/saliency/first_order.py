@@ -14,6 +14,7 @@ from latprune.modes import evaluating, moved
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
+from latprune.samples import samples_of, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,19 +104,20 @@ def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
     Raises:
         ValueError: If the labels of several cannot be taken apart.
     """
-    if len(inputs) == 1:
+    samples = samples_of(inputs)
+    if samples == 1:
         yield inputs, labels
         return
-    for number in range(len(inputs)):
+    for number in range(samples):
         try:
-            own = None if labels is None else labels[number : number + 1]
-        except (TypeError, KeyError) as error:
+            own = taken(labels, number, number + 1, of=samples)
+        except ValueError as error:
             raise ValueError(
                 f"every sample needs a loss of its own here, and labels that are a "
-                f"{type(labels).__name__} cannot be taken apart: give batches of one sample, or "
-                f"take another criterion, such as taylor_squared"
+                f"{type(labels).__name__} cannot be taken apart, for {error}: give batches of one "
+                f"sample, or take another criterion, such as taylor_squared"
             ) from error
-        yield inputs[number : number + 1], own
+        yield taken(inputs, number, number + 1, of=samples), own
 
 
 @dataclass

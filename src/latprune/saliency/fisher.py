@@ -49,8 +49,9 @@ def fisher(
     Raises:
         NotFinite: If more than `max_skips` samples are not finite, or all are.
         ModelMismatch: If `graph` was traced from another model.
-        ValueError: If there are no batches, or labels of several samples in one dict: give batches
-            of one sample then.
+        ValueError: If there are no batches, or nothing says which labels belong to which sample, as
+            where the boxes of all lie in one tensor: give batches of one sample then. Tensors of
+            all samples may lie in dicts, lists and tuples; a list may hold an entry per sample.
 
     Source:
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning",

@@ -15,6 +15,7 @@ from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
 from latprune.saliency.masking import MaskedTrial
 from latprune.saliency.scores import Saliency
+from latprune.samples import at_most, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +57,8 @@ def probe(
         loss: Gives a scalar for (outputs, labels), the mean over the batch.
         order: Says which channels go first; by default `fisher` on the same samples.
         shares: Of a group's channels, to mask it to beside none at all; in (0, 1).
-        images: At most so many samples are used, and kept in memory.
+        images: At most so many samples are used, and kept in memory; whole batches where labels
+            cannot be taken apart.
         by: Whether to measure the loss that is added, or the mean squared difference from the
             outputs [n, …] of the whole network, which few samples suffice for, and which hardly
             ever falls with fewer channels.
@@ -99,10 +101,11 @@ def _first(batches: Iterable[Batch], images: int) -> list[Batch]:
     """Take the first samples; a lone one only if there is no other."""
     samples: list[Batch] = []
     left = images
-    for inputs, labels in batches:
-        if len(inputs[:left]) > 1 or not samples:
-            samples.append((inputs[:left], labels[:left]))
-        left -= len(inputs)
+    for batch in batches:
+        inputs, labels = at_most(batch, left)
+        if samples_of(inputs) > 1 or not samples:
+            samples.append((inputs, labels))
+        left -= samples_of(inputs)
         if left <= 0:
             break
     if not samples:

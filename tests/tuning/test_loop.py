@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -285,6 +286,25 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
         run(loader=batches, checkpoint=tmp_path, checkpoint_every_s=0.0)
 
     assert (tmp_path / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("every_s", [0.0, 60.0])
+def test_a_slope_that_is_nan_beside_a_finite_loss_is_an_error_in_the_last_step_too(
+    tmp_path: Path, every_s: float
+) -> None:
+    steps = 0
+
+    def with_a_root(outputs: Tensor, labels: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        loss = cross_entropy(outputs, labels)
+        return loss + (outputs - outputs).sum().sqrt() if steps == 2 * STEPS else loss
+
+    recipe = replace(RECIPE, epochs=2, label_smoothing=0, clip_norm=None)
+    with pytest.raises(NotFinite, match="after epoch 2, step 4 of 4, though the loss was finite"):
+        run(recipe=recipe, loss=with_a_root, checkpoint=tmp_path, checkpoint_every_s=every_s)
+
+    assert all(value.isfinite().all() for value in load_file(tmp_path / FILE).values())
 
 
 def poisoned(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

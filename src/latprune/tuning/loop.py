@@ -126,7 +126,8 @@ def tune(
         clock: Gives seconds.
 
     Raises:
-        NotFinite: If the loss is NaN or infinite; the last checkpoint stays.
+        NotFinite: If the loss, or what its gradients make of the weights, is NaN or infinite; the
+            last checkpoint stays.
         ModelMismatch: If the checkpoint belongs to another model, teacher or recipe, or to other
             weights.
         DamagedFile: If the checkpoint cannot be read.
@@ -221,6 +222,7 @@ class _Keeper:
 
     def keep(self) -> None:
         if self._folder is not None:
+            self._training.check()
             write_checkpoint(self._folder, self._training.checkpoint(self._run))
             self._last = self._clock()
 
@@ -247,6 +249,7 @@ class _Run:
             try:
                 while training.state.epoch < training.lesson.recipe.epochs:
                     self._take_steps(interrupts)
+                    training.check()
                     self._share_buffers()
                     metrics = {} if self.evaluate is None else self.evaluate(training.judged)
                     with interrupts.held():

@@ -178,6 +178,23 @@ class Training:
         state.loss_sum += value
         return value
 
+    def check(self) -> None:
+        """Make sure that the weights are finite: a finite loss can have slopes that are not.
+
+        Raises:
+            NotFinite: If they are not.
+        """
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if not trained or torch.stack([p.isfinite().all() for p in trained.values()]).all():
+            return
+        spoilt = next(name for name, p in trained.items() if not p.isfinite().all())
+        raise NotFinite(
+            f"{spoilt} is nan or infinite after epoch {self.state.epoch + 1}, step "
+            f"{self.state.step} of {self.steps}, though the loss was finite: so were its gradients, "
+            f"as those of a square root at 0 are. Look for that in the loss. The last checkpoint, "
+            f"if one is kept, is from before."
+        )
+
     def finish_epoch(self, *, loss: float, metrics: Mapping[str, float]) -> None:
         """Write the epoch down and turn to the next."""
         state, last_lr = self.state, self.lr(self.state.step - 1)

@@ -41,6 +41,19 @@ def test_the_budget_is_met_after_the_last_step(tmp_path: Path, solver: Any, soft
     assert pruning.kept == plans[-1].kept
 
 
+def test_weights_of_a_second_optimizer_are_refused_before_anything_is_cut(tmp_path: Path) -> None:
+    model = network()
+    graph, table = measured(model, tmp_path)
+    norms = torch.optim.SGD([p for p in model.parameters() if p.dim() == 1], lr=0.1)
+
+    with pytest.raises(ValueError, match="is not among what the SGD given trains"):
+        lp.prune_in_steps(model, graph, table, "50%", optimizer=norms)
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.dim() == 1)
+    lp.prune_in_steps(model, graph, table, "50%", optimizer=norms)  # frozen ones are cut, too
+
+
 def test_widths_are_worth_what_the_criterion_says(tmp_path: Path) -> None:
     plans = {}
     for criterion in get_args(GradualCriterion):

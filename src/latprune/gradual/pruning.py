@@ -100,7 +100,8 @@ def prune_in_steps(
     Raises:
         BudgetTooSmall: If no network fits.
         ModelMismatch: If the model is not the graph's, or was cut before.
-        ValueError: If a group's scores would depend on parameters that are not trained, several
+        ValueError: If parameters that will be cut are trained by another optimizer, a group's
+            scores would depend on parameters that are not trained, several
             processes train without DistributedDataParallel, or there is no such criterion.
 
     Source:
@@ -137,6 +138,7 @@ class GradualPruning:
         self._course, self._max_skips = course, max_skips
         self._wrapper = wrapper_of(model)
         self._live = LiveNetwork(model, course.graph, optimizer, copies)
+        _check_alone(self._live)
         self.model = self._live.model
         self.plan: Plan | None = None
         self.taken, self.steps = 0, course.steps
@@ -313,6 +315,23 @@ def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     return optimizer
+
+
+def _check_alone(live: LiveNetwork) -> None:
+    """Make sure that no other optimizer keeps state of the shapes that will be cut."""
+    groups = live.optimizer.param_groups
+    own = {id(parameter) for group in groups for parameter in group["params"]}
+    parameters = parameters_of(live.model)
+    for group in live.groups:
+        for member in group.members:
+            parameter = parameters.get(member.parameter)
+            if parameter is not None and parameter.requires_grad and id(parameter) not in own:
+                raise ValueError(
+                    f"{member.parameter} will be cut with {group.name}, requires gradients, and is "
+                    f"not among what the {type(live.optimizer).__name__} given trains: hand the "
+                    f"whole network to one optimizer, freeze it (requires_grad_(False)), or protect "
+                    f"the group with keep="
+                )
 
 
 def _norms_or_writers(

@@ -190,8 +190,8 @@ class Training:
         spoilt = next(name for name, p in trained.items() if not p.isfinite().all())
         raise NotFinite(
             f"{spoilt} is nan or infinite after epoch {self.state.epoch + 1}, step "
-            f"{self.state.step} of {self.steps}, though the loss was finite: so were its gradients, "
-            f"as those of a square root at 0 are. Look for that in the loss. The last checkpoint, "
+            f"{self.state.step} of {self.steps}, though the loss was finite: its gradients were "
+            f"not, as those of a square root at 0. Look for that in the loss. The last checkpoint, "
             f"if one is kept, is from before."
         )
 

@@ -110,6 +110,33 @@ def test_state_that_cannot_be_cut_is_refused_and_nothing_has_changed() -> None:
     assert {name: value.shape for name, value in model.state_dict().items()} == before
 
 
+@pytest.mark.parametrize(
+    ("slot", "message"),
+    [
+        ([torch.zeros(3, 3)], "SGD keeps a list as 'basis', and cannot be cut along"),
+        (torch.zeros(40, 1, 1, 1), r"SGD keeps 'basis' of shape \(40, 1, 1, 1\) for last.weight"),
+    ],
+    ids=["list", "factored by size"],
+)
+def test_state_whose_axes_nothing_tells_is_refused(slot: Any, message: str) -> None:
+    model = network()
+    live, graph, optimizer = alive(model)
+    optimizer.state[model.get_parameter("last.weight")]["basis"] = slot
+
+    with pytest.raises(lp.ModelMismatch, match=message):
+        live.cut(random_kept(graph.groups, 0.5, 0))
+
+
+def test_an_optimizer_around_another_is_refused_by_name() -> None:
+    model = network()
+    graph = lp.trace(model.eval(), EXAMPLE)
+    timm = pytest.importorskip("timm.optim")
+    optimizer = timm.create_optimizer_v2(model, opt="lookahead_sgd", lr=0.1)
+
+    with pytest.raises(lp.ModelMismatch, match="Lookahead keeps another optimizer as '_base_opt"):
+        LiveNetwork(model, graph, optimizer)
+
+
 def test_training_goes_on_while_the_last_loss_is_still_alive() -> None:
     model = network()
     live, graph, optimizer = alive(model)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     Entries = Mapping[str, Mapping[int, IntArray]]
 
 
+REMEDY = (
+    "cannot be cut along: train with an optimizer that keeps one number per weight, such as SGD or "
+    "AdamW"
+)
+
+
 class LiveNetwork:
     """A network that is being trained, and all that has its shapes.
 
@@ -46,6 +52,7 @@ class LiveNetwork:
         self.model = unwrapped(model, graph)
         self.copies = [unwrapped(copy, graph) for copy in copies]
         self._wrapped = tuple(copies)
+        _check_bare(optimizer)
         self.optimizer = optimizer
         self.groups = graph.groups
         self._ties = graph.ties
@@ -71,6 +78,7 @@ class LiveNetwork:
             ModelMismatch: If one is gone, or the optimizer's state cannot be cut. Nothing has
                 been changed then.
         """
+        self._check_lists()
         among = {name: self._places(name, channels) for name, channels in kept.items()}
         entries = kept_entries(self.model, self.groups, among, ties=self._ties)
         for name in entries:
@@ -99,12 +107,29 @@ class LiveNetwork:
     def _check_slots(self, name: str) -> None:
         parameter = tensor_of(self.model, name)
         for slot, value in self.optimizer.state.get(parameter, {}).items():
-            if _is_plain(value) or _fits(value, parameter):
+            if _is_plain(value) or _fits(value, parameter, self.optimizer):
                 continue
             raise ModelMismatch(
                 f"{type(self.optimizer).__name__} keeps {slot!r} of shape {tuple(value.shape)} "
-                f"for {name} of shape {tuple(parameter.shape)}, and cannot be cut along: train "
-                f"with an optimizer that keeps one number per weight, such as SGD or AdamW"
+                f"for {name} of shape {tuple(parameter.shape)}, and {REMEDY}"
+            )
+
+    def _check_lists(self) -> None:
+        """Refuse state that may hold anything, of whichever parameters."""
+        for slots in self.optimizer.state.values():
+            for slot, value in slots.items():
+                if not isinstance(value, torch.Tensor) and not _is_scalar(value):
+                    raise ModelMismatch(
+                        f"{type(self.optimizer).__name__} keeps a {type(value).__name__} as "
+                        f"{slot!r}, and {REMEDY}"
+                    )
+
+
+def _check_bare(optimizer: torch.optim.Optimizer) -> None:
+    for name, inner in vars(optimizer).items():
+        if isinstance(inner, torch.optim.Optimizer):
+            raise ModelMismatch(
+                f"{type(optimizer).__name__} keeps another optimizer as {name!r}, and {REMEDY}"
             )
 
 
@@ -215,8 +240,18 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, torch.Tensor) or value.dim() == 0
 
 
-def _fits(value: Tensor, parameter: Tensor) -> bool:
-    """Whether a slot has a number per weight, or per row or column as factored ones do."""
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _fits(value: Tensor, parameter: Tensor, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a slot has a number per weight, or per row or column.
+
+    Other factored optimizers than torch's choose the axes by their sizes, and would after a cut
+    choose others.
+    """
+    if not isinstance(optimizer, torch.optim.Adafactor):
+        return value.shape == parameter.shape
     return value.dim() == parameter.dim() and all(
         size in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True)
     )

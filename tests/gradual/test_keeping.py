@@ -240,6 +240,19 @@ def test_copies_and_learning_rates_are_kept(tmp_path: Path, tables: Path) -> Non
     assert int(resumed.n_averaged) == 2
 
 
+def test_a_setting_that_was_a_tensor_comes_back_as_one(tmp_path: Path, tables: Path) -> None:
+    """As timm's Lamb counts its steps from the first one on."""
+    first, second = Run(tables), Run(tables)
+    first.optimizer.param_groups[0]["step"] = torch.tensor(3.0)
+    first.pruning.save(tmp_path)
+
+    second.pruning.resume(tmp_path)
+
+    step = second.optimizer.param_groups[0]["step"]
+    assert isinstance(step, torch.Tensor)
+    assert (step.item(), step.dtype) == (3.0, torch.float32)
+
+
 def test_the_state_by_itself_brings_a_fresh_network_into_shape(tables: Path) -> None:
     first = Run(tables)
     first.train(8)

@@ -49,9 +49,11 @@ def test_weights_of_a_second_optimizer_are_refused_before_anything_is_cut(tmp_pa
     with pytest.raises(ValueError, match="is not among what the SGD given trains"):
         lp.prune_in_steps(model, graph, table, "50%", optimizer=norms)
 
+    trained = [p for name, p in model.named_parameters() if p.dim() == 1 or "last" in name]
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter.dim() == 1)
-    lp.prune_in_steps(model, graph, table, "50%", optimizer=norms)  # frozen ones are cut, too
+        parameter.requires_grad_(any(parameter is one for one in trained))
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    lp.prune_in_steps(model, graph, table, "50%", optimizer=optimizer)  # frozen ones are cut, too
 
 
 def test_widths_are_worth_what_the_criterion_says(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from latprune.tuning.companion import Stateful
 
 
+TENSOR = "latprune.tensor"
+
+
 def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str, Any]) -> None:
     """Write a run where it stands; the first process does, for all of them."""
     encoded_facts = encoded(dict(facts))
@@ -92,10 +95,10 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def _put_back(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> None:
     for group, stored in zip(optimizer.param_groups, settings["groups"], strict=True):
-        for name, value in stored.items():
-            now = group.get(name)
+        for name, plain in stored.items():
+            now, value = group.get(name), _as_it_was(plain)
             if isinstance(now, torch.Tensor):
-                now.fill_(value)
+                now.copy_(torch.as_tensor(value))
             else:
                 group[name] = tuple(value) if isinstance(now, tuple) else value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -105,7 +108,18 @@ def _put_back(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> 
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) else value
+    """Give a setting as JSON values; `_as_it_was` gives it back."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    dtype, device = str(value.dtype).removeprefix("torch."), str(value.device)
+    return {TENSOR: value.tolist(), "dtype": dtype, "device": device}
+
+
+def _as_it_was(value: Any) -> Any:
+    if not isinstance(value, dict) or TENSOR not in value:
+        return value
+    dtype = getattr(torch, value["dtype"])
+    return torch.tensor(value[TENSOR], dtype=dtype, device=value["device"])
 
 
 def _random_state() -> dict[str, Any]:

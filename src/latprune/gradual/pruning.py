@@ -329,8 +329,7 @@ def _check_alone(live: LiveNetwork) -> None:
                 raise ValueError(
                     f"{member.parameter} will be cut with {group.name}, requires gradients, and is "
                     f"not among what the {type(live.optimizer).__name__} given trains: hand the "
-                    f"whole network to one optimizer, freeze it (requires_grad_(False)), or protect "
-                    f"the group with keep="
+                    f"whole network to one optimizer, freeze it, or protect the group with keep="
                 )
 
 

@@ -307,6 +307,20 @@ def test_a_slope_that_is_nan_beside_a_finite_loss_is_an_error_in_the_last_step_t
     assert all(value.isfinite().all() for value in load_file(tmp_path / FILE).values())
 
 
+def test_the_trial_of_a_precision_takes_labels_of_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latprune.tuning.loop.has_bf16", lambda device: True)
+    images, classes = torch.randn(40, 3, 6, 6), torch.arange(40) % CLASSES
+    recipe = Recipe(epochs=1, precision="auto")
+
+    for labels in ({"classes": classes}, {"classes": classes, "boxes": torch.zeros(3, 4)}):
+        tuned = run(
+            loader=[(images, labels)],
+            recipe=recipe,
+            loss=lambda outputs, of_all: cross_entropy(outputs, of_all["classes"]),
+        )
+        assert "a step took" in tuned.precision.reason
+
+
 def poisoned(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     images = torch.stack([image for image, _ in samples]) * float("nan")
     return images, torch.tensor([label for _, label in samples])

@@ -15,6 +15,7 @@ import torch
 from latprune.distances import distillation
 from latprune.errors import DataError, import_extra
 from latprune.modes import copied, evaluating, placed
+from latprune.samples import at_most
 from latprune.tuning.checkpoint import (
     WEIGHTS,
     hash_of_weights,
@@ -352,11 +353,11 @@ def _precision(
     def trial() -> Callable[[Precision], None]:
         pupil = copied(model)
         pupil.train()
-        images, labels = next(batches.epoch(0))
+        images, labels = at_most(next(batches.epoch(0)), TRIAL_IMAGES)
 
         def step(precision: Precision) -> None:
             tried = lesson(precision=precision)
-            loss = tried.loss(pupil, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
+            loss = tried.loss(pupil, images, labels)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own omission
 
         return step

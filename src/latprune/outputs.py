@@ -45,3 +45,8 @@ def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
             f"it, a loss= of your own has to say"
         )
     return outputs["logits"]
+
+
+def as_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Give what an `evaluate` said as plain numbers: it may say tensors, or numbers of NumPy."""
+    return {name: float(value) for name, value in metrics.items()}

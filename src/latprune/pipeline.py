@@ -17,6 +17,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied
+from latprune.outputs import as_numbers
 from latprune.planning import Budget, Plan, as_budget
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
@@ -226,7 +227,7 @@ def prune(
     history: tuple[Epoch, ...] = ()
     if loader is not None and recipe is not None:
         told.stage("tune")
-        before = evaluate(small) if evaluate is not None else {}
+        before = as_numbers(evaluate(small)) if evaluate is not None else {}
         history = tune(
             small,
             loader,

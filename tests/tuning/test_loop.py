@@ -9,6 +9,7 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -319,6 +320,13 @@ def test_the_trial_of_a_precision_takes_labels_of_any_form(monkeypatch: pytest.M
             loss=lambda outputs, of_all: cross_entropy(outputs, of_all["classes"]),
         )
         assert "a step took" in tuned.precision.reason
+
+
+def test_metrics_may_be_tensors_and_numbers_of_numpy(tmp_path: Path) -> None:
+    said = {"tensor": torch.tensor(0.5), "numpy": np.float32(0.25)}
+    tuned = run(evaluate=lambda _: said, checkpoint=tmp_path)  # type: ignore[arg-type,return-value]
+
+    assert tuned.history[-1].metrics == {"tensor": 0.5, "numpy": 0.25}
 
 
 def poisoned(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from latprune.latency.devices.here import HERE
 from latprune.latency.foreign import BUSY_CORES
 from latprune.latency.measuring import compare
 from latprune.latency.shipping import as_shipped
+from latprune.outputs import as_numbers
 from latprune.report.counting import network_macs, parameters
 from latprune.report.wording import summary
 
@@ -310,14 +311,14 @@ def check(
         )
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
-        accuracy = dict(evaluate(model)) if evaluate is not None else {}
+        accuracy = as_numbers(evaluate(model)) if evaluate is not None else {}
         shipped = as_shipped(model, example, plan.target, batches) if accuracy else None
         return Facts(
             latency,
             parameters(model),
             network_macs(graph, widths),
             accuracy,
-            {} if shipped is None or evaluate is None else dict(evaluate(shipped)),
+            {} if shipped is None or evaluate is None else as_numbers(evaluate(shipped)),
         )
 
     return Report(

@@ -10,6 +10,7 @@ import torch
 
 from latprune.errors import NotFinite, import_extra
 from latprune.modes import moved
+from latprune.outputs import as_numbers
 from latprune.tuning.checkpoint import (
     REACHED,
     Checkpoint,
@@ -198,7 +199,7 @@ class Training:
     def finish_epoch(self, *, loss: float, metrics: Mapping[str, float]) -> None:
         """Write the epoch down and turn to the next."""
         state, last_lr = self.state, self.lr(self.state.step - 1)
-        state.history.append(Epoch(state.epoch + 1, loss, last_lr, dict(metrics)))
+        state.history.append(Epoch(state.epoch + 1, loss, last_lr, as_numbers(metrics)))
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
 
     def checkpoint(self, run: Mapping[str, Any]) -> Checkpoint:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
 
@@ -47,14 +47,19 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in the place of the last one, all or nothing."""
+    """Write a checkpoint in the place of the last one, all or nothing.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; the last one stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{FILE}.part"
     # Clones, since the format refuses tensors that share memory, as tied weights do.
     own = {k: v.detach().cpu().clone().contiguous() for k, v in checkpoint.tensors.items()}
     facts = {"run": checkpoint.run, "state": checkpoint.state}
-    save_file(own, unfinished, metadata={KEY: json.dumps(facts)})
-    with unfinished.open("rb+") as file:
+    with unfinished.open("wb") as file:
+        file.write(to_bytes(own, metadata={KEY: json.dumps(facts)}))
+        file.flush()
         os.fsync(file.fileno())
     unfinished.replace(folder / FILE)
 
@@ -69,6 +74,8 @@ def read_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None:
         DamagedFile: If the file cannot be read.
         ModelMismatch: If it belongs to another run; says in what it differs.
     """
+    if folder.is_file():
+        raise ModelMismatch(f"{folder} is a file: give the folder that keeps the run")
     path = folder / FILE
     if not path.exists():
         return None

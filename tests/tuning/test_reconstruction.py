@@ -238,8 +238,20 @@ def test_as_many_images_are_used_as_are_asked_for_and_fit(monkeypatch: pytest.Mo
     assert counted(iter(IMAGES), images=1000) == 1
 
 
-def test_images_are_needed() -> None:
+def test_a_batch_with_nan_is_left_out() -> None:
+    dense, graph, plan = a_cut()
+    sound, spoilt = lp.cut(dense, graph, plan), lp.cut(dense, graph, plan)
+
+    found = lp.reconstruct(sound, dense, graph, plan, IMAGES)
+    damaged = [(torch.full_like(IMAGES[0][0], torch.nan), None), *IMAGES]
+
+    assert lp.reconstruct(spoilt, dense, graph, plan, damaged) == found
+    torch.testing.assert_close(spoilt.state_dict(), sound.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batches", [[], [(torch.full((4, 3, 12, 12), torch.inf), None)]])
+def test_images_are_needed(batches: Batches) -> None:
     dense, graph, plan = a_cut()
 
     with pytest.raises(DataError, match="the loader gave none"):
-        lp.reconstruct(lp.cut(dense, graph, plan), dense, graph, plan, [])
+        lp.reconstruct(lp.cut(dense, graph, plan), dense, graph, plan, batches)

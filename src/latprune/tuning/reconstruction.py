@@ -94,7 +94,7 @@ def reconstruct(
         graph: Traced from `dense`.
         plan: What `small` was cut to.
         loader: Batches of (inputs, labels); labels are not looked at. The small network is given
-            all that are used as one batch.
+            all that are used as one batch; those with nan or infinite numbers are left out.
         images: About how many to use, in whole batches; fewer if they are larger than 224 x 224.
         seed: Of the positions.
         progress: Is told of every layer.
@@ -139,7 +139,8 @@ def reconstruct(
 def _enough(loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Tensor]:
     parts: list[Tensor] = []
     for inputs, _ in loader:
-        parts.append(inputs)
+        if inputs.isfinite().all():
+            parts.append(inputs)
         numbers = sum(part.numel() for part in parts)
         if sum(map(len, parts)) >= images or numbers >= MOST_NUMBERS:
             break

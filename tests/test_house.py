@@ -81,7 +81,7 @@ def stage_of(file: Path) -> str:
 
 
 def imported_stages(file: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(file.read_text())))
+    nodes = list(ast.walk(ast.parse(source_of(file))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.split(".")[1] for name in names if name.startswith("latprune.")}
@@ -160,6 +160,39 @@ def test_no_tracked_file_names_a_registry_or_the_place_where_it_was_written(
     assert named == []
 
 
+def test_text_has_one_encoding_whatever_the_machines_is() -> None:
+    left_open = [
+        f"{file.relative_to(SOURCE)}: {ast.unparse(node)}"
+        for file in sorted(SOURCE.rglob("*.py"))
+        for node in ast.walk(ast.parse(source_of(file)))
+        if isinstance(node, ast.Call) and leaves_encoding_open(node)
+    ]
+
+    assert left_open == []
+
+
+@pytest.mark.parametrize(
+    ("code", "left_open"),
+    [
+        ("file.read_text()", True),
+        ("file.write_text('é')", True),
+        ("file.open('a')", True),
+        ("open(file)", True),
+        ("TemporaryFile('w+')", True),
+        ("run(command, text=True)", True),
+        ("file.read_text(encoding='utf-8')", False),
+        ("file.open('rb')", False),
+        ("LatencyTable.open(file)", False),
+        ("TemporaryFile()", False),
+    ],
+)
+def test_what_leaves_an_encoding_open_is_known(code: str, left_open: bool) -> None:
+    call = ast.parse(code, mode="eval").body
+
+    assert isinstance(call, ast.Call)
+    assert leaves_encoding_open(call) == left_open
+
+
 def test_constraints_are_plain_versions(repository: Path) -> None:
     lines = (repository / "constraints.txt").read_text().splitlines()
 
@@ -170,6 +203,26 @@ def test_constraints_are_plain_versions(repository: Path) -> None:
 
 def output_of(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def leaves_encoding_open(call: ast.Call) -> bool:
+    """Whether a call reads or writes text as the machine's locale has it."""
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    name = ast.unparse(call.func).rpartition(".")[-1]
+    if "encoding" in given:
+        return False
+    if name in ("read_text", "write_text") or given.get("text") == "True":
+        return True
+    words = [str(word.value) for word in call.args if isinstance(word, ast.Constant)]
+    modes = [word for word in words if re.fullmatch(r"[rwax][bt+]*", word)]
+    if ast.unparse(call.func) == "open" and not modes:
+        return True
+    opens = ("open", "TemporaryFile", "NamedTemporaryFile")
+    return name in opens and any("b" not in mode for mode in modes)
+
+
+def source_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def readable(file: Path) -> str:

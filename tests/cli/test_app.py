@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -88,3 +89,15 @@ def test_without_its_libraries_the_command_names_the_extra(monkeypatch: pytest.M
 
     with pytest.raises(SystemExit, match=r"pip install 'latprune\[cli\]'"):
         main()
+
+
+def test_what_a_consoles_encoding_lacks_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(console, encoding="cp1252"))
+    monkeypatch.setattr("sys.argv", ["latprune", "--version"])
+
+    with pytest.raises(SystemExit):
+        main()
+    print("12 ms → 7 ms", flush=True)
+
+    assert console.getvalue().decode("cp1252").splitlines()[-1] == "12 ms ? 7 ms"

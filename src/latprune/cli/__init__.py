@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from latprune.errors import MissingExtra, import_extra
@@ -9,6 +10,7 @@ from latprune.errors import MissingExtra, import_extra
 
 def main() -> None:
     """Run `latprune` with the process's arguments."""
+    _write_what_the_console_can()
     try:
         for package in ("typer", "rich"):
             import_extra(package, "cli")
@@ -17,3 +19,10 @@ def main() -> None:
     from latprune.cli.app import app
 
     app(prog_name="latprune")
+
+
+def _write_what_the_console_can() -> None:
+    """Let a question mark stand for what a console's encoding lacks, as cp1252 lacks →."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

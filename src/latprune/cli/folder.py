@@ -42,7 +42,7 @@ class RunFolder:
         file = path / "run.json"
         if not file.is_file():
             path.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(asked, indent=2) + "\n")
+            _write(file, json.dumps(asked, indent=2) + "\n")
             return cls(path)
         found = _read(file)
         differences = [
@@ -70,13 +70,20 @@ class RunFolder:
     def keep(self, pruned: Pruned, *, facts: Mapping[str, Any], text: str) -> None:
         """Write a finished run's network and its report, as JSON and as text."""
         pruned.save(self.pruned)
-        (self.path / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
-        (self.path / "report.txt").write_text(text)
+        _write(self.path / "report.json", json.dumps(facts, indent=2) + "\n")
+        _write(self.path / "report.txt", text)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = file.with_name(file.name + ".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -54,7 +54,9 @@ class ForeignLoad:
 def used_so_far() -> Used | None:
     """Read the system's counters; None where it has none that are known here."""
     try:
-        ticks = [int(number) for number in _STAT.read_text().split("\n")[0].split()[1:]]
+        ticks = [
+            int(number) for number in _STAT.read_text(encoding="utf-8").split("\n")[0].split()[1:]
+        ]
         all_s = sum(ticks[index] for index in _BUSY) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return None

@@ -96,7 +96,7 @@ def read_profile(path: Path) -> Profile:
     """
     operators: dict[str, str] = {}
     times_ms: dict[str, list[float]] = defaultdict(list)
-    for event in json.loads(path.read_text()):
+    for event in json.loads(path.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
             name = event["name"].removesuffix(_KERNEL)
             operators[name] = event["args"]["op_name"]

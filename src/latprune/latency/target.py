@@ -147,10 +147,10 @@ _VECTOR_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sve2", "sve", "asimd", "s
 
 def _cpuinfo() -> dict[str, str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    pairs = (line.partition(":") for line in lines)
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
@@ -158,4 +158,5 @@ def _sysctl() -> str:
     if platform.system() != "Darwin":
         return ""
     command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    said = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    return said.stdout.strip()

@@ -256,13 +256,13 @@ class Ssh:
         yield from self._lines(f"{python} {there}/{RUNNER} {there}/{_JOBS} -")
 
     def _lines(self, command: str) -> Iterator[str]:
-        with tempfile.TemporaryFile("w+", errors="replace") as said:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
             process = subprocess.Popen(
                 self._ssh(command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
             )
             assert process.stdout is not None
@@ -317,7 +317,7 @@ class Ssh:
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 check=False,
             )

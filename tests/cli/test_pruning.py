@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import latprune as lp
+from latprune.cli.job import Network, Source
 from latprune.tasks.models import load_model
 from tests.cli.conftest import FORMULA, latprune
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typer.testing import Result
 
     from tests.cli.conftest import Disk
@@ -154,6 +154,43 @@ def test_another_command_may_not_use_the_folder(disk: Disk, pruned: tuple[Path, 
 
     assert refused.exit_code == 2
     assert "budget was 70%, is 60%" in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_other_weights_in_the_same_file_are_another_run(
+    disk: Disk, pruned: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = pruned
+    fingerprint = Network.fingerprint
+
+    def of_other_weights(network: Network) -> str:
+        with torch.no_grad():
+            next(network.model.parameters()).mul_(2)
+        return fingerprint(network)
+
+    monkeypatch.setattr(Network, "fingerprint", of_other_weights)
+    options = ("--budget", "70%", "--epochs", "1", "--out", str(out))
+    refused = latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "dense was sha256:" in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_a_network_without_weights_is_the_same_every_time(disk: Disk) -> None:
+    source = Source(disk.model[1])
+
+    assert source.open().fingerprint() == source.open().fingerprint()
+
+
+def test_the_same_files_by_other_paths_are_the_same_source(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Source(disk.model[1], disk.folder / "dense.safetensors")
+    monkeypatch.chdir(disk.folder)
+
+    here = Source("net.py:network", Path("dense.safetensors"))
+
+    assert here.resolved() == there.resolved()
+    assert Source("timm:resnet18").resolved().model == "timm:resnet18"
 
 
 def test_a_file_is_no_folder_for_a_run(disk: Disk, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,6 @@ from latprune.tuning.losses import cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -56,21 +57,34 @@ class Source:
     crop_pct: float | None = None
     task: str = "classification"
 
+    def resolved(self) -> Source:
+        """Give the same, with paths that mean the same file from every folder."""
+        file, colon, factory = self.model.rpartition(":")
+        is_file = file.endswith(".py")
+        return replace(
+            self,
+            model=f"{Path(file).resolve()}{colon}{factory}" if is_file else self.model,
+            weights=None if self.weights is None else self.weights.resolve(),
+        )
+
     @property
     def is_trained(self) -> bool:
         """Whether the network's accuracy says anything; a factory may have loaded weights."""
         return self.weights is not None or self.pretrained or ".py:" in self.model
 
     def open(self) -> Network:
-        """Build the network and load its weights.
+        """Build the network and load its weights; without any, it is the same one every time.
 
         Raises:
             UnknownModel: If the model cannot be built.
             DamagedFile: If the weights cannot be read.
             ModelMismatch: If they belong to another model.
         """
-        if self.task == "detection":
-            return self._open_detector()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return self._open_detector() if self.task == "detection" else self._open_classifier()
+
+    def _open_classifier(self) -> Network:
         model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)
         if self.weights is not None:
             load_weights(model, self.weights)
@@ -106,6 +120,14 @@ class Network:
         """Give an input of `batch` samples of noise, always the same."""
         random = torch.Generator().manual_seed(0)
         return torch.randn(batch, self.channels, *self.preprocessing.size, generator=random)
+
+    def fingerprint(self) -> str:
+        """Give a hash of the network's weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return f"sha256:{digest.hexdigest()[:16]}"
 
     @torch.no_grad()
     def outputs(self) -> int:

@@ -107,7 +107,9 @@ class Asked:
         network = self.source.open()
         data = self.labelled.open(network, auto_augment=self.training.auto_augment)
         with usage("--out"):
-            folder = shared(lambda: RunFolder.claim(out, "prune", self._identity(target, also)))
+            folder = shared(
+                lambda: RunFolder.claim(out, "prune", self._identity(network, target, also))
+            )
         common: dict[str, Any] = {
             "target": target,
             "also": also,
@@ -157,11 +159,14 @@ class Asked:
             **common,
         )
 
-    def _identity(self, target: Target, also: Mapping[Target, Budget]) -> dict[str, Any]:
+    def _identity(
+        self, network: Network, target: Target, also: Mapping[Target, Budget]
+    ) -> dict[str, Any]:
         """What another command in the same folder may not differ in."""
         return {
-            **vars(self.source),
-            "data": self.labelled.data,
+            **vars(self.source.resolved()),
+            "dense": network.fingerprint(),
+            "data": self.labelled.place,
             "target": target.describe(),
             "budget": str(self.budget),
             "also": {place.describe(): str(budget) for place, budget in also.items()},

@@ -65,6 +65,15 @@ class Labelled:
         """What a detector learns from, and what it is judged with."""
         return self.train_split, self.test_split
 
+    @property
+    def place(self) -> Path | None:
+        """Where the pictures are, as a path that means the same from every folder."""
+        from latprune.tasks.data import HUGGING_FACE
+
+        if self.data is None or str(self.data).startswith(HUGGING_FACE):
+            return self.data
+        return self.data.resolve()
+
     def open(self, network: Network, *, auto_augment: str | None = None) -> Data | None:
         """Open the pictures for a network, and say what somebody should know of them."""
         from latprune.cli.job import open_data

@@ -95,14 +95,20 @@ class Pruned:
         """Whether every budget is."""
         return all(report.met for report in (self.report, *self.also))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the small network, its plan and its report to one `.safetensors` file."""
+    def save(self, path: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
+        """Write the small network, its plan and its report to one `.safetensors` file.
+
+        Args:
+            path: Where to; an existing file is replaced.
+            notes: Further JSON values to keep there; `load_notes` gives them.
+        """
         save(
             self.model,
             path,
             graph=self.graph,
             plan=self.plan,
             notes={
+                **(notes or {}),
                 "report": self.report.to_json(),
                 "also": [report.to_json() for report in self.also],
             },

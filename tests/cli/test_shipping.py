@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import latprune as lp
+from latprune.cli.job import Source
 from latprune.latency.timing import Comparison, Measurement
 from latprune.tasks.models import load_model
 from tests.cli.conftest import accuracy_of, latprune, with_ratio
@@ -88,6 +89,29 @@ def test_an_exported_network_computes_the_same_without_latprune(
     session = onnxruntime.InferenceSession(to)
     (read,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
     np.testing.assert_allclose(read, small(pictures).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pruned_network_brings_the_size_of_its_input(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    to = tmp_path / "net.onnx"
+
+    saved = ("--pruned", str(pruned[0] / "pruned.safetensors"))
+    latprune("export", "--model", disk.model[1], *saved, "--to", str(to))
+
+    assert onnxruntime.InferenceSession(to).get_inputs()[0].shape[1:] == [3, 16, 16]
+
+
+def test_another_size_than_the_planned_one_is_said(
+    disk: Disk, pruned: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = pruned[0] / "pruned.safetensors"
+    other = Source(disk.model[1], input=(3, 24, 24))
+
+    assert other.for_pruned(file) == other
+    assert "planned for an input of 3x16x16; this is 3x24x24" in capsys.readouterr().err
+    assert Source(disk.model[1], input=(3, 16, 16)).for_pruned(file).input == (3, 16, 16)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_network_is_exported_in_int8_with_data_to_calibrate(

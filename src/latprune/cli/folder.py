@@ -67,9 +67,23 @@ class RunFolder:
         """The result."""
         return self.path / "pruned.safetensors"
 
-    def keep(self, pruned: Pruned, *, facts: Mapping[str, Any], text: str) -> None:
-        """Write a finished run's network and its report, as JSON and as text."""
-        pruned.save(self.pruned)
+    def keep(
+        self,
+        pruned: Pruned,
+        *,
+        facts: Mapping[str, Any],
+        text: str,
+        input: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Write a finished run's network and its report, as JSON and as text.
+
+        Args:
+            pruned: The network.
+            facts: Its report.
+            text: The same as text.
+            input: Channels, height and width that the network was planned for.
+        """
+        pruned.save(self.pruned, notes={} if input is None else {"input": input})
         _write(self.path / "report.json", json.dumps(facts, indent=2) + "\n")
         _write(self.path / "report.txt", text)
 

@@ -13,8 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from latprune.batches import first
+from latprune.cli.shown import complain
 from latprune.errors import DataError, ModelMismatch
 from latprune.outputs import main_output
+from latprune.surgery import load_notes
 from latprune.tasks.classification import evaluate
 from latprune.tasks.data import HUGGING_FACE, listed, open_images
 from latprune.tasks.models import load_model, load_weights
@@ -22,7 +24,7 @@ from latprune.tasks.preprocessing import Preprocessing, preprocessing_for
 from latprune.tuning.losses import cross_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -84,6 +86,22 @@ class Source:
             torch.default_generator.manual_seed(0)
             return self._open_detector() if self.task == "detection" else self._open_classifier()
 
+    def for_pruned(self, file: Path) -> Source:
+        """Give the same with the input that a pruned network was planned for, if none is given.
+
+        Raises:
+            DamagedFile: If the pruned network's file cannot be read.
+        """
+        noted = load_notes(file).get("input")
+        if noted is None or self.task == "detection":
+            return self
+        channels, height, width = map(int, noted)
+        planned = channels, height, width
+        if self.input is not None and self.input != planned:
+            complain(f"planned for an input of {_size(planned)}; this is {_size(self.input)}")
+            return self
+        return replace(self, input=planned)
+
     def _open_classifier(self) -> Network:
         model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)
         if self.weights is not None:
@@ -120,6 +138,12 @@ class Network:
         """Give an input of `batch` samples of noise, always the same."""
         random = torch.Generator().manual_seed(0)
         return torch.randn(batch, self.channels, *self.preprocessing.size, generator=random)
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample."""
+        height, width = self.preprocessing.size
+        return self.channels, height, width
 
     def fingerprint(self) -> str:
         """Give a hash of the network's weights and buffers."""
@@ -241,6 +265,10 @@ def _open_voc(path: Path, detector: Detector, *, batch: int, workers: int, split
         distil=detection.distillation,
         remark=detection.told_dropped(data.dropped),
     )
+
+
+def _size(input: Sequence[int]) -> str:
+    return "x".join(map(str, input))
 
 
 def input_size(text: str) -> tuple[int, int, int]:

@@ -96,8 +96,10 @@ class Asked:
         place.check_targets(self.settings.also)
         place.needs_table()
 
-    def prune(self, out: Path, *, device: Device, progress: Progress) -> tuple[RunFolder, Pruned]:
-        """Prune, or go on with what the folder holds.
+    def prune(
+        self, out: Path, *, device: Device, progress: Progress
+    ) -> tuple[RunFolder, Pruned, Network]:
+        """Prune, or go on with what the folder holds; give the dense network, too.
 
         Raises:
             BadParameter: If the device has no such target, or the folder holds another run.
@@ -122,8 +124,10 @@ class Asked:
             **({"loss": data.loss, "distil": data.distil} if data else {}),
         }
         if data is not None and self.recipe is not None and self.cuts.steps is not None:
-            return folder, self._gradually(network, data, self.recipe, self.cuts.steps, common)
-        return folder, self._at_once(network, data, common)
+            pruned = self._gradually(network, data, self.recipe, self.cuts.steps, common)
+        else:
+            pruned = self._at_once(network, data, common)
+        return folder, pruned, network
 
     def _at_once(self, network: Network, data: Data | None, common: dict[str, Any]) -> Pruned:
         return prune(

@@ -47,7 +47,8 @@ def check_command(
     from latprune.report.targets import check_everywhere
     from latprune.surgery import load, load_plan
 
-    source, stored = network.source(), load_plan(pruned)
+    stored = load_plan(pruned)
+    source = network.source().for_pruned(pruned)
     with chosen_device(context, on) as device, working() as progress:
         plan = _on(device, stored)
         dense = source.open()

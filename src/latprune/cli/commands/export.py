@@ -45,7 +45,7 @@ def export_command(
     wanted = precision or load_plan(pruned).target.precision
     in_int8, in_fp16 = wanted == "int8", wanted == "fp16" and to.suffix == ".onnx"
     _check_export(to, precision, in_int8=in_int8, has_data=labelled.data is not None)
-    source = network.source()
+    source = network.source().for_pruned(pruned)
     with working() as progress:
         dense = source.open()
         small, example = load(pruned, dense.model), dense.example(batch)

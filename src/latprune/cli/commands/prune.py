@@ -52,7 +52,7 @@ def prune_command(
     asked.check(place)
     meet()
     with chosen_device(context, **vars(place)) as device, working() as progress:
-        folder, pruned = asked.prune(out, device=device, progress=progress)
+        folder, pruned, dense = asked.prune(out, device=device, progress=progress)
         if rank():
             return  # the first process speaks and writes for all
         facts = {
@@ -61,5 +61,6 @@ def prune_command(
             "before_tuning": dict(pruned.before_tuning),
             "reranked": dict(pruned.reranked),
         }
-        folder.keep(pruned, facts=facts, text=to_text(pruned.report, also=pruned.also))
+        text = to_text(pruned.report, also=pruned.also)
+        folder.keep(pruned, facts=facts, text=text, input=dense.input)
     conclude([pruned.report, *pruned.also], facts if as_json else None)

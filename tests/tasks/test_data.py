@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -87,6 +87,37 @@ def test_grey_pictures_are_read_as_rgb(folder: Path) -> None:
     pictures = [picture for picture, _ in open_images(folder).split("train")]
 
     assert {picture.mode for picture in pictures} == {"RGB"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "file"),
+    [
+        (np.array([[0, 32768, 65535]], np.uint16), "0.png"),
+        (np.array([[0, 32768, 65535]], np.uint16), "0.tif"),
+        (np.array([[0, 0.5, 1]], np.float32), "0.tif"),
+    ],
+)
+def test_the_middle_of_a_wide_range_is_grey(
+    folder: Path, numbers: np.ndarray[Any, Any], file: str
+) -> None:
+    Image.fromarray(numbers).save(folder / "train" / "ant" / file)
+
+    pictures = open_images(folder).split("train")
+    picture, _ = pictures[[one.name for one in pictures.pictures].index(f"train/ant/{file}")]
+
+    assert np.asarray(picture).tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize(
+    "numbers", [np.array([[0, 255]], np.int32), np.array([[0, 255]], np.float32)]
+)
+def test_numbers_of_which_none_is_known_to_be_white_are_refused(
+    folder: Path, numbers: np.ndarray[Any, Any]
+) -> None:
+    Image.fromarray(numbers).save(folder / "train" / "ant" / "0.tif")
+
+    with pytest.raises(DataError, match=r"train/ant/0.tif cannot be read .* from 0 to 255"):
+        list(open_images(folder).split("train"))
 
 
 def test_a_class_that_one_split_lacks_keeps_its_number_in_the_others(folder: Path) -> None:

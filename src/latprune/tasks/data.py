@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from latprune.errors import DataError, ModelMismatch, import_extra
@@ -182,13 +183,16 @@ def imagenet_positions() -> dict[str, int]:
 def read_rgb(store: Store, name: str) -> Any:
     """Decode a picture to a PIL image in RGB.
 
+    Of 16-bit pictures 65535 is white, of pictures of floats 1.0.
+
     Raises:
-        DataError: If it cannot be decoded; names the picture.
+        DataError: If it cannot be decoded, or nothing says which of its numbers is white; names
+            the picture.
     """
     image_module = import_extra("PIL.Image", "train")
     try:
         with image_module.open(io.BytesIO(store.read(name))) as image:
-            return image.convert("RGB")
+            return _in_8_bits(image).convert("RGB")
     except image_module.UnidentifiedImageError as error:
         raise DataError(
             f"{store.path}: the picture {name} cannot be read: Pillow knows no such format. "
@@ -198,6 +202,27 @@ def read_rgb(store: Store, name: str) -> Any:
         raise DataError(
             f"{store.path}: the picture {name} cannot be read ({error}). Replace or remove it."
         ) from error
+
+
+def _in_8_bits(image: Any) -> Any:
+    """Scale a picture of wider numbers, which Pillow would cut off at 255.
+
+    Raises:
+        ValueError: If nothing says which of them is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        shares = np.asarray(image) / 65535
+    elif image.mode in ("F", "I"):
+        shares = np.asarray(image)
+        if image.mode == "I" or not (shares.min() >= 0 and shares.max() <= 1):
+            raise ValueError(
+                f"its numbers go from {shares.min():g} to {shares.max():g}, and nothing says which "
+                f"is white: store it in 8 or 16 bits, or as floats from 0 to 1"
+            )
+    else:
+        return image
+    eight_bits = np.rint(255 * shares).astype(np.uint8)
+    return import_extra("PIL.Image", "train").fromarray(eight_bits)
 
 
 class Folder:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.conftest import FORMULA, latprune
+from tests.networks import Plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,3 +133,25 @@ def test_a_picture_of_no_known_format_is_wrong_usage(disk: Disk, tmp_path: Path)
 
     assert found.exit_code == 2
     assert "doc" in found.stderr
+
+
+@pytest.mark.parametrize("command", ["trace", "plan", "frontier", "prune"])
+def test_a_layer_to_keep_that_is_not_there_is_wrong_usage_and_claims_no_folder(
+    tmp_path: Path, command: str
+) -> None:
+    factory = tmp_path / "net.py"
+    factory.write_text("from tests.networks import Plain as network\n")
+    options: dict[str, tuple[str, ...]] = {
+        "trace": (),
+        "plan": (*FORMULA, "--budget", "80%"),
+        "frontier": FORMULA,
+        "prune": (*FORMULA, "--budget", "80%", "--out", str(tmp_path / "run")),
+    }
+    model = ("--model", f"{factory}:network", "--input", "3x16x16")
+    name = next(name for name, _ in Plain().named_modules() if name)
+
+    found = latprune(command, *model, *options[command], "--keep", f"{name}x")
+
+    assert found.exit_code == 2
+    assert f"did you mean {name}" in " ".join(found.stderr.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()

@@ -107,6 +107,7 @@ class Asked:
         """
         target, also = self.settings.on(device), self.settings.further(device)
         network = self.source.open()
+        self.choice.check_kept(network.model)
         data = self.labelled.open(network, auto_augment=self.training.auto_augment)
         with usage("--out"):
             folder = shared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,9 +98,12 @@ def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
     Raises:
         ValueError: If there is one.
     """
+    names = [name for name, _ in model.named_modules()]
     for pattern in keep:
-        if not any(_is_kept(name, [pattern]) for name, _ in model.named_modules()):
-            raise ValueError(f"keep={pattern!r} matches no module of the model")
+        if not any(_is_kept(name, [pattern]) for name in names):
+            near = get_close_matches(pattern, names, n=3)
+            meant = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ValueError(f"keep={pattern!r} matches no module of the model{meant}")
 
 
 def _run_in_training(

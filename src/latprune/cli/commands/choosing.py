@@ -105,6 +105,7 @@ class _Asked:
         from latprune.tuning import cross_entropy
 
         network = self.source.open()
+        self.choice.check_kept(network.model)
         data = self.labelled.open(network) if needs_data(self.criterion) else None
         return look(
             network,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latprune.cli.options import spread
-from latprune.cli.options.choice import Keep
+from latprune.cli.options.choice import Keep, check_kept
 from latprune.cli.options.network import Architecture
 from latprune.cli.options.output import AsJson
 from latprune.cli.shown import show
@@ -34,6 +34,7 @@ def trace_command(
     source = network.source()
     with working() as progress:
         dense = source.open()
+        check_kept(dense.model, keep or ())
         progress.stage("trace")
         graph = trace(
             dense.model, dense.example(1), keep=tuple(keep or ()), exact=exact, branches=True

@@ -10,7 +10,10 @@ import typer
 from latprune.cli.options.usage import usage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from latprune.knapsack import Solver
     from latprune.planning import Budget
@@ -71,6 +74,14 @@ class Choosable:
     def kept(self) -> tuple[str, ...]:
         """Layers to leave as they are."""
         return tuple(self.keep or ())
+
+    def check_kept(self, model: nn.Module) -> None:
+        """See that the layers to leave as they are exist.
+
+        Raises:
+            BadParameter: If one does not.
+        """
+        check_kept(model, self.kept)
 
     def one(self, data: Path | None) -> CriterionName:
         """Read one criterion; by default the best one that there is data for."""
@@ -134,6 +145,18 @@ def _solver(name: str, budgets: int) -> Solver:
         raise typer.BadParameter(sentence, param_hint="--solver")
     solver: Solver = getattr(knapsack, name)
     return solver
+
+
+def check_kept(model: nn.Module, kept: Sequence[str]) -> None:
+    """See that a network has the layers that `--keep` names.
+
+    Raises:
+        BadParameter: If not.
+    """
+    from latprune.graph.following import check_keep
+
+    with usage("--keep"):
+        check_keep(model, kept)
 
 
 def budget_of(text: str) -> Budget:

@@ -255,3 +255,13 @@ def never(*_: object, **__: object) -> None:
 
 def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("share", ["2", "0", "nan"])
+def test_a_crop_that_is_no_share_is_wrong_usage(disk: Disk, tmp_path: Path, share: str) -> None:
+    options = ("--budget", "70%", "--crop-pct", share, "--out", str(tmp_path / "run"))
+    refused = latprune("prune", *disk.trained, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert "--crop-pct" in refused.stderr
+    assert not (tmp_path / "run").exists()

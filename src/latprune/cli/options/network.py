@@ -105,8 +105,14 @@ class Judged(Dense):
         """Read where the network comes from, and how pictures are cropped for it.
 
         Raises:
-            BadParameter: As `Architecture.source`, or if a detector's pictures shall be cropped.
+            BadParameter: As `Architecture.source`, if a detector's pictures shall be cropped, or if
+                the crop is no share.
         """
         if self.task == "detection" and self.crop_pct is not None:
             raise typer.BadParameter("a detector has a size of its own", param_hint="--crop-pct")
+        if self.crop_pct is not None:
+            from latprune.tasks.preprocessing import Preprocessing
+
+            with usage("--crop-pct"):
+                Preprocessing(crop_pct=self.crop_pct)
         return super().source()

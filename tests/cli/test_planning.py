@@ -155,3 +155,14 @@ def test_a_layer_to_keep_that_is_not_there_is_wrong_usage_and_claims_no_folder(
     assert found.exit_code == 2
     assert f"did you mean {name}" in " ".join(found.stderr.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("command", "options"), [("frontier", ()), ("plan", ("--budget", "100%"))])
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_where_nothing_can_go_all_is_kept(
+    disk: Disk, command: str, options: tuple[str, ...], as_json: tuple[str, ...]
+) -> None:
+    found = latprune(command, *disk.model, *FORMULA, *options, "--keep", "*", *as_json)
+
+    assert found.exit_code == 0
+    assert as_json or "100.00 %" in found.stdout

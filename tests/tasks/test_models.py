@@ -159,3 +159,12 @@ def test_a_file_without_weights_by_name_is_damaged(tmp_path: Path) -> None:
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match=r"no file of weights .*gone\.pth"):
         load_weights(network(), tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    torch.save({name: one.to(kind) for name, one in model.state_dict().items()}, tmp_path / "w.pt")
+
+    with pytest.raises(ModelMismatch, match="2 of no real numbers"):
+        load_weights(model, tmp_path / "w.pt")

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from latprune.cli.planned import bought_share, kept_share
 from latprune.errors import import_extra
 from latprune.latency.measuring import measure
 from latprune.planning import frontier
@@ -46,7 +47,7 @@ class Drawn:
                 {
                     "predicted_ms": plan.predicted_ms,
                     "share": _share(plan),
-                    "saliency": _kept(plan),
+                    "saliency": kept_share(plan),
                     "price_ms": plan.price_ms,
                     "macs": network_macs(self.known.graph, plan.widths),
                     "widths": plan.widths,
@@ -67,9 +68,9 @@ class Drawn:
                 f"{plan.predicted_ms:.3f} ms",
                 percent(_share(plan)),
                 f"{1 / _share(plan):.2f}x",
-                percent(_kept(plan)),
+                percent(kept_share(plan)),
                 percent(network_macs(graph, plan.widths) / macs),
-                percent(0.1 * plan.price_ms / plan.dense_value),
+                percent(bought_share(plan)),
             )
         return Group(
             Text(f"latprune on {dense.target.describe()}", style="bold"),
@@ -93,11 +94,12 @@ class Drawn:
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         axes.plot(
-            [plan.predicted_ms for plan in self.plans], [100 * _kept(plan) for plan in self.plans]
+            [plan.predicted_ms for plan in self.plans],
+            [100 * kept_share(plan) for plan in self.plans],
         )
         axes.plot(
             [plan.predicted_ms for plan in self.shown],
-            [100 * _kept(plan) for plan in self.shown],
+            [100 * kept_share(plan) for plan in self.shown],
             "o",
         )
         axes.set_xlabel("predicted latency in ms")
@@ -133,7 +135,3 @@ def _spread(plans: Sequence[Plan], points: int) -> list[Plan]:
 
 def _share(plan: Plan) -> float:
     return plan.predicted_ms / plan.baseline_ms
-
-
-def _kept(plan: Plan) -> float:
-    return plan.value / plan.dense_value

@@ -77,10 +77,7 @@ class Planned:
             Text(_prediction(plan)),
             *(Text(f"{_prediction(also)}, {also.target.describe()}") for also in plan.also),
             Text(f"MACs {count(before)} → {count(after)}"),
-            Text(
-                f"saliency kept {percent(plan.value / plan.dense_value)} ({plan.criterion}), "
-                f"{_proof(plan)}"
-            ),
+            Text(f"saliency kept {percent(kept_share(plan))} ({plan.criterion}), {_proof(plan)}"),
             widths_table(self.widths),
         )
 
@@ -98,7 +95,17 @@ def _proof(plan: Plan) -> str:
     said = f"proven gap {100 * plan.gap:.3f} % ({plan.solver})"
     if math.isnan(plan.price_ms):
         return said
-    return f"{said}, the next 0.1 ms would buy {percent(0.1 * plan.price_ms / plan.dense_value)}"
+    return f"{said}, the next 0.1 ms would buy {percent(bought_share(plan))}"
+
+
+def kept_share(plan: Plan) -> float:
+    """Give the share of the saliency that a plan keeps: all, where there is none to lose."""
+    return plan.value / plan.dense_value if plan.dense_value else 1.0
+
+
+def bought_share(plan: Plan) -> float:
+    """Give the share of the saliency that 0.1 ms more would buy back."""
+    return 0.1 * plan.price_ms / plan.dense_value if plan.dense_value else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,12 +228,18 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Ten
         for n in wanted
         if n in found and found[n].shape != wanted[n].shape
     ]
+    whole = [
+        f"{n} is {found[n].dtype}"
+        for n in wanted
+        if n in found and wanted[n].is_floating_point() and not found[n].is_floating_point()
+    ]
     complaints = [
         f"{len(names)} {what} ({'; '.join(names[:3])}{'; …' if len(names) > 3 else ''})"
         for what, names in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", misshaped),
+            ("of no real numbers", whole),
         )
         if names
     ]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import latprune as lp
+from latprune.cli.folder import FolderTaken, RunFolder
 from latprune.cli.job import Network, Source
 from latprune.tasks.models import load_model
 from tests.cli.conftest import FORMULA, latprune
@@ -247,6 +248,26 @@ def test_a_budget_that_nothing_fits_is_said_with_the_floor(disk: Disk, tmp_path:
     assert found.exit_code == 3
     assert found.stdout == ""
     assert "no network fits into 0.001 ms" in " ".join(found.stderr.split())
+
+
+def test_a_folder_that_holds_no_network_yet_is_another_budgets(tmp_path: Path) -> None:
+    RunFolder.claim(tmp_path / "run", "prune", {"budget": "1%"})
+
+    raised = RunFolder.claim(tmp_path / "run", "prune", {"budget": "60%"})
+    raised.checkpoint.mkdir()
+    (raised.checkpoint / "cut.safetensors").touch()
+
+    with pytest.raises(FolderTaken, match="budget was 60%, is 1%"):
+        RunFolder.claim(tmp_path / "run", "prune", {"budget": "1%"})
+    assert RunFolder.claim(tmp_path / "run", "prune", {"budget": "60%"}) == raised
+
+
+def test_the_folder_of_another_command_is_not_compared_with_it(tmp_path: Path) -> None:
+    folder = RunFolder.claim(tmp_path / "run", "prune", {"budget": "60%", "epochs": 5})
+    folder.pruned.touch()
+
+    with pytest.raises(FolderTaken, match=r"holds another run \(of prune, not of demo\)"):
+        RunFolder.claim(tmp_path / "run", "demo", {"budget": "50%"})
 
 
 def never(*_: object, **__: object) -> None:

@@ -33,29 +33,29 @@ class RunFolder:
         """Take a folder for a command, or go on with that command's run in it.
 
         Raises:
-            FolderTaken: If another command, or the same one with other arguments, has it, or if
-                it is a file.
+            FolderTaken: If another command, or the same one with other arguments, has work in it,
+                or if it is a file.
         """
         asked = json.loads(json.dumps({"command": command, **arguments}, default=str))
         if path.exists() and not path.is_dir():
             raise FolderTaken(f"{path} is a file; name a folder.")
-        file = path / "run.json"
-        if not file.is_file():
-            path.mkdir(parents=True, exist_ok=True)
-            _write(file, json.dumps(asked, indent=2) + "\n")
-            return cls(path)
-        found = _read(file)
-        differences = [
-            f"{name} was {found.get(name)}, is {asked.get(name)}"
-            for name in [*asked, *(found.keys() - asked.keys())]
-            if found.get(name) != asked.get(name)
-        ]
-        if differences:
+        folder, file = cls(path), path / "run.json"
+        differences = _differences(_read(file), asked) if file.is_file() else []
+        if differences and folder.holds_work:
             raise FolderTaken(
                 f"{path} holds another run ({'; '.join(differences)}). Give another --out, or "
                 f"delete {path} to start afresh."
             )
-        return cls(path)
+        if differences or not file.is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            _write(file, json.dumps(asked, indent=2) + "\n")
+        return folder
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether a run has begun to leave networks; until then another may have the folder."""
+        is_begun = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
+        return is_begun or self.pruned.exists()
 
     @property
     def checkpoint(self) -> Path:
@@ -86,6 +86,16 @@ class RunFolder:
         pruned.save(self.pruned, notes={} if input is None else {"input": input})
         _write(self.path / "report.json", json.dumps(facts, indent=2) + "\n")
         _write(self.path / "report.txt", text)
+
+
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    if found.get("command") != asked["command"]:
+        return [f"of {found.get('command')}, not of {asked['command']}"]
+    return [
+        f"{name} was {found.get(name)}, is {asked.get(name)}"
+        for name in [*asked, *(found.keys() - asked.keys())]
+        if found.get(name) != asked.get(name)
+    ]
 
 
 def _write(file: Path, text: str) -> None:

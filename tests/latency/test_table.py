@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,12 +150,34 @@ def test_a_damaged_line_is_named(path: Path, damage: str) -> None:
     assert caught.value.line == 3
 
 
-@pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}, {"target": {"device": 1}}])
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "other"}, {"version": 2}, {"version": "1"}, {"target": {"device": 1}}],
+)
 def test_a_header_that_is_none_is_refused(path: Path, change: dict[str, object]) -> None:
     header, *rest = path.read_text().splitlines()
     path.write_text("\n".join([json.dumps({**json.loads(header), **change}), *rest]) + "\n")
 
-    with pytest.raises(DamagedTable, match="line 1"):
+    with pytest.raises(DamagedTable, match="line 1") as caught:
+        LatencyTable.open(path, TARGET)
+    assert "Remove line 1" not in str(caught.value)  # without a header no line can be read
+
+
+@pytest.mark.parametrize("content", ["# Read me\n", "[1, 2]\n", '{"format": "other"}\n'])
+def test_a_file_that_is_no_table_is_not_to_be_edited_or_deleted(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "notes").write_text(content)
+
+    with pytest.raises(DamagedTable, match="line 1: not the header of a latency table") as caught:
+        LatencyTable.read(tmp_path / "notes")
+    assert not re.search("remove|delete", str(caught.value), re.IGNORECASE)
+
+
+def test_a_version_that_is_no_number_is_shown_as_it_stands_there(path: Path) -> None:
+    path.write_text(path.read_text().replace('"version": 1', '"version": "1"', 1))
+
+    with pytest.raises(DamagedTable, match="it is of version '1'; this latprune reads version 1"):
         LatencyTable.open(path, TARGET)
 
 

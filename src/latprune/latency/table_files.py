@@ -12,6 +12,7 @@ from latprune.latency.target import Target
 
 FORMAT = "latprune-table"
 VERSION = 1
+_ANEW = "Delete the file to measure all of it again."
 
 
 def default_folder() -> Path:
@@ -43,20 +44,31 @@ def read_header(path: Path, line: str) -> Target:
         line: As `header` gave it, as JSON text.
 
     Raises:
-        DamagedTable: If it is not such a line, or one of another version.
+        DamagedTable: If it is not such a line, or one of another version; a file that is no table
+            at all is left alone.
     """
+    found = _json_of(line)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        remedy = "Name a table, as `latprune measure` names the one that it fills."
+        raise DamagedTable(path, 1, "not the header of a latency table", remedy=remedy)
+    version = found.get("version")
+    if version != VERSION:
+        is_newer = isinstance(version, int) and version > VERSION
+        why = f"it is of version {version!r}; this latprune reads version {VERSION}"
+        remedy = "Update latprune to read it." if is_newer else _ANEW
+        raise DamagedTable(path, 1, why, remedy=remedy)
     try:
-        header = json.loads(line)
-        if header["format"] != FORMAT:
-            raise ValueError(f"the format is {header['format']!r}")
-        if isinstance(header["version"], int) and header["version"] > VERSION:
-            why = f"it is of version {header['version']}; this latprune reads version {VERSION}"
-            raise DamagedTable(path, 1, why, remedy="Update latprune to read it.")
-        if header["version"] != VERSION:
-            raise ValueError(f"version {header['version']} is not version {VERSION}")
-        return Target.from_json(header["target"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedTable(path, 1, f"not the header of a latency table ({error})") from error
+        return Target.from_json(found["target"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"its header names no target ({error!r})"
+        raise DamagedTable(path, 1, why, remedy=_ANEW) from error
+
+
+def _json_of(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def check_target(path: Path, found: Target, target: Target) -> None:

@@ -101,3 +101,18 @@ def test_what_a_consoles_encoding_lacks_is_no_failure(monkeypatch: pytest.Monkey
     print("12 ms → 7 ms", flush=True)
 
     assert console.getvalue().decode("cp1252").splitlines()[-1] == "12 ms ? 7 ms"
+
+
+def test_interrupted_before_a_command_runs_it_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latprune.cli.app.app", interrupt)
+
+    with pytest.raises(SystemExit) as left:
+        main()
+
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -7,6 +7,8 @@ import sys
 
 from latprune.errors import MissingExtra, import_extra
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run `latprune` with the process's arguments."""
@@ -16,9 +18,13 @@ def main() -> None:
             import_extra(package, "cli")
     except MissingExtra as error:
         sys.exit(f"error: {error}")
-    from latprune.cli.app import app
+    try:
+        from latprune.cli.app import app
 
-    app(prog_name="latprune")
+        app(prog_name="latprune")
+    except KeyboardInterrupt:  # before a command runs, which says more about it
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _write_what_the_console_can() -> None:

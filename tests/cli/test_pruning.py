@@ -286,3 +286,16 @@ def test_a_crop_that_is_no_share_is_wrong_usage(disk: Disk, tmp_path: Path, shar
     assert refused.exit_code == 2
     assert "--crop-pct" in refused.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("option", ["--lr", "--warmup-epochs", "--weight-decay", "--clip-norm"])
+def test_a_number_that_is_not_finite_is_wrong_usage(
+    disk: Disk, tmp_path: Path, option: str, value: str
+) -> None:
+    options = ("--budget", "70%", option, value, "--out", str(tmp_path / "run"))
+    refused = latprune("prune", *disk.trained, *FORMULA, *options)
+
+    assert refused.exit_code == 2
+    assert f"{float(value)} is no number" in " ".join(refused.stderr.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console, Group
 
 from latprune.cli.options.output import AsJson
+from latprune.cli.options.usage import finite
 from latprune.cli.table_views import (
     difference,
     drawn,
@@ -118,7 +119,10 @@ def check_command(
     sample: Annotated[int, typer.Option("--sample", min=1, help="How many layers to time.")] = 48,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of layers.")] = 0,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0.0, help="How far the median may be off.")
+        float,
+        typer.Option(
+            "--tolerance", min=0.0, callback=finite, help="How far the median may be off."
+        ),
     ] = 0.1,
     as_json: AsJson = False,
 ) -> None:

@@ -8,34 +8,51 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from latprune.cli.options.usage import usage
+from latprune.cli.options.usage import finite, usage
 
 if TYPE_CHECKING:
     from latprune.tuning import Recipe
 
 Epochs = Annotated[int, typer.Option("--epochs", min=0, help="Of tuning.")]
-Lr = Annotated[float, typer.Option("--lr", help="Highest learning rate of tuning.")]
+Lr = Annotated[
+    float, typer.Option("--lr", callback=finite, help="Highest learning rate of tuning.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of tuning.")]
 Optimizer = Annotated[str, typer.Option("--optimizer", help="Of tuning: sgd or adamw.")]
-Momentum = Annotated[float, typer.Option("--momentum", help="Of sgd.")]
+Momentum = Annotated[float, typer.Option("--momentum", callback=finite, help="Of sgd.")]
 WeightDecay = Annotated[
-    float, typer.Option("--weight-decay", help="On weights; never on norms and biases.")
+    float,
+    typer.Option("--weight-decay", callback=finite, help="On weights; never on norms and biases."),
 ]
 WarmupEpochs = Annotated[
-    float, typer.Option("--warmup-epochs", help="Over which the learning rate climbs from 0.")
+    float,
+    typer.Option(
+        "--warmup-epochs", callback=finite, help="Over which the learning rate climbs from 0."
+    ),
 ]
 LabelSmoothing = Annotated[
-    float, typer.Option("--label-smoothing", help="Share of a label spread over all classes.")
+    float,
+    typer.Option(
+        "--label-smoothing", callback=finite, help="Share of a label spread over all classes."
+    ),
 ]
 Distillation = Annotated[
-    float, typer.Option("--distillation", help="Weight of the dense network's word, 0 to 1.")
+    float,
+    typer.Option(
+        "--distillation", callback=finite, help="Weight of the dense network's word, 0 to 1."
+    ),
 ]
 Ema = Annotated[
     float | None,
-    typer.Option("--ema", help="Keep a moving average of the weights, with this decay: 0.9999."),
+    typer.Option(
+        "--ema",
+        callback=finite,
+        help="Keep a moving average of the weights, with this decay: 0.9999.",
+    ),
 ]
 ClipNorm = Annotated[
-    float | None, typer.Option("--clip-norm", help="Longest gradient, over all weights.")
+    float | None,
+    typer.Option("--clip-norm", callback=finite, help="Longest gradient, over all weights."),
 ]
 TrainPrecision = Annotated[
     str,

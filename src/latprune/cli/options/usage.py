@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,13 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def finite(value: float | None) -> float | None:
+    """Let typer refuse NaN and infinity, which no comparison with a limit would."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to reckon with")
+    return value
 
 
 @contextmanager

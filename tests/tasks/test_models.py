@@ -168,3 +168,20 @@ def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, kind: torc
 
     with pytest.raises(ModelMismatch, match="2 of no real numbers"):
         load_weights(model, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"hello", "holds no weights that torch.save wrote"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html></html>", "is a web page"),
+        (b"PK\x03\x04 and no more", "is cut off"),
+    ],
+)
+def test_what_lies_where_weights_should_is_said(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+
+    with pytest.raises(DamagedFile, match=said):
+        load_weights(nn.Linear(2, 2), tmp_path / "w.pt")

@@ -192,6 +192,8 @@ def _unknown(sentence: str, name: str, known: Sequence[str]) -> UnknownModel:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise DamagedFile(f"there is no file of weights {path}")
+    if why := _no_weights(path):
+        raise DamagedFile(f"{path} {why}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -203,6 +205,23 @@ def _read(path: Path) -> Any:
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise DamagedFile(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # bytes that are no pickle can mean anything to what reads pickles
+        raise DamagedFile(f"{path} holds no weights that torch.save wrote: {error!r}") from error
+
+
+def _no_weights(path: Path) -> str:
+    """Say what lies where weights should, if that can be told; else nothing."""
+    with path.open("rb") as file:
+        begin = file.read(256)
+    if not begin:
+        return "is empty: copy or save it again"
+    if begin.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself: run git lfs pull"
+    if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "is a web page, not a file of weights: download the file that it links to"
+    if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "is cut off before its end: copy or download it again"
+    return ""
 
 
 def _unwrapped(stored: Any) -> dict[str, Any]:

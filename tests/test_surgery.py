@@ -248,3 +248,15 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         lp.save(model, path, graph=graph, plan=plan, notes={"x": object()})
 
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("plan", [[], None, 3, {"kept": None}])
+def test_a_plan_that_is_none_is_damage(tmp_path: Path, plan: object) -> None:
+    file = tmp_path / "net.safetensors"
+    graph = lp.trace(networks.EVERY[0](), EXAMPLE)
+    stored = {**a_plan(graph).to_json(), **plan} if isinstance(plan, dict) else plan
+    metadata = {"format": "latprune-network", "version": "4", "groups": "[]", "notes": "{}"}
+    save_file({"weight": torch.zeros(1)}, file, metadata={**metadata, "plan": json.dumps(stored)})
+
+    with pytest.raises(lp.DamagedFile, match="its plan cannot be read"):
+        load_plan(file)

@@ -186,6 +186,6 @@ def _read_metadata(
         branches = tuple(map(Branch.from_json, json.loads(metadata.get("branches", "[]"))))
         ties = tuple(map(Tie.from_json, json.loads(metadata.get("ties", "[]"))))
         notes: dict[str, Any] = json.loads(metadata["notes"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DamagedFile(f"{path}: its plan cannot be read: {error!r}") from None
     return plan, groups, branches, ties, notes

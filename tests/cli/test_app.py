@@ -64,6 +64,7 @@ def test_wrong_usage_is_told_from_failure(disk: Disk, arguments: list[str]) -> N
         (["--model", "net"], "timm:NAME"),
         (["--weights", "no_such_file.safetensors"], "no_such_file.safetensors"),
         (["--data", "no_such_folder"], "no_such_folder"),
+        (["--data", "hf:"], "names no data set"),
     ],
 )
 def test_a_failure_is_one_line_without_a_traceback(
@@ -116,3 +117,13 @@ def test_interrupted_before_a_command_runs_it_says_so_in_a_line(
 
     assert left.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("options", [["--input", "3x9999999x9999999"], ["--batch", "9999999999"]])
+def test_an_input_that_no_memory_holds_is_a_failure_in_one_line(
+    disk: Disk, options: list[str]
+) -> None:
+    found = latprune("plan", *disk.model, *FORMULA, "--budget", "50%", *options)
+
+    assert found.exit_code == 1
+    assert "does not fit into memory" in found.stderr.splitlines()[-1]

@@ -135,9 +135,19 @@ class Network:
     detector: Detector | None = None
 
     def example(self, batch: int) -> Tensor:
-        """Give an input of `batch` samples of noise, always the same."""
+        """Give an input of `batch` samples of noise, always the same.
+
+        Raises:
+            DataError: If it does not fit into memory.
+        """
         random = torch.Generator().manual_seed(0)
-        return torch.randn(batch, self.channels, *self.preprocessing.size, generator=random)
+        try:
+            return torch.randn(batch, *self.input, generator=random)
+        except RuntimeError as error:
+            raise DataError(
+                f"an input of {batch} x {_size(self.input)} does not fit into memory: give a "
+                f"smaller --input or --batch"
+            ) from error
 
     @property
     def input(self) -> tuple[int, int, int]:

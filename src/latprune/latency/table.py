@@ -312,7 +312,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
     def _read(self, path: Path, number: int, line: str) -> None:
         try:
             self._take(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DamagedTable(path, number, f"not a measurement ({error!r})") from error
 
 

@@ -32,6 +32,8 @@ def open_dataset(address: str) -> ImageData:
         MissingExtra: If `datasets` is not installed.
     """
     name, *options = address.removeprefix(HUGGING_FACE).split(",")
+    if not name:
+        raise DataError(f"{address} names no data set: write hf:uoft-cs/cifar10, or hf:FOLDER")
     given = dict(option.partition("=")[::2] for option in options)
     if unknown := given.keys() - set(OPTIONS):
         raise DataError(

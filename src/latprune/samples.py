@@ -71,7 +71,7 @@ def _is_for_all(value: Any) -> bool:
 
 
 def _is_batched(value: Any, of: int) -> bool:
-    shape = getattr(value, "shape", ())
+    shape: Sequence[int] = getattr(value, "shape", ())
     return len(shape) > 0 and shape[0] == of
 
 

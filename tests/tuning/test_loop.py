@@ -324,7 +324,7 @@ def test_the_trial_of_a_precision_takes_labels_of_any_form(monkeypatch: pytest.M
 
 def test_metrics_may_be_tensors_and_numbers_of_numpy(tmp_path: Path) -> None:
     said = {"tensor": torch.tensor(0.5), "numpy": np.float32(0.25)}
-    tuned = run(evaluate=lambda _: said, checkpoint=tmp_path)  # type: ignore[arg-type,return-value]
+    tuned = run(evaluate=lambda _: said, checkpoint=tmp_path)
 
     assert tuned.history[-1].metrics == {"tensor": 0.5, "numpy": 0.25}
 

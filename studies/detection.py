@@ -262,7 +262,7 @@ def _cut(study: Study, case: Case, saliency: lp.Saliency) -> None:
     table = lp.measure(network, graph, example, lp.Target.here(**study.config["target"]))
     fitted = lp.fit(network, graph, example, table, saliency, lp.Budget.parse(case.budget))
     batches = replayed(study.train, seed=case.seed)
-    lp.reconstruct(fitted.model, network, graph, fitted.plan, batches.epoch(0))
+    lp.reconstruct(fitted.model, network, graph, fitted.plan, batches.epoch(0), images=128)
     lp.recalibrate(fitted.model, batches.epoch(0))
     notes = {"before_tuning": dict(study.judge(fitted.model)), "rounds": fitted.rounds}
     print(

@@ -178,7 +178,7 @@ def by_reconstruction(bench: Bench, settings: Mapping[str, Any], budget: lp.Budg
     }
     plan = replace(lp.plan(graph, bench.table_for(graph), saliency, budget), kept=kept)
     small = lp.cut(bench.dense, graph, plan)
-    lp.reconstruct(small, bench.dense, graph, plan, bench.subject.scoring)
+    lp.reconstruct(small, bench.dense, graph, plan, bench.subject.scoring, images=128)
     return Made(small, {"network_of": other, "widths": widths})
 
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 Layer = nn.modules.conv._ConvNd | nn.Linear
 
-IMAGES = 128
-MOST_NUMBERS = IMAGES * 3 * 224 * 224  # in all images: of larger ones there are fewer
+IMAGES = 512
+MOST_NUMBERS = 128 * 3 * 224 * 224  # in all images, for memory: of larger ones there are fewer
 ROWS_PER_INPUT = 4
 LEAST_ROWS = 2048
 HELD_OUT = 4  # every fourth sample says whether, and how firmly bound, new weights are better
@@ -95,7 +95,8 @@ def reconstruct(
         plan: What `small` was cut to.
         loader: Batches of (inputs, labels); labels are not looked at. The small network is given
             all that are used as one batch; those with nan or infinite numbers are left out.
-        images: About how many to use, in whole batches; fewer if they are larger than 224 x 224.
+        images: About how many to use, in whole batches; fewer of large ones: about 128 of
+            224 x 224.
         seed: Of the positions.
         progress: Is told of every layer.
 

@@ -234,7 +234,9 @@ def test_as_many_images_are_used_as_are_asked_for_and_fit(monkeypatch: pytest.Mo
 
     assert counted(iter(IMAGES), images=30) == 2
     assert counted(iter(IMAGES), images=1000) == 3
-    monkeypatch.setattr(reconstruction, "MOST_NUMBERS", 24 * 3 * 12 * 12)  # those of one batch
+    monkeypatch.setattr(reconstruction, "MOST_NUMBERS", 25 * 3 * 12 * 12)  # at least, per layer
+    assert counted(iter(IMAGES), images=1000) <= 2
+    monkeypatch.setattr(reconstruction, "MOST_NUMBERS", 1)
     assert counted(iter(IMAGES), images=1000) == 1
 
 

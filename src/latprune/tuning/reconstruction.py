@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Layer = nn.modules.conv._ConvNd | nn.Linear
 
 IMAGES = 512
-MOST_NUMBERS = 128 * 3 * 224 * 224  # in all images, for memory: of larger ones there are fewer
+MOST_NUMBERS = 10**8  # that a layer may give for all images: 0.4 GB, and a few are there at once
 ROWS_PER_INPUT = 4
 LEAST_ROWS = 2048
 HELD_OUT = 4  # every fourth sample says whether, and how firmly bound, new weights are better
@@ -95,8 +95,8 @@ def reconstruct(
         plan: What `small` was cut to.
         loader: Batches of (inputs, labels); labels are not looked at. The small network is given
             all that are used as one batch; those with nan or infinite numbers are left out.
-        images: About how many to use, in whole batches; fewer of large ones: about 128 of
-            224 x 224.
+        images: How many to use, at the most; fewer where a layer gives more than 10⁸ numbers for
+            them: a ResNet-50 gets 124 of 224 x 224.
         seed: Of the positions.
         progress: Is told of every layer.
 
@@ -113,7 +113,7 @@ def reconstruct(
         ICCV 2017.
     """
     settle(small)
-    parts = _enough(loader, images)
+    parts = _enough(dense, loader, images)
     fits = _fits(small, dense, graph, plan, parts=len(parts), seed=seed)
     with evaluating(dense), _hooked() as hooked:
         for fit in fits:
@@ -137,17 +137,34 @@ def reconstruct(
     return found
 
 
-def _enough(loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Tensor]:
+def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Tensor]:
     parts: list[Tensor] = []
+    wanted = images
     for inputs, _ in loader:
-        if inputs.isfinite().all():
-            parts.append(inputs)
-        numbers = sum(part.numel() for part in parts)
-        if sum(map(len, parts)) >= images or numbers >= MOST_NUMBERS:
+        if not inputs.isfinite().all():
+            continue
+        if not parts:
+            wanted = max(1, min(images, MOST_NUMBERS // _largest(dense, inputs[:1])))
+        parts.append(inputs[: wanted - sum(map(len, parts))])
+        if sum(map(len, parts)) >= wanted:
             break
     if not parts:
         raise DataError("layers are reconstructed on images: the loader gave none")
     return parts
+
+
+def _largest(dense: nn.Module, inputs: Tensor) -> int:
+    """Count the numbers of the largest tensor that a module gives."""
+    counts = [inputs.numel()]
+
+    def count(_: nn.Module, __: object, given: object) -> None:
+        counts.append(given.numel() if isinstance(given, Tensor) else 0)
+
+    with evaluating(dense), _hooked() as hooked:
+        for module in dense.modules():
+            hooked(module.register_forward_hook(count))
+        dense(inputs.to(device_of(dense)))
+    return max(counts)
 
 
 def _fits(
@@ -229,6 +246,8 @@ class _Fit:
         """Give the layer new weights if they are better; None if it does not run once a batch."""
         if len(self.wanted) != self.parts or sum(map(len, self.places)) != len(inputs):
             return None
+        if len(inputs) < HELD_OUT:
+            return None  # too few to tell whether other weights are better
         x = _seen(self.of_small, inputs, torch.cat(self.places)).double()
         y = torch.cat(self.wanted).to(x)
         self.wanted.clear()

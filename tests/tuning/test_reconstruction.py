@@ -251,6 +251,21 @@ def test_a_batch_with_nan_is_left_out() -> None:
     torch.testing.assert_close(spoilt.state_dict(), sound.state_dict(), rtol=0, atol=0)
 
 
+def test_batches_may_differ_in_size() -> None:
+    dense, graph, plan = a_cut()
+    whole, apart = lp.cut(dense, graph, plan), lp.cut(dense, graph, plan)
+    images = torch.cat([images for images, _ in IMAGES])
+
+    one = lp.reconstruct(whole, dense, graph, plan, [(images, None)])
+    several = lp.reconstruct(
+        apart, dense, graph, plan, [(part, None) for part in torch.split(images, [30, 41, 1])]
+    )
+
+    # Positions are drawn batch by batch, but as many of every sample.
+    assert [x.layer for x in one] == [x.layer for x in several]
+    assert [x.after for x in one] == pytest.approx([x.after for x in several], rel=0.2, abs=0.02)
+
+
 @pytest.mark.parametrize("batches", [[], [(torch.full((4, 3, 12, 12), torch.inf), None)]])
 def test_images_are_needed(batches: Batches) -> None:
     dense, graph, plan = a_cut()

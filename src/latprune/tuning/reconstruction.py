@@ -114,13 +114,15 @@ def reconstruct(
     """
     settle(small)
     parts = _enough(dense, loader, images)
-    fits = _fits(small, dense, graph, plan, parts=len(parts), seed=seed)
+    fits = _fits(small, dense, graph, plan, sizes=list(map(len, parts)), seed=seed)
     with evaluating(dense), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_dense.register_forward_hook(fit.remember))
         for norm in _batch_norms(dense):
             hooked(norm.register_forward_pre_hook(partial(_look_for_norms, fits)))
         for part in parts:
+            for fit in fits:
+                fit.samples = len(part)
             dense(part.to(device_of(dense)))
     progress, found = progress or Quiet(), []
 
@@ -168,7 +170,13 @@ def _largest(dense: nn.Module, inputs: Tensor) -> int:
 
 
 def _fits(
-    small: nn.Module, dense: nn.Module, graph: PruningGraph, plan: Plan, *, parts: int, seed: int
+    small: nn.Module,
+    dense: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    *,
+    sizes: Sequence[int],
+    seed: int,
 ) -> list[_Fit]:
     """Give the layers that both networks have and whose weights can be fitted."""
     random = np.random.default_rng(seed)
@@ -184,7 +192,7 @@ def _fits(
         outputs = entries.get(f"{name}.weight", {}).get(0, np.arange(len(whole.weight)))
         rows = max(LEAST_ROWS, ROWS_PER_INPUT * module.weight[0].numel())
         kept = torch.from_numpy(outputs)
-        found.append(_Fit(name, whole, module, kept, math.ceil(rows / parts), parts, random))
+        found.append(_Fit(name, whole, module, kept, rows / sum(sizes), len(sizes), random))
     return found
 
 
@@ -209,9 +217,10 @@ class _Fit:
         of_dense: The dense one.
         of_small: The one whose weights are fitted.
         kept: Which of the dense one's outputs it gives.
-        rows: How many positions of every batch are looked at, about.
+        rows: How many positions of every sample are looked at, about.
         parts: How many batches there are.
         random: Draws positions.
+        samples: How many there are in the batch that is running.
         is_centred: Whether a batch norm takes the mean of what it gives.
         given: Says what the dense one gave last, while it is there.
         places: Per batch the positions, [rows of the layer's first axis, drawn].
@@ -222,9 +231,10 @@ class _Fit:
     of_dense: Layer
     of_small: Layer
     kept: Tensor
-    rows: int
+    rows: float
     parts: int
     random: np.random.Generator
+    samples: int = 0
     is_centred: bool = False
     given: Callable[[], Tensor | None] = _nothing
     places: list[Tensor] = field(default_factory=list)
@@ -235,7 +245,7 @@ class _Fit:
         self.given = weakref.ref(given)
         by_place = _by_place(self.of_dense, given)
         most = by_place.shape[1]
-        count = min(math.ceil(self.rows / len(by_place)), most)
+        count = min(math.ceil(self.rows * self.samples / len(by_place)), most)
         drawn = [self.random.permutation(most)[:count] for _ in range(len(by_place))]
         places = torch.from_numpy(np.stack(drawn)).to(given.device)
         self.places.append(places)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from latprune.errors import DataError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     Batch = tuple[Any, Any]
 
@@ -61,6 +64,24 @@ def taken(value: Any, begin: int, end: int, *, of: int) -> Any:
     shape = getattr(value, "shape", None)
     what = type(value).__name__ if shape is None else f"{type(value).__name__} {list(shape)}"
     raise ValueError(f"a {what} does not say what belongs to which of {of} samples")
+
+
+@contextmanager
+def several_at_once() -> Iterator[None]:
+    """Say what is needed where torch says that a batch norm was given one value per channel.
+
+    Raises:
+        DataError: In its place.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DataError(
+            "a batch norm behind a pooling needs batches of two samples or more, and was given one "
+            "sample: make batches larger"
+        ) from error
 
 
 def _is_for_all(value: Any) -> bool:

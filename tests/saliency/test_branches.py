@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latprune.errors import NotFinite
+from latprune.errors import DataError, NotFinite
 from latprune.graph.removing import remove_branches
 from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import slice_model
@@ -316,3 +316,19 @@ def test_where_all_groups_lie_in_branches_they_say_what_the_loss_is() -> None:
     found = price_branches(VALUES, MODEL, graph, BATCHES, F.cross_entropy)
 
     assert found.gone
+
+
+def test_a_lone_last_sample_is_left_out_unless_it_is_all_there_is() -> None:
+    batch = torch.zeros(4, 3), torch.zeros(4)
+    lone = torch.zeros(1, 3), torch.zeros(1)
+
+    assert branches.enough([batch, lone], 128) == [batch]
+    assert branches.enough([lone], 128) == [lone]
+
+
+def test_a_batch_norm_of_one_value_says_what_it_needs() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    trial = branches.MaskedTrial.of(model, [(torch.zeros(1, 3), torch.zeros(1, 4))], F.mse_loss)
+
+    with pytest.raises(DataError, match="make batches larger"):
+        trial.loss("the network")

@@ -19,6 +19,7 @@ import numpy as np
 from latprune.errors import NotFinite
 from latprune.progress import Quiet
 from latprune.saliency.masking import MaskedTrial
+from latprune.samples import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,6 +89,7 @@ def price_branches(
             every batch (others are left out), or for one with a group or a branch masked.
         ModelMismatch: If `graph` was traced from another model.
         ValueError: If there are no batches.
+        DataError: If a batch norm needs more than one sample and the batches hold one each.
     """
     saliency.check(graph)
     if not graph.branches:
@@ -127,15 +129,19 @@ def price_branches(
 
 
 def enough(batches: Iterable[tuple[Tensor, Any]], images: int) -> list[Batch]:
-    """Take the first batches, until they hold so many samples.
+    """Take the first batches, until they hold so many samples; a lone one if there is no other.
 
     Raises:
         ValueError: If there are none.
     """
     samples: list[Batch] = []
+    left = images
     for batch in batches:
-        samples.append(batch)
-        if sum(len(inputs) for inputs, _ in samples) >= images:
+        # Over one position a batch norm has no variance in a batch of one.
+        if samples_of(batch[0]) > 1 or not samples:
+            samples.append(batch)
+        left -= samples_of(batch[0])
+        if left <= 0:
             break
     if not samples:
         raise ValueError("branches are priced on at least one batch, and there was none")

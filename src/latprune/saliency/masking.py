@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latprune.errors import NotFinite
 from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
 from latprune.modes import arrange, copied, device_of, forget, moved
+from latprune.samples import several_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +53,8 @@ class MaskedTrial:
     def against_itself(self, distance: Loss = F.mse_loss) -> MaskedTrial:
         """Judge by the distance of outputs from what this network answers now."""
         device = device_of(self.model)
-        answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
+        with several_at_once():
+            answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
         return MaskedTrial(self.model, answered, distance)
 
     def on(self, samples: Sequence[Batch]) -> MaskedTrial:
@@ -95,10 +97,11 @@ class MaskedTrial:
     def _losses(self) -> list[float]:
         """Give the mean over every batch."""
         device = device_of(self.model)
-        return [
-            float(self.judge(self.model(inputs.to(device)), moved(labels, device)))
-            for inputs, labels in self.samples
-        ]
+        with several_at_once():
+            return [
+                float(self.judge(self.model(inputs.to(device)), moved(labels, device)))
+                for inputs, labels in self.samples
+            ]
 
     @contextmanager
     def masked(

@@ -194,7 +194,13 @@ def test_an_empty_folder_resumes_nothing(tmp_path: Path, tables: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"steps": 2}, "steps"), ({"budget": 0.6}, "the budget"), ({"soft": True}, "soft")],
+    [
+        ({"steps": 2}, "steps"),
+        ({"budget": 0.6}, "the budget"),
+        ({"soft": True}, "soft"),
+        ({"optimizer": ADAMW}, "the optimizer"),
+        ({"copies": [network()]}, "the number of copies"),
+    ],
 )
 def test_what_another_run_kept_is_refused(
     tmp_path: Path, tables: Path, change: dict[str, Any], words: str
@@ -251,6 +257,24 @@ def test_a_setting_that_was_a_tensor_comes_back_as_one(tmp_path: Path, tables: P
     step = second.optimizer.param_groups[0]["step"]
     assert isinstance(step, torch.Tensor)
     assert (step.item(), step.dtype) == (3.0, torch.float32)
+
+
+def test_a_file_is_no_folder_that_keeps_a_run(tmp_path: Path, tables: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(lp.ModelMismatch, match="is a file: give the folder"):
+        Run(tables).pruning.resume(tmp_path / "file")
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_state_from_before_a_cut_is_refused_after_it(tables: Path, soft: bool) -> None:
+    run = Run(tables, soft=soft)
+    run.train(3)
+    state = run.pruning.state_dict()
+    run.train(7)
+
+    with pytest.raises(lp.ModelMismatch, match="from behind 0 steps, and the network has taken 1"):
+        run.pruning.load_state_dict(state)
 
 
 def test_the_state_by_itself_brings_a_fresh_network_into_shape(tables: Path) -> None:

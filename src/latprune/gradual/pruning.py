@@ -207,6 +207,11 @@ class GradualPruning:
             ModelMismatch: If it is another run's, or the network has been cut further.
         """
         _check_same(state["run"], self._course.identity())
+        if int(state["taken"]) < self.taken:
+            raise ModelMismatch(
+                f"the state is from behind {state['taken']} steps, and the network has taken "
+                f"{self.taken}: build the dense network again, and load it then"
+            )
         plan = None if state["plan"] is None else Plan.from_json(state["plan"])
         self._optimizer_steps = int(state["optimizer_steps"])
         if plan is not None:
@@ -251,7 +256,14 @@ class GradualPruning:
 
     def identity(self) -> dict[str, Any]:
         """Say, as JSON values, what a run must have in common with one that it continues."""
-        return {**self._course.identity(), "processes": world()}
+        optimizer, copies = self._live.optimizer, self._live.copies
+        return {
+            **self._course.identity(),
+            "processes": world(),
+            "the optimizer": type(optimizer).__name__,
+            "its parameters by group": [len(group["params"]) for group in optimizer.param_groups],
+            "the number of copies": len(copies),
+        }
 
     def _apply(self, plan: Plan, number: int) -> None:
         """Cut or mask what a plan does not keep."""

@@ -86,7 +86,8 @@ def test_backbone_extra_layers_and_heads_are_cut_together(detector: Detector) ->
 
 def test_a_pruned_detector_is_torchvisions_again(detector: Detector) -> None:
     small = cut_in_half(detector)
-    whole: Any = detector.assembled(small).eval()
+    whole: Any = detector.assembled(small.train())
+    assert not any(module.training for module in whole.modules())
     pictures = [torch.rand(3, 40, 64), torch.rand(3, SIZE, SIZE)]
     dense_before = [p.clone() for p in detector.ssd.parameters()]
     with torch.no_grad():

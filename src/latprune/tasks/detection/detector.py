@@ -151,6 +151,8 @@ class Detector:
     def assembled(self, network: nn.Module) -> nn.Module:
         """Give torchvision's detector around a network, such as the pruned one; layers are shared.
 
+        Everything is in evaluation mode, where it gives boxes and asks for none.
+
         Raises:
             ModelMismatch: If the network is not backbone and head.
         """
@@ -160,7 +162,7 @@ class Detector:
                 f"from it, not around {type(network).__name__}"
             )
         with_layers = {id(self.ssd.backbone): network.backbone, id(self.ssd.head): network.head}
-        return copy.deepcopy(self.ssd, with_layers)
+        return copy.deepcopy(self.ssd, with_layers).eval()
 
     def _matched(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Give each anchor's object, or a negative number, [anchors]."""

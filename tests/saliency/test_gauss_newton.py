@@ -144,3 +144,11 @@ def test_outputs_that_are_no_logits_are_an_error() -> None:
         model.head = Boxes(outputs)  # type: ignore[assignment]
         with pytest.raises(ValueError, match=f"gives a {said} without them: take fisher"):
             gauss_newton(model, graph, random_batches())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_is_above_0(temperature: float) -> None:
+    model, graph = small_network()
+
+    with pytest.raises(ValueError, match="temperature is above 0"):
+        gauss_newton(model, graph, random_batches(1), temperature=temperature)

@@ -195,3 +195,10 @@ def test_no_batches_are_an_error() -> None:
 
     with pytest.raises(ValueError, match="at least one batch"):
         probe(model, graph, [], F.cross_entropy)
+
+
+def test_what_is_probed_by_is_the_loss_or_the_outputs() -> None:
+    model, graph = small_network()
+
+    with pytest.raises(ValueError, match="by 'loss' or by 'outputs', not by 'typo'"):
+        probe(model, graph, random_batches(1), F.cross_entropy, by="typo")  # type: ignore[arg-type]

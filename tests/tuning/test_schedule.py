@@ -83,6 +83,10 @@ def test_sgd_uses_nesterovs_momentum() -> None:
         {"clip_norm": 0.0},
         {"optimizer": "adam"},
         {"precision": "int8"},
+        {"epochs": 1.5},
+        {"seed": 0.5},
+        *({name: math.nan} for name in ("lr", "weight_decay", "temperature", "clip_norm", "ema")),
+        {"warmup_epochs": math.inf},
     ],
 )
 def test_an_impossible_recipe_is_refused(wrong: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ to flat, and the few that it errs on decide. What it answers, it answers for eve
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,8 @@ def gauss_newton(
     Raises:
         NotFinite: If more than `max_skips` samples are not finite, or all are.
         ModelMismatch: If `graph` was traced from another model.
-        ValueError: If there are no batches, or the outputs are no logits of two classes or more.
+        ValueError: If there are no batches, or the outputs are no logits of two classes or more, or
+            the temperature is not above 0.
 
     Source:
         The Gauss-Newton matrix of the softmax is its Fisher information: Martens, "New Insights
@@ -73,6 +75,8 @@ def gauss_newton(
         Kunstner et al., "Limitations of the Empirical Fisher Approximation", NeurIPS 2019; random
         signs: Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix", 1990.
     """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is above 0 and finite, not {temperature}")
     generator = torch.Generator().manual_seed(seed)
 
     def slopes(outputs: Any, _: Any) -> Tensor:

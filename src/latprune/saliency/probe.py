@@ -71,10 +71,13 @@ def probe(
     Raises:
         NotFinite: If the loss is nan or infinite, or too many batches of `order` are.
         ModelMismatch: If `graph` was traced from another model.
-        ValueError: If there are no batches, or a share is not between 0 and 1.
+        ValueError: If there are no batches, a share is not between 0 and 1, or
+            there is no such `by`.
     """
     if not all(0 < share < 1 for share in shares):
         raise ValueError(f"groups are masked to shares between 0 and 1, not to {list(shares)}")
+    if by not in ("loss", "outputs"):
+        raise ValueError(f"widths are probed by 'loss' or by 'outputs', not by {by!r}")
     progress = progress or Quiet()
     samples = _first(batches, images)
     order = fisher(model, graph, samples, loss) if order is None else order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -51,6 +52,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or not isinstance(self.seed, int):
+            raise ValueError(f"epochs and seed are whole numbers: {self}")
+        numbers = [value for value in asdict(self).values() if isinstance(value, float)]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"the numbers of a recipe are finite: {self}")
         if self.epochs < 1:
             raise ValueError(f"epochs is at least 1, not {self.epochs}")
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or self.seed < 0:

@@ -49,7 +49,7 @@ def fit(module: Any, callback: Any, folder: Path) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback],
+        callbacks=callback if isinstance(callback, list) else [callback],
         default_root_dir=folder,
     ).fit(module, DataLoader(batches))
 
@@ -72,6 +72,26 @@ def test_the_callback_prunes_as_a_plain_loop_does(tmp_path: Path) -> None:
     assert callback.pruning.plan == pruning.plan
     ours = module.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in model.state_dict().items())
+
+
+AVERAGES = [
+    name
+    for name in ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
+    if hasattr(lightning.callbacks, name)
+]
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_lightnings_own_averages_are_refused(tmp_path: Path, name: str) -> None:
+    from latprune.callbacks.lightning import PruneInSteps
+
+    averaging = getattr(lightning.callbacks, name)
+    average = averaging(swa_lrs=0.1) if name.startswith("Stochastic") else averaging()
+    module = Module()
+    graph, table = measured(module, tmp_path)
+
+    with pytest.raises(ValueError, match=f"{name} averages weights"):
+        fit(module, [PruneInSteps(graph, table, "50%"), average], tmp_path)
 
 
 def test_several_optimizers_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from latprune.planning import Budget
 
 Callback: Any = import_extra("lightning.pytorch", "lightning").Callback
+AVERAGES: tuple[Any, ...] = tuple(
+    getattr(import_extra("lightning.pytorch.callbacks", "lightning"), name, ())
+    for name in ("WeightAveraging", "StochasticWeightAveraging")  # the first is of 2.6
+)
 
 
 class PruneInSteps(Callback):  # type: ignore[misc]  # Lightning may be missing, or untyped
@@ -55,12 +59,18 @@ class PruneInSteps(Callback):  # type: ignore[misc]  # Lightning may be missing,
         """Begin: the module is wrapped and has its optimizer by now.
 
         Raises:
-            ValueError: If there are several optimizers.
+            ValueError: If there are several optimizers, or the trainer averages weights.
         """
         if len(trainer.optimizers) != 1:
             raise ValueError(
                 f"{type(pl_module).__name__} has {len(trainer.optimizers)} optimizers: the "
                 f"callback prunes with one; call prune_in_steps in the module for more"
+            )
+        averaging = [callback for callback in trainer.callbacks if isinstance(callback, AVERAGES)]
+        if averaging:
+            raise ValueError(
+                f"{type(averaging[0]).__name__} averages weights in the dense network's shapes and "
+                f"cannot be cut along: leave it out, or give your own average in copies="
             )
         model = trainer.strategy.model
         (optimizer,) = trainer.optimizers

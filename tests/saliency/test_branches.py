@@ -29,6 +29,7 @@ from latprune.saliency import (
     relative,
     scored,
 )
+from latprune.saliency.masking import MaskedTrial
 from latprune.tuning import distillation
 from tests import blocks
 
@@ -328,7 +329,7 @@ def test_a_lone_last_sample_is_left_out_unless_it_is_all_there_is() -> None:
 
 def test_a_batch_norm_of_one_value_says_what_it_needs() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    trial = branches.MaskedTrial.of(model, [(torch.zeros(1, 3), torch.zeros(1, 4))], F.mse_loss)
+    trial = MaskedTrial.of(model, [(torch.zeros(1, 3), torch.zeros(1, 4))], F.mse_loss)
 
     with pytest.raises(DataError, match="make batches larger"):
         trial.loss("the network")

@@ -46,7 +46,7 @@ def test_weights_of_a_second_optimizer_are_refused_before_anything_is_cut(tmp_pa
     graph, table = measured(model, tmp_path)
     norms = torch.optim.SGD([p for p in model.parameters() if p.dim() == 1], lr=0.1)
 
-    with pytest.raises(ValueError, match="is not among what the SGD given trains"):
+    with pytest.raises(ValueError, match="the SGD given does not train it"):
         lp.prune_in_steps(model, graph, table, "50%", optimizer=norms)
 
     trained = [p for name, p in model.named_parameters() if p.dim() == 1 or "last" in name]

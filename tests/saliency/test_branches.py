@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from latprune.graph.groups import Branch, PruningGraph
-    from latprune.saliency.masking import MaskedTrial
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

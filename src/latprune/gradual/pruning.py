@@ -339,9 +339,9 @@ def _check_alone(live: LiveNetwork) -> None:
             parameter = parameters.get(member.parameter)
             if parameter is not None and parameter.requires_grad and id(parameter) not in own:
                 raise ValueError(
-                    f"{member.parameter} will be cut with {group.name}, requires gradients, and is "
-                    f"not among what the {type(live.optimizer).__name__} given trains: hand the "
-                    f"whole network to one optimizer, freeze it, or protect the group with keep="
+                    f"{member.parameter} will be cut with {group.name} and requires gradients, but "
+                    f"the {type(live.optimizer).__name__} given does not train it: hand the whole "
+                    f"network to one optimizer, freeze it, or protect the group with keep="
                 )
 
 

@@ -30,6 +30,17 @@ def own_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["net.py", "runner.py", "pictures.zip", "jobs"])
+def test_jobs_take_no_other_files_place(disk: Disk, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+
+    said = latprune("measure", *disk.model, "--pack", name)
+
+    assert said.exit_code == 2
+    assert "--pack" in said.stderr
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def carried(packed: Result) -> str:
     """Do on the device what was printed, read the results, and give the command to go on with."""
     *_, there, _, here = packed.stdout.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import typer
 from latprune.cli.options import usage
 from latprune.errors import JobsPacked
 from latprune.latency.devices.here import HERE
+from latprune.latency.devices.jobs import MANIFEST
 from latprune.latency.devices.packed import Packed, Unpacked
 from latprune.latency.devices.ssh import Ssh
 
@@ -39,7 +41,10 @@ def chosen_device(
 
     Raises:
         Exit: With `PACKED` if work was packed.
+        BadParameter: If options contradict each other, or jobs would take a file's place.
     """
+    if pack is not None:
+        _check_jobs(pack)
     if on is not None and (table or pack):
         sentence = "--on reaches the device by itself: leave out --table and --pack"
         raise typer.BadParameter(sentence, param_hint="--on")
@@ -57,6 +62,28 @@ def chosen_device(
             raise typer.Exit(PACKED) from None
     else:
         yield HERE
+
+
+def _check_jobs(path: Path) -> None:
+    """See that jobs would go to a file of their own.
+
+    Raises:
+        BadParameter: If not; nothing has been written then.
+    """
+    if path.suffix != ".zip":
+        sentence = f"jobs are a zip file: name it so, such as {path.with_suffix('.zip')}"
+        raise typer.BadParameter(sentence, param_hint="--pack")
+    if path.exists() and not _holds_jobs(path):
+        sentence = f"{path} is there and holds no jobs: name a file that is not there"
+        raise typer.BadParameter(sentence, param_hint="--pack")
+
+
+def _holds_jobs(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as found:
+            return MANIFEST in found.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def told(unpacked: Unpacked) -> str:

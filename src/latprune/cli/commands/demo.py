@@ -28,6 +28,7 @@ def demo_command(
     from latprune.cli.live import working
     from latprune.demo import next_commands, run
     from latprune.report.text import to_text
+    from latprune.tasks.digits import SIZE
 
     allowed = budget_of(budget)
     with working() as progress:
@@ -35,6 +36,7 @@ def demo_command(
             folder = RunFolder.claim(out, "demo", {"budget": str(allowed)})
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
-        folder.keep(pruned, facts=facts, text=to_text(pruned.report))
+        size = (1, SIZE, SIZE)
+        folder.keep(pruned, facts=facts, text=to_text(pruned.report), input=size)
     after = "\n".join([f"All of it is in {out}. Next:", *next_commands(out, program=program())])
     conclude([pruned.report], facts if as_json else None, after=after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,14 +153,6 @@ class Network:
         """Channels, height and width of a sample."""
         height, width = self.preprocessing.size
         return self.channels, height, width
-
-    def fingerprint(self) -> str:
-        """Give a hash of the network's weights and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return f"sha256:{digest.hexdigest()[:16]}"
 
     @torch.no_grad()
     def outputs(self) -> int:

@@ -12,6 +12,7 @@ from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
+from latprune.tuning.checkpoint import WEIGHTS, hash_of_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,7 +171,7 @@ class Asked:
         """What another command in the same folder may not differ in."""
         return {
             **vars(self.source.resolved()),
-            "dense": network.fingerprint(),
+            WEIGHTS: hash_of_weights(network.model),
             "data": self.labelled.place,
             "target": target.describe(),
             "budget": str(self.budget),

@@ -17,6 +17,7 @@ from latprune.graph.removing import take_out
 from latprune.graph.results import tensors_in
 from latprune.graph.slicing import zero_channels
 from latprune.graph.standins import WithoutChance
+from latprune.graph.trails import twice
 from latprune.modes import copied
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class _Trial:
 
     def _runs_in_training(self, masked: nn.Module, small: nn.Module) -> bool:
         """Whether the network runs in training mode, if it did before; it may draw at random."""
-        pair = tree_map(_twice, self._inputs[0])
+        pair = twice(self._inputs[0])
         expected, found = (_outputs_in_training(model, pair) for model in (masked, small))
         if expected is None:
             return True
@@ -183,11 +184,6 @@ def _in(dtype: torch.dtype, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _apart(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _twice(leaf: Any) -> Any:
-    """Give a batch of twice the samples, which batch norms ask for in training mode."""
-    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
 
 def _otherwise(leaf: Any) -> Any:

@@ -62,8 +62,7 @@ class Training:
     @property
     def inputs(self) -> tuple[Any, ...]:
         """Two samples for every one: batch norms ask for two."""
-        twice: tuple[Any, ...] = tree_map(_twice, self._inputs)
-        return twice
+        return twice(self._inputs)
 
     def differs(self, evaluation: Trail) -> bool:
         """Whether other operators run than in evaluation, or it returns something else."""
@@ -111,6 +110,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         result = func(*args, **dict(kwargs or {}))
         self.trail.add(operator_name(func)[0], tuple(tensors_in(result)))
         return result
+
+
+def twice(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give a batch of twice the samples, which batch norms ask for in training mode."""
+    doubled: tuple[Any, ...] = tree_map(_twice, inputs)
+    return doubled
 
 
 def _twice(leaf: Any) -> Any:

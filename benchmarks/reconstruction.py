@@ -41,7 +41,8 @@ def compare(case: str, budgets: Sequence[str]) -> None:
     target = lp.Target.here(runtime="onnxruntime")
     table = lp.measure(model, graph, example, target)
     saliency = scored(CRITERION, model, graph, found.scoring, lp.cross_entropy, distil=distillation)
-    keep(case, "dense", found.judge(model) | {"target": target.describe()})
+    made = origin("reconstruction", "torch", "timm", "onnxruntime") | {"target": target.describe()}
+    keep(case, "dense", found.judge(model) | made)
     for budget in budgets:
         plan = lp.plan(graph, table, saliency, lp.Budget.parse(budget))
         small = lp.cut(model, graph, plan)
@@ -63,8 +64,7 @@ def keep(case: str, row: str, facts: dict[str, Any]) -> None:
     """Write a row to the results."""
     document = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in facts.items()}
-    document |= origin("reconstruction", "torch", "timm", "onnxruntime")
-    document.setdefault("cases", {}).setdefault(case, {})[row] = rounded
+    document.setdefault(case, {})[row] = rounded
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     print(case, row, rounded, flush=True)
 

@@ -270,5 +270,5 @@ def test_batches_may_differ_in_size() -> None:
 def test_images_are_needed(batches: Batches) -> None:
     dense, graph, plan = a_cut()
 
-    with pytest.raises(DataError, match="the loader gave none"):
+    with pytest.raises(DataError, match="the loader gave none without nan: check what"):
         lp.reconstruct(lp.cut(dense, graph, plan), dense, graph, plan, batches)

@@ -49,7 +49,7 @@ def recalibrate(
             they were.
     """
     settle(model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [norm for norm in batch_norms(model) if norm.track_running_stats]
     if not norms:
         return 0
     device = device_of(model)
@@ -95,6 +95,26 @@ def _put_back(norms: list[_BatchNorm], buffers: list[dict[str, Tensor]]) -> None
 def _finite(norms: list[_BatchNorm]) -> bool:
     buffers = (buffer for norm in norms for buffer in norm.buffers(recurse=False))
     return bool(torch.stack([buffer.isfinite().all() for buffer in buffers]).all())
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Give all batch norms of a network."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def by_batch(model: nn.Module) -> Iterator[None]:
+    """Let batch norms of a network in evaluation mode use the batch, and leave them as they are."""
+    norms = batch_norms(model)
+    before = _buffers(norms)
+    for norm in norms:
+        norm.training = True
+    try:
+        yield
+    finally:
+        _put_back(norms, before)
+        for norm in norms:
+            norm.training = False
 
 
 @contextmanager

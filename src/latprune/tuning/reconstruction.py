@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import DataError
 from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import kept_entries
 from latprune.modes import device_of, evaluating
 from latprune.progress import Quiet
+from latprune.tuning.batchnorm import batch_norms, by_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 Layer = nn.modules.conv._ConvNd | nn.Linear
 
 IMAGES = 512
-MOST_NUMBERS = 10**8  # that a layer may give for all images: 0.4 GB, and a few are there at once
+MOST_NUMBERS = 128 * 96 * 112 * 112
+"""That a layer may give for all images, for memory: 0.6 GB, and a few are there at once. It is what
+EfficientNet-Lite0 gives for 128 of 224 x 224."""
 ROWS_PER_INPUT = 4
 LEAST_ROWS = 2048
 HELD_OUT = 4  # every fourth sample says whether, and how firmly bound, new weights are better
@@ -95,8 +97,8 @@ def reconstruct(
         plan: What `small` was cut to.
         loader: Batches of (inputs, labels); labels are not looked at. The small network is given
             all that are used as one batch; those with nan or infinite numbers are left out.
-        images: How many to use, at the most; fewer where a layer gives more than 10⁸ numbers for
-            them: a ResNet-50 gets 124 of 224 x 224.
+        images: How many to use, at the most; fewer where a layer would give more numbers for them
+            than `MOST_NUMBERS`: a ResNet-50 gets 192 of 224 x 224, EfficientNet-Lite0 128.
         seed: Of the positions.
         progress: Is told of every layer.
 
@@ -104,7 +106,7 @@ def reconstruct(
         What became of every layer that was looked at, in the order in which they run.
 
     Raises:
-        DataError: If the loader gives nothing.
+        DataError: If the loader gives no batch of finite images.
         ModelMismatch: If `graph` was traced from another model.
 
     Source:
@@ -118,7 +120,7 @@ def reconstruct(
     with evaluating(dense), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_dense.register_forward_hook(fit.remember))
-        for norm in _batch_norms(dense):
+        for norm in batch_norms(dense):
             hooked(norm.register_forward_pre_hook(partial(_look_for_norms, fits)))
         for part in parts:
             for fit in fits:
@@ -132,7 +134,7 @@ def reconstruct(
             found.append(done)
             progress.step(len(found), len(fits), "layers reconstructed")
 
-    with evaluating(small), _by_batch(small), _hooked() as hooked:
+    with evaluating(small), by_batch(small), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_small.register_forward_pre_hook(partial(solve, fit)))
         small(torch.cat(parts).to(device_of(small)))
@@ -151,7 +153,10 @@ def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int)
         if sum(map(len, parts)) >= wanted:
             break
     if not parts:
-        raise DataError("layers are reconstructed on images: the loader gave none")
+        raise DataError(
+            "layers are reconstructed on images, and the loader gave none without nan: check what it "
+            "reads, or leave it out (reconstruct=False)"
+        )
     return parts
 
 
@@ -352,25 +357,6 @@ def _least_squares(
         if not failed and error < best:
             best, found = error, now + change
     return before, best, found
-
-
-def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-@contextmanager
-def _by_batch(model: nn.Module) -> Iterator[None]:
-    """Let batch norms use the statistics of the batch, and leave their own as they are."""
-    norms = _batch_norms(model)
-    kept = [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
-    for norm in norms:
-        norm.training = True
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
 
 
 @contextmanager

@@ -154,8 +154,8 @@ def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int)
             break
     if not parts:
         raise DataError(
-            "layers are reconstructed on images, and the loader gave none without nan: check what it "
-            "reads, or leave it out (reconstruct=False)"
+            "layers are reconstructed on images, and the loader gave none without nan: check what "
+            "it reads, or leave reconstruction out (reconstruct=False)"
         )
     return parts
 

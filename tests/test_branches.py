@@ -40,6 +40,12 @@ EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 RESIDUALS = lp.trace(blocks.Residuals(), EXAMPLE, branches=True)
 
 
+def test_a_prompt_shows_a_branch_as_its_layers_alone() -> None:
+    branch = RESIDUALS.branches[0]
+
+    assert repr(branch) == f"<Branch: {branch.name}, layers {', '.join(branch.layers)}>"
+
+
 def every_choice(graph: lp.PruningGraph, table: lp.LatencyTable) -> list[dict[str, int]]:
     """All widths that a plan may have, with every set of branches removed."""
     inside = {group for branch in graph.branches for group in branch.groups}

@@ -168,6 +168,7 @@ def test_what_a_prompt_shows_of_results_is_a_line(tmp_path: Path) -> None:
         (fitted, f"<Fitted: Network, takes {fitted.used:.1%} of its budget of 60%, "),
         (graph, f" channels in {len(graph.groups)} groups, {len(graph.layers)} layers, "),
         (graph.groups[0], f"<ChannelGroup: {graph.groups[0].name}, "),
+        (graph.groups[0].members[0], "<Member: axis 0 of "),
         (saliency, f"<Saliency: magnitude, {sum(graph.widths.values())} channels in "),
         (table, f"<LatencyTable: {len(table)} layers, {target.describe()}>"),
     ]:

@@ -43,6 +43,9 @@ class Member:
     positions: np.ndarray
     role: Role
 
+    def __repr__(self) -> str:
+        return f"<Member: axis {self.axis} of {self.parameter}, {self.role}>"
+
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values; positions 0, 1, 2, … are left out."""
         channels, per_channel = self.positions.shape
@@ -170,6 +173,9 @@ class Branch:
     axis: int
     lies: tuple[tuple[str, Member], ...] = ()
     whole: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Branch: {self.name}, layers {', '.join(self.layers)}>"
 
     def is_removed(self, widths: Mapping[str, int]) -> bool:
         """Whether it is gone at these widths."""

@@ -23,25 +23,26 @@ if TYPE_CHECKING:
     Batches = list[tuple[Tensor, None]]
 
 
-def doubled(layer: nn.Module) -> nn.Module:
-    """Make the second half of a layer's outputs sums of the first, from which they can be told."""
+def doubled(layer: nn.Module, groups: int) -> nn.Module:
+    """Make the second half of a group's channels sums of the first, from which they can be told."""
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
-    half = len(weight) // 2
     with torch.no_grad():
-        mixed = torch.randn(half, half) / half**0.5
-        weight[half:] = torch.einsum("ij,j...->i...", mixed, weight[:half])
-        bias[half:] = mixed @ bias[:half]
+        for of_group, biases in zip(weight.chunk(groups), bias.chunk(groups), strict=True):
+            half = len(biases) // 2
+            mixed = torch.randn(half, half) / half**0.5
+            of_group[half:] = torch.einsum("ij,j...->i...", mixed, of_group[:half])
+            biases[half:] = mixed @ biases[:half]
     return layer
 
 
 class Chain(nn.Module):
     """Two layers, the second of which is to be reconstructed, and a head."""
 
-    def __init__(self, first: nn.Module, *rest: nn.Module) -> None:
+    def __init__(self, first: nn.Module, *rest: nn.Module, groups: int = 1) -> None:
         super().__init__()
-        self.first = doubled(first)
+        self.first = doubled(first, groups)
         self.rest = nn.Sequential(*rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +67,10 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Chain(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, padding=1, padding_mode="replicate")),
         (3, 9, 9),
     ),
+    "grouped": (
+        lambda: Chain(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, padding=1, groups=2), groups=2),
+        (3, 9, 9),
+    ),
     "along a line": (lambda: Chain(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 6, 3, stride=2)), (3, 19)),
     "in space": (lambda: Chain(nn.Conv3d(2, 8, 3), nn.Conv3d(8, 6, 2, padding=1)), (2, 5, 6, 7)),
     "flattened": (
@@ -84,7 +89,7 @@ def test_what_the_channels_left_can_tell_is_told_again(name: str) -> None:
     example = torch.randn(1, *shape)
     graph = lp.trace(dense, example)
     (group,) = graph.groups
-    plan = replace(a_plan(graph), kept={group.name: tuple(range(4))})
+    plan = replace(a_plan(graph), kept={group.name: tuple(range(group.channels // 2))})
     batches = batches_of(shape)
     small = lp.cut(dense, graph, plan)
     wanted, cut = dense(example), small(example)
@@ -177,8 +182,23 @@ def test_weights_that_held_out_samples_speak_against_are_not_taken() -> None:
         assert kept == (one.after == one.before)
 
 
+def test_groups_are_fitted_as_they_would_be_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    build, shape = CHAINS["grouped"]
+    dense = build().eval()
+    graph = lp.trace(dense, torch.zeros(1, *shape))
+    plan = replace(a_plan(graph), kept={group.name: (0, 1) for group in graph.groups})
+    together, apart = lp.cut(dense, graph, plan), lp.cut(dense, graph, plan)
+
+    lp.reconstruct(together, dense, graph, plan, batches_of(shape))
+    monkeypatch.setattr(reconstruction, "MOST_AT_ONCE", 1)
+    lp.reconstruct(apart, dense, graph, plan, batches_of(shape))
+
+    torch.testing.assert_close(apart.state_dict(), together.state_dict())
+
+
 class Odd(nn.Module):
-    """Layers that are left alone: grouped, shared, run twice, with a forward of their own."""
+    """Layers that are left alone: depthwise, shared, run twice, with a forward of their own."""
 
     def __init__(self) -> None:
         super().__init__()

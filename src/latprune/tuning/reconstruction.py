@@ -8,6 +8,7 @@ labels, no gradients: one pass through either network.
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections import Counter
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,7 @@ ROWS_PER_INPUT = 4
 LEAST_ROWS = 2048
 HELD_OUT = 4  # every fourth sample says whether, and how firmly bound, new weights are better
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the inputs' mean square, what binds weights to what they were
+MOST_AT_ONCE = 1 << 25  # numbers that a layer multiplies, of all groups that are fitted together
 NEGLIGIBLE = 1e-9  # of what the layer gives: its inputs are as they were
 FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
 
@@ -82,12 +84,12 @@ def reconstruct(
 ) -> list[Reconstructed]:
     """Fit the weights of a cut network's layers to what they gave in the dense one.
 
-    Convolutions that are not grouped and linear layers, one after the other in the order in which
-    they run, each on what the layers before it give by then: so it makes good for these, too. New
-    weights W of a layer minimise ‖Y - XW‖² + ridge ‖W - W₀‖², X being what it is given in the
-    small network at some drawn positions, Y what it gave in the dense one there, W₀ its weights.
-    A fourth of the samples is held out, for the ridge, and for whether the layer is better off
-    with new weights at all.
+    Convolutions and linear layers, one after the other in the order in which they run, each on
+    what the layers before it give by then: so it makes good for these, too. New weights W minimise
+    ‖Y - XW‖² + ridge ‖W - W₀‖², X being what they multiply in the small network at some drawn
+    positions, Y what came out in the dense one there, W₀ what they were. The groups of a grouped
+    convolution are fitted one by one; a depthwise one keeps its weights. A fourth of the samples
+    is held out, for the ridge, and for whether new weights are better at all.
 
     Args:
         small: What `cut` gave; changed in place. Its batch norms use the statistics of the batch
@@ -194,6 +196,8 @@ def _fits(
         whole = wholes.get(name)
         if not (_is_plain(module) and _is_plain(whole)) or uses[id(module.weight)] > 1:
             continue
+        if _is_depthwise(whole):  # it lost nothing that its other inputs could tell
+            continue
         outputs = entries.get(f"{name}.weight", {}).get(0, np.arange(len(whole.weight)))
         rows = max(LEAST_ROWS, ROWS_PER_INPUT * module.weight[0].numel())
         kept = torch.from_numpy(outputs)
@@ -205,8 +209,11 @@ def _is_plain(module: nn.Module | None) -> TypeGuard[Layer]:
     """Tell whether a layer is nothing but weights that multiply its inputs."""
     if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
         return False
-    is_own = module._parameters.get("weight") is not None and type(module).forward in FORWARDS
-    return is_own and getattr(module, "groups", 1) == 1
+    return module._parameters.get("weight") is not None and type(module).forward in FORWARDS
+
+
+def _is_depthwise(layer: Layer) -> bool:
+    return getattr(layer, "groups", 1) > 1 and layer.weight.shape[1] == 1
 
 
 def _nothing() -> None:
@@ -263,19 +270,27 @@ class _Fit:
             return None
         if len(inputs) < HELD_OUT:
             return None  # too few to tell whether other weights are better
-        x = _seen(self.of_small, inputs, torch.cat(self.places)).double()
-        y = torch.cat(self.wanted).to(x)
+        groups = getattr(self.of_small, "groups", 1)
+        x = _by_group(_seen(self.of_small, inputs, torch.cat(self.places)), groups)
+        y = _by_group(torch.cat(self.wanted), groups)
         self.wanted.clear()
         weight, bias = self.of_small.weight, self.of_small.bias
-        now = weight.flatten(1).T.double()
+        now = weight.reshape(groups, len(weight) // groups, -1).mT
         is_centred = self.is_centred or bias is not None
-        before, after, better = _least_squares(x, y, now, is_centred=is_centred)
-        if before > NEGLIGIBLE and after < before:
-            weight.copy_(better.T.reshape(weight.shape))
-            if bias is not None:
-                bias.copy_(y.mean(dim=(0, 1)) - x.mean(dim=(0, 1)) @ better)
-            return Reconstructed(self.name, before, after)
-        return Reconstructed(self.name, before, before)
+        at_once = max(1, MOST_AT_ONCE // x[0].numel())
+        fitted = [
+            _least_squares(*some, is_centred=is_centred)
+            for some in zip(*(torch.split(part, at_once) for part in (x, y, now)), strict=True)
+        ]
+        wanted = max(sum(one.wanted for one in fitted), sys.float_info.min)
+        before = sum(one.before for one in fitted) / wanted
+        after = sum(one.after for one in fitted) / wanted
+        if not (before > NEGLIGIBLE and after < before):
+            return Reconstructed(self.name, before, before)
+        weight.copy_(torch.cat([one.weights.mT for one in fitted]).reshape(weight.shape))
+        if bias is not None:
+            bias.copy_(torch.cat([one.bias.flatten() for one in fitted]))
+        return Reconstructed(self.name, before, after)
 
 
 def _look_for_norms(fits: Sequence[_Fit], _: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -290,6 +305,11 @@ def _by_place(layer: Layer, given: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return given.unsqueeze(1).flatten(1, -2)
     return given.flatten(2).transpose(1, 2)
+
+
+def _by_group(parts: Tensor, groups: int) -> Tensor:
+    """Give [first axis, drawn, numbers] as [groups, first axis, drawn, numbers of a group]."""
+    return parts.reshape(*parts.shape[:2], groups, -1).movedim(2, 0)
 
 
 def _seen(layer: Layer, inputs: Tensor, places: Tensor) -> Tensor:
@@ -323,40 +343,59 @@ def _seen(layer: Layer, inputs: Tensor, places: Tensor) -> Tensor:
     return torch.stack(columns, dim=2).flatten(1, 2).transpose(1, 2)
 
 
-def _least_squares(
-    x: Tensor, y: Tensor, now: Tensor, *, is_centred: bool
-) -> tuple[float, float, Tensor]:
-    """Find better weights.
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Weights of some groups, and how good they are on the samples that were held out.
+
+    Attributes:
+        wanted: The sum of the squares of what the layer should give there.
+        before: That of what is missing from it with the weights that it had.
+        after: The same with these.
+        weights: [groups, inputs, outputs].
+        bias: With which the mean is as it should be, [groups, outputs].
+    """
+
+    wanted: float
+    before: float
+    after: float
+    weights: Tensor
+    bias: Tensor
+
+
+def _least_squares(x: Tensor, y: Tensor, now: Tensor, *, is_centred: bool) -> _Fitted:
+    """Find better weights for some groups of a layer, each for itself.
 
     Args:
-        x: What the layer is given, float64 [samples, places, inputs].
-        y: What it should give, float64 [samples, places, outputs].
-        now: Its weights, float64 [inputs, outputs].
+        x: What they are given, [groups, samples, places, inputs].
+        y: What they should give, [groups, samples, places, outputs].
+        now: Their weights, [groups, inputs, outputs]; a group keeps them where none are better.
         is_centred: Whether only differences from the mean matter.
-
-    Returns:
-        The relative error on samples held out, now and with the best weights found, and these.
     """
-    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+    x, y, now = x.double(), y.double(), now.double()
+    held = torch.arange(x.shape[1]) % HELD_OUT == HELD_OUT - 1
     (x_fit, y_fit), (x_held, y_held) = (
-        (x[chosen].flatten(0, 1), y[chosen].flatten(0, 1)) for chosen in (~held, held)
+        (x[:, chosen].flatten(1, 2), y[:, chosen].flatten(1, 2)) for chosen in (~held, held)
     )
     if is_centred:
-        x_held, y_held = x_held - x_fit.mean(0), y_held - y_fit.mean(0)
-        x_fit, y_fit = x_fit - x_fit.mean(0), y_fit - y_fit.mean(0)
-    gram, moved = x_fit.T @ x_fit, x_fit.T @ (y_fit - x_fit @ now)
-    scale, unit = gram.diagonal().mean(), torch.eye(len(gram)).to(gram)
+        x_mean, y_mean = (fit.mean(1, keepdim=True) for fit in (x_fit, y_fit))
+        x_held, y_held = x_held - x_mean, y_held - y_mean
+        x_fit, y_fit = x_fit - x_mean, y_fit - y_mean
+    gram, moved = x_fit.mT @ x_fit, x_fit.mT @ (y_fit - x_fit @ now)
+    scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    unit = torch.eye(gram.shape[1]).to(gram)
     missing = y_held - x_held @ now
-    wanted = y_held.square().mean()
-    before = float(missing.square().mean() / wanted)
-    best, found = math.inf, now
+    before = missing.square().sum((1, 2))
+    least, found = before, now
     for ridge in RIDGES:
         root, failed = torch.linalg.cholesky_ex(gram + ridge * scale * unit)
         change = torch.cholesky_solve(moved, root)
-        error = float((missing - x_held @ change).square().mean() / wanted)
-        if not failed and error < best:
-            best, found = error, now + change
-    return before, best, found
+        left = (missing - x_held @ change).square().sum((1, 2))
+        better = (failed == 0) & (left < least)  # not where it is nan
+        least = torch.where(better, left, least)
+        found = torch.where(better[:, None, None], now + change, found)
+    bias = y.mean((1, 2)) - (x.mean((1, 2))[:, None] @ found).squeeze(1)
+    wanted = float(y_held.square().sum())
+    return _Fitted(wanted, float(before.sum()), float(least.sum()), found, bias)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import latprune as lp
 import latprune.report.comparison
@@ -483,6 +484,71 @@ def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
 
     assert result.met
     assert len(calls) == 2 + len(loader)
+
+
+class Several(torch.nn.Module):
+    """The network, of a picture in two halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Network()
+
+    def forward(self, above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        return self.network(torch.cat([above, below], dim=2))  # type: ignore[no-any-return]
+
+
+class Halves(IterableDataset[Any]):
+    """Such pictures, which come without a length; where there are no labels, alone."""
+
+    def __init__(self, *, labelled: bool = True) -> None:
+        self.labelled = labelled
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        for label in range(32):
+            halves = tuple(torch.randn(2, 3, 8, 16, generator=generator) + label % 5)
+            yield (halves, label % 5) if self.labelled else (halves,)
+
+
+@pytest.mark.parametrize("criterion", [None, "taylor", ["probe", "relative_magnitude"]])
+def test_networks_with_several_inputs_are_pruned_on_streams(criterion: Any, tmp_path: Path) -> None:
+    parts = torch.split(EXAMPLE, 8, dim=2)
+    loader = DataLoader(Halves(), batch_size=9)
+    recipe = replace(RECIPE, epochs=1, distillation=0.5)
+
+    pruned = lp.prune(
+        Several(),
+        parts,
+        "70%",
+        loader=loader,
+        target=lp.Target.here("synthetic"),
+        criterion=criterion,
+        recipe=recipe,
+        folder=tmp_path,
+    )
+
+    assert pruned.met
+    assert len(pruned.history) == 1
+
+
+def test_pictures_without_labels_score_and_tune_by_the_dense_network_alone(
+    tmp_path: Path,
+) -> None:
+    def run(distillation: float) -> lp.Pruned:
+        return lp.prune(
+            Several(),
+            torch.split(EXAMPLE, 8, dim=2),
+            "70%",
+            loader=DataLoader(Halves(labelled=False), batch_size=8),
+            target=lp.Target.here("synthetic"),
+            recipe=replace(RECIPE, epochs=1, distillation=distillation),
+            folder=tmp_path,
+        )
+
+    with pytest.raises(lp.DataError, match="labels of a batch are none"):
+        run(0.5)
+    assert not list(tmp_path.iterdir())  # nothing was measured before
+    assert run(1.0).met
 
 
 def test_a_target_has_one_budget(tmp_path: Path) -> None:

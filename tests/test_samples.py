@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latprune.samples import at_most, samples_of, taken
+from latprune.errors import DataError
+from latprune.samples import at_most, is_finite, joined, pair_of, samples_of, taken
 
 CLASSES, BOXES = torch.arange(4), torch.arange(8.0).view(4, 2)
 Pair = namedtuple("Pair", ["classes", "boxes"])
@@ -62,3 +63,48 @@ def test_the_first_samples_are_the_whole_batch_where_labels_cannot_be_taken_apar
     assert samples_of(inputs) == 4
     assert samples_of(at_most((inputs, CLASSES), 3)[0]) == 3
     assert samples_of(at_most((inputs, {"boxes": BOXES[:3]}), 3)[0]) == 4
+
+
+IMAGES = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs", "labels"),
+    [
+        ((IMAGES, CLASSES), IMAGES, CLASSES),
+        ([IMAGES, CLASSES], IMAGES, CLASSES),
+        (([IMAGES, BOXES], CLASSES), (IMAGES, BOXES), CLASSES),
+        (Pair(IMAGES, {"boxes": BOXES}), IMAGES, {"boxes": BOXES}),
+        (IMAGES, IMAGES, None),
+        ([IMAGES], IMAGES, None),
+    ],
+)
+def test_a_batch_is_inputs_and_labels_or_inputs_alone(batch: Any, inputs: Any, labels: Any) -> None:
+    found, own = pair_of(batch)
+
+    assert found is inputs or all(map(torch.equal, found, inputs))
+    assert type(found) is type(inputs)
+    assert plain(own) == plain(labels)
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        ({"pixel_values": IMAGES, "labels": CLASSES}, "gave a dict of pixel_values, labels"),
+        ((IMAGES, CLASSES, BOXES), r"a tuple of 3 \(a Tensor \[4, 3\], a Tensor \[4\], a Tensor"),
+        (([{"a": 1}] * 9, None), r"a list of 9 \(a dict of a, .*, 5 more\), a NoneType"),
+        ((CLASSES.numpy(), CLASSES), r"a ndarray \[4\]"),
+        ([], "a list of 0"),
+    ],
+)
+def test_what_is_no_batch_is_named(batch: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        pair_of(batch)
+
+
+def test_inputs_of_several_batches_are_joined_one_by_one() -> None:
+    images, boxes = joined([(IMAGES, BOXES), (IMAGES[:1], BOXES[:1])])
+
+    assert (len(images), len(boxes)) == (5, 5)
+    assert is_finite((images, boxes))
+    assert not is_finite((images, boxes / 0))

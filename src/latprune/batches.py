@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from latprune.errors import DataError
 from latprune.tuning.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from torch import Tensor
 
     from latprune.latency.target import Target
     from latprune.tuning.replay import Batch, Batches
@@ -27,9 +26,20 @@ def last(loader: Batches, count: int, *, seed: int) -> Iterator[Batch]:
     return batches.epoch(0, start=max(batches.steps - count, 0))
 
 
+def a_batch(loader: Batches, *, seed: int) -> Batch:
+    """Give a loader's first batch, to see whether it is one.
+
+    Raises:
+        DataError: If there is none, or it is no pair (inputs, labels).
+    """
+    for batch in first(loader, 1, seed=seed):
+        return batch
+    raise DataError("there is nothing to score with or to tune on: the loader gave no batch")
+
+
 def calibrating(
     loader: Batches | None, count: int, targets: Iterable[Target], *, seed: int
-) -> list[Tensor]:
+) -> list[Any]:
     """Give the inputs that int8 is calibrated with, if a target asks for it and there are any."""
     if loader is None or not any(target.precision == "int8" for target in targets):
         return []

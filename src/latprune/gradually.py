@@ -16,7 +16,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied, placed
-from latprune.pipeline import Pruned, batch_of, budgets_of, own, teaches
+from latprune.pipeline import Pruned, batch_of, budgets_of, looked_at, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.tuning import cross_entropy, tune
@@ -115,6 +115,7 @@ def prune_gradually(
         Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022.
     """
     meet()
+    loader = looked_at(loader, recipe, loss, distil)
     check_room(loader, recipe, steps=steps, every=every, start=start)
     check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latprune import tuning
-from latprune.batches import calibrating
+from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
 from latprune.distances import Curved
 from latprune.errors import BudgetTooSmall, ModelMismatch
@@ -28,8 +28,8 @@ from latprune.surgery import load, load_notes, load_plan, save
 from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.checkpoint import hash_of_weights
-from latprune.tuning.losses import distil_beside
-from latprune.tuning.replay import replayed
+from latprune.tuning.losses import check_labels, distil_beside
+from latprune.tuning.replay import counted, replayed
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -147,9 +147,12 @@ def prune(
         model: Any network; it is not changed.
         example: Its input, [target.batch, ...], or a tuple of inputs.
         budget: `"60%"` or `0.6` of the dense network's latency, `"12ms"`, or a `Budget`.
-        loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with.
-            Without one, channels are scored by `magnitude`, or `relative_magnitude` where the
-            criterion is relative, and nothing is tuned.
+        loader: Batches of (inputs, labels) to score, re-estimate batch norms and tune with; several
+            inputs in a tuple. It is run through again and again; one without a length, such as
+            over an `IterableDataset`, once more, to be counted. Inputs alone will do where nothing
+            needs labels, as by default to score. Without a loader channels are scored by
+            `magnitude`, or `relative_magnitude` where the criterion is relative, and nothing is
+            tuned.
         loss: Of (outputs, labels), to score and tune with.
         distil: Of (outputs, the dense network's outputs, temperature=), to tune, to score and to
             price branches with; None for `distillation` beside the default loss, and for none of
@@ -195,6 +198,8 @@ def prune(
         MissingExtra: If the runtime, or a library for tuning, is not installed.
         ValueError: If a criterion has no such name, or there are several, or several solvers, and
             no loader; if there are `trial_steps` and no recipe.
+        DataError: If the loader gives no batch, none that is (inputs, labels), or none that the
+            loss takes; before anything is measured, where that can be seen.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run, as of other weights or criteria.
@@ -204,6 +209,7 @@ def prune(
     told = progress or Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     seed = 0 if recipe is None else recipe.seed
+    loader = None if loader is None else looked_at(loader, recipe, loss, distil)
     solvers = (solver,) if callable(solver) else tuple(solver)
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
@@ -286,6 +292,21 @@ def own(loss: Loss) -> Loss | None:
 def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
     """Say whether the dense network teaches: whether its outputs count, and can be compared."""
     return recipe.distillation > 0 and (own(loss) is None or distil is not None)
+
+
+def looked_at(loader: Batches, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Batches:
+    """Look at a loader's first batch before anything that takes long; give it a length.
+
+    Raises:
+        DataError: If there is no batch, or it is none to score or to tune with.
+    """
+    loader = counted(loader)
+    _, labels = a_batch(loader, seed=0 if recipe is None else recipe.seed)
+    if own(loss) is None and recipe is not None:
+        is_taught_alone = recipe.distillation == 1 and teaches(recipe, loss, distil)
+        if not is_taught_alone:
+            check_labels(labels)
+    return loader
 
 
 def _trial(steps: int, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Trial | None:

@@ -17,6 +17,7 @@ from latprune import tuning
 from latprune.errors import DataError, NotFinite
 from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet
+from latprune.samples import outputs_of, pairs, samples_of
 from latprune.surgery import cut
 from latprune.tuning import cross_entropy, recalibrate
 from latprune.tuning.replay import replayed
@@ -142,9 +143,10 @@ def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Any]], loss: Los
     device = device_of(model)
     total, count = 0.0, 0
     with evaluating(model):
-        for inputs, labels in batches:
-            value = loss(model(inputs.to(device)), moved(labels, device))
-            total, count = total + len(inputs) * float(value), count + len(inputs)
+        for inputs, labels in pairs(batches):
+            value = loss(outputs_of(model, inputs, device), moved(labels, device))
+            samples = samples_of(inputs)
+            total, count = total + samples * float(value), count + samples
     if not count:
         raise DataError("there is nothing to judge networks on: no batch was held out")
     return total / count if math.isfinite(total) else math.inf

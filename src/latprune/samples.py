@@ -1,18 +1,76 @@
-"""Take batches apart by samples, whatever form their labels have."""
+"""What a batch is, and how it comes apart by samples, whatever form its labels have."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from latprune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import nn
 
     Batch = tuple[Any, Any]
+
+MOST_TOLD = 4  # parts of a batch, in an error
+
+
+def pairs(batches: Iterable[Any]) -> Iterator[Batch]:
+    """Give every batch as (inputs, labels); see `pair_of`."""
+    return map(pair_of, batches)
+
+
+def pair_of(batch: Any) -> Batch:
+    """Read a batch.
+
+    Args:
+        batch: A pair (inputs, labels), the inputs a tensor [n, ...] or several in a tuple or list,
+            for networks that take several, the labels of any form; or inputs alone, as a tensor or
+            a list of one.
+
+    Returns:
+        Inputs, several of them in a tuple, and labels; None where there are none.
+
+    Raises:
+        DataError: If it is anything else.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, tuple | list) and len(batch) in (1, 2):
+        inputs, labels = batch if len(batch) == 2 else (*batch, None)
+        parts = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        if parts and all(map(_moves, parts)):
+            return (parts if isinstance(inputs, tuple | list) else inputs), labels
+    raise DataError(
+        f"a batch is a pair (inputs, labels), its inputs a tensor or a tuple of tensors, and the "
+        f"loader gave {_told(batch)}. Let it give pairs, such as by a collate_fn of its own; "
+        f"labels may have any form that a loss= of your own takes"
+    )
+
+
+def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:
+    """Give what a network on a device makes of a batch's inputs."""
+    if isinstance(inputs, tuple):
+        return model(*(one.to(device, non_blocking=True) for one in inputs))
+    return model(inputs.to(device, non_blocking=True))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Give the inputs of several batches as those of one."""
+    if isinstance(parts[0], tuple):
+        return tuple(joined(of_batches) for of_batches in zip(*parts, strict=True))
+    return parts[0] if _is_for_all(parts[0]) else torch.cat(list(parts))
+
+
+def is_finite(inputs: Any) -> bool:
+    """Say whether a batch's inputs hold neither nan nor infinity."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    return all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor))
 
 
 def samples_of(inputs: Any) -> int:
@@ -80,8 +138,27 @@ def several_at_once() -> Iterator[None]:
             raise
         raise DataError(
             "a batch norm behind a pooling needs batches of two samples or more, and was given one "
-            "sample: make batches larger"
+            "sample: make batches larger, or have the loader leave a lone last one out "
+            "(drop_last=True)"
         ) from error
+
+
+def _moves(value: Any) -> bool:
+    """Whether a value is a tensor, or goes to a device as one does."""
+    return isinstance(value, Tensor) or (hasattr(value, "to") and not isinstance(value, dict))
+
+
+def _told(value: Any) -> str:
+    """Say what something is: its type, and what it holds."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return f"a {kind} of {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        shown = [_told(part) for part in value[:MOST_TOLD]]
+        more = [f"{len(value) - MOST_TOLD} more"] if len(value) > MOST_TOLD else []
+        return f"a {kind} of {len(value)} ({', '.join([*shown, *more])})"
+    shape = getattr(value, "shape", None)
+    return f"a {kind}" if shape is None else f"a {kind} {list(shape)}"
 
 
 def _is_for_all(value: Any) -> bool:

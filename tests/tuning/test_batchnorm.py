@@ -90,6 +90,13 @@ def test_a_last_batch_of_one_does_not_break_norms_over_single_pixels() -> None:
     assert recalibrate(model, images) == 4
 
 
+def test_a_single_image_for_norms_over_single_pixels_is_an_error_that_says_so() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    with pytest.raises(DataError, match="needs batches of two samples or more"):
+        recalibrate(model, [torch.randn(1, 3)])
+
+
 def test_a_picture_of_nan_leaves_its_batch_out(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:

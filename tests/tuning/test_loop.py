@@ -394,6 +394,47 @@ def test_a_loader_that_can_be_run_through_only_once_is_an_error() -> None:
         run(loader=Once([(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]))
 
 
+class Pooled(nn.Module):
+    """Two pictures to classes, by a batch norm over single pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, image: Tensor, other: Tensor) -> Tensor:
+        pooled = (self.conv(image) + self.conv(other)).mean(dim=(2, 3))
+        return self.head(self.norm(pooled))  # type: ignore[no-any-return]
+
+
+def of_pairs(*sizes: int) -> list[Any]:
+    labels = [torch.arange(n) % CLASSES for n in sizes]
+    return [([torch.randn(len(y), 3, 6, 6), torch.randn(len(y), 3, 6, 6)], y) for y in labels]
+
+
+def test_several_inputs_are_learnt_from_and_a_lone_last_picture_is_left_out() -> None:
+    sizes, lone = (6, 6), of_pairs(1)
+    batches, recipe = of_pairs(*sizes), replace(RECIPE, distillation=1.0)
+
+    whole = run(model=Pooled(), loader=[*batches, *lone], recipe=recipe, teacher=Pooled())
+
+    assert [epoch.loss for epoch in whole.history] == [
+        pytest.approx(epoch.loss, rel=1)
+        for epoch in run(model=Pooled(), loader=batches, recipe=recipe, teacher=Pooled()).history
+    ]
+    with pytest.raises(DataError, match="two samples or more"):
+        run(model=Pooled(), loader=lone)
+
+
+def test_without_labels_a_network_learns_from_its_teacher_alone() -> None:
+    images = [torch.randn(6, 3, 6, 6) for _ in range(2)]
+    run(loader=images, recipe=replace(RECIPE, distillation=1.0), teacher=teacher())
+
+    with pytest.raises(DataError, match=r"labels of a batch are none.*distillation=1\.0"):
+        run(loader=images, teacher=teacher())
+
+
 def listed(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """A batch whose labels are as a detector's: a dict for each picture."""
     return (

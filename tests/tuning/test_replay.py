@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from latprune.errors import DataError
-from latprune.tuning.replay import Batches, replayed
+from latprune.tuning import replay
+from latprune.tuning.replay import Batches, counted, replayed
 
 
 class Noisy(Dataset[tuple[Tensor, int]]):
@@ -40,6 +42,12 @@ class Stream(IterableDataset[tuple[Tensor, int]]):
         yield from ((torch.rand(3), index) for index in torch.randperm(10).tolist())
 
 
+class Endless(Stream):
+    """A stream that tells no length."""
+
+    __len__ = None  # type: ignore[assignment]
+
+
 class Drawing:
     """Batches that are drawn as they are asked for, without any of torch's loaders."""
 
@@ -48,6 +56,13 @@ class Drawing:
 
     def __iter__(self) -> Any:
         return ((torch.rand(2), torch.ones(2)) for _ in range(4))
+
+
+class Threes:
+    """An order of pictures that tells no length."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(10).split(3))
 
 
 def shuffled(length: int = 10, **options: Any) -> DataLoader[Any]:
@@ -71,6 +86,8 @@ def loaders() -> list[Any]:
         pytest.param(lambda: shuffled(generator=torch.Generator()), id="own generator"),
         pytest.param(lambda: DataLoader(Noisy(), batch_size=3, sampler=weights), id="weighted"),
         pytest.param(lambda: DataLoader(Stream(), batch_size=3), id="stream"),
+        pytest.param(lambda: DataLoader(Endless(), batch_size=3), id="stream without length"),
+        pytest.param(lambda: DataLoader(Noisy(), batch_sampler=Threes()), id="own order"),
         pytest.param(Drawing, id="own batches"),
     ]
 
@@ -80,7 +97,7 @@ def test_an_epoch_from_the_middle_is_the_epoch_without_its_front(make: Any) -> N
     loader = make()
     whole = read(loader, 2)
 
-    assert len(whole) == len(loader)
+    assert len(whole) == replayed(loader, seed=5).steps == 4
     assert read(loader, 2, start=2) == whole[2:]
     assert read(loader, 2, start=4) == []
 
@@ -123,6 +140,35 @@ def test_processes_share_an_epoch_and_take_equally_many_steps(
     assert labels == set(range(length))
     for number, batch in enumerate(alone):
         assert shares[number % processes][number // processes] == batch
+
+
+def test_a_loader_without_a_length_is_counted_once() -> None:
+    passes = []
+
+    class Told:
+        def __iter__(self) -> Any:
+            passes.append(1)
+            return iter([(torch.ones(1), torch.ones(1))] * 3)
+
+    loader = counted(Told())
+
+    assert [replayed(loader, seed=0).steps for _ in range(3)] == [3, 3, 3]
+    assert len(passes) == 1
+
+
+def test_a_loader_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class On:
+        def __iter__(self) -> Any:
+            return repeat((torch.ones(1), torch.ones(1)))
+
+    monkeypatch.setattr(replay, "ENDLESS", 9)
+    with pytest.raises(DataError, match="9 batches were not all"):
+        _ = replayed(On(), seed=0).steps
+
+
+def test_an_iterator_is_refused_before_it_is_used_up() -> None:
+    with pytest.raises(DataError, match="a list_iterator is used up after the first"):
+        replayed(iter([(torch.ones(1), torch.ones(1))]), seed=0)
 
 
 def test_a_loader_without_batches_is_an_error() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from latprune.errors import NotFinite
 from latprune.progress import Quiet
 from latprune.saliency.masking import MaskedTrial
-from latprune.samples import samples_of
+from latprune.samples import pairs, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -136,7 +136,7 @@ def enough(batches: Iterable[tuple[Tensor, Any]], images: int) -> list[Batch]:
     """
     samples: list[Batch] = []
     left = images
-    for batch in batches:
+    for batch in pairs(batches):
         # Over one position a batch norm has no variance in a batch of one.
         if samples_of(batch[0]) > 1 or not samples:
             samples.append(batch)

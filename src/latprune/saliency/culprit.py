@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from latprune.modes import device_of
+from latprune.samples import is_finite, outputs_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -32,7 +35,7 @@ def culprit(
         Words that name the inputs, a parameter, a layer, or the loss.
     """
     inputs, labels = batch
-    if not _finite(inputs):
+    if not is_finite(inputs):
         return "the batch's inputs are not finite"
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
@@ -51,7 +54,7 @@ def culprit(
     return "no layer shows it when the batch is repeated: the forward pass is not deterministic"
 
 
-def _forward(model: nn.Module, inputs: Tensor) -> tuple[Any, str | None]:
+def _forward(model: nn.Module, inputs: Any) -> tuple[Any, str | None]:
     """Give the outputs, and the first layer to finish whose output is not finite."""
     found: list[str] = []
 
@@ -65,7 +68,7 @@ def _forward(model: nn.Module, inputs: Tensor) -> tuple[Any, str | None]:
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(watch(name)).remove)
-        outputs = model(inputs)
+        outputs = outputs_of(model, inputs, device_of(model))
     return outputs, found[0] if found else None
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import NotFinite
-from latprune.modes import evaluating, moved
+from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
-from latprune.samples import samples_of, taken
+from latprune.samples import outputs_of, pairs, samples_of, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +53,8 @@ def first_order(
     Args:
         model: Holds the parameters that `graph` names, on one device.
         graph: The channel groups.
-        batches: Pairs (inputs, labels); moved to the model's device. Each counts the same.
+        batches: Pairs (inputs, labels), several inputs in a tuple; moved to the model's device.
+            Each counts the same.
         loss: Gives a scalar for (outputs, labels).
         criterion: Its name.
         fold: What a term t, float64 [channels], becomes before it is averaged; ≥ 0.
@@ -70,6 +71,7 @@ def first_order(
         NotFinite: If more than `max_skips` are not finite, or all are; it names the first layer
             at which that shows.
         ModelMismatch: If `graph` was traced from another model.
+        DataError: If a batch is no pair, or has no labels where the loss needs them.
         ValueError: If there are no batches, or labels that cannot be taken apart per sample.
     """
     progress = progress or Quiet()
@@ -78,13 +80,13 @@ def first_order(
     needed = {m.parameter: parameters[m.parameter] for ms in members.values() for m in ms}
     if not needed:
         return Saliency({}, criterion=criterion)
-    device = next(model.parameters()).device
+    device = device_of(model)
     total = len(batches) if isinstance(batches, Sized) else None
     sums: dict[str, Tensor] = {}
     used, skips = 0, _Skips(max_skips)
     with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
-        for done, (inputs, labels) in enumerate(batches, start=1):
-            whole = inputs.to(device), moved(labels, device) if labelled else None
+        for done, (inputs, labels) in enumerate(pairs(batches), start=1):
+            whole = inputs, moved(labels, device) if labelled else None
             for part in _samples(*whole) if per_sample else [whole]:
                 changes = _changes(model, part, loss, needed)
                 if changes is None:
@@ -98,7 +100,7 @@ def first_order(
     return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion=criterion)
 
 
-def _samples(inputs: Tensor, labels: Any) -> Iterator[Batch]:
+def _samples(inputs: Any, labels: Any) -> Iterator[Batch]:
     """Take a batch apart; one of a single sample is whole, whatever form its labels have.
 
     Raises:
@@ -162,7 +164,7 @@ def _changes(
 ) -> dict[str, Tensor] | None:
     """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""
     inputs, labels = batch
-    value = loss(model(inputs), labels)
+    value = loss(outputs_of(model, inputs, device_of(model)), labels)
     names, tensors = list(parameters), list(parameters.values())
     # Not backward(): the user's own gradients stay as they are.
     gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)

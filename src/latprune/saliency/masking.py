@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latprune.errors import NotFinite
 from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
 from latprune.modes import arrange, copied, device_of, forget, moved
-from latprune.samples import several_at_once
+from latprune.samples import outputs_of, samples_of, several_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,7 +54,9 @@ class MaskedTrial:
         """Judge by the distance of outputs from what this network answers now."""
         device = device_of(self.model)
         with several_at_once():
-            answered = [(inputs, self.model(inputs.to(device))) for inputs, _ in self.samples]
+            answered = [
+                (inputs, outputs_of(self.model, inputs, device)) for inputs, _ in self.samples
+            ]
         return MaskedTrial(self.model, answered, distance)
 
     def on(self, samples: Sequence[Batch]) -> MaskedTrial:
@@ -78,7 +80,7 @@ class MaskedTrial:
             raise NotFinite(
                 f"the whole network has a loss of {losses[0]}: check inputs, weights and loss"
             )
-        sizes = [len(inputs) for inputs, _ in finite]
+        sizes = [samples_of(inputs) for inputs, _ in finite]
         return self.on(finite), _mean(filter(math.isfinite, losses), sizes)
 
     def loss(self, what: str) -> float:
@@ -87,7 +89,7 @@ class MaskedTrial:
         Raises:
             NotFinite: If it is nan or infinite; `what` says of which network.
         """
-        sizes = [len(inputs) for inputs, _ in self.samples]
+        sizes = [samples_of(inputs) for inputs, _ in self.samples]
         mean = _mean(self._losses(), sizes)
         if not math.isfinite(mean):
             raise NotFinite(f"{what} has a loss of {mean}: check inputs, weights and loss")
@@ -99,7 +101,7 @@ class MaskedTrial:
         device = device_of(self.model)
         with several_at_once():
             return [
-                float(self.judge(self.model(inputs.to(device)), moved(labels, device)))
+                float(self.judge(outputs_of(self.model, inputs, device), moved(labels, device)))
                 for inputs, labels in self.samples
             ]
 

@@ -15,7 +15,7 @@ from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
 from latprune.saliency.masking import MaskedTrial
 from latprune.saliency.scores import Saliency
-from latprune.samples import at_most, samples_of
+from latprune.samples import at_most, pairs, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -104,7 +104,7 @@ def _first(batches: Iterable[Batch], images: int) -> list[Batch]:
     """Take the first samples; a lone one only if there is no other."""
     samples: list[Batch] = []
     left = images
-    for batch in batches:
+    for batch in pairs(batches):
         inputs, labels = at_most(batch, left)
         if samples_of(inputs) > 1 or not samples:
             samples.append((inputs, labels))

@@ -9,6 +9,7 @@ import torch
 from latprune.errors import DataError, import_extra
 from latprune.modes import evaluating
 from latprune.outputs import main_output
+from latprune.samples import outputs_of, pairs
 from latprune.tuning.losses import cross_entropy
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def evaluate(
     metrics: dict[str, Any] = {}
     allowed = None if classes is None else torch.tensor(sorted(classes), device=device)
     with evaluating(model):
-        for images, on_host in loader:
-            logits, labels = main_output(model(images.to(device))).float(), on_host.to(device)
+        for images, on_host in pairs(loader):
+            logits = main_output(outputs_of(model, images, device)).float()
+            labels = on_host.to(device)
             metrics = metrics or _metrics(logits.shape[1], device, restricted=allowed is not None)
             for name in metrics.keys() & {"top1", "top5"}:
                 metrics[name].update(logits, labels)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latprune.errors import DataError, NotFinite
 from latprune.graph.shortcuts import settle
 from latprune.modes import device_of, evaluating
+from latprune.samples import outputs_of, pairs, samples_of, several_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,8 +36,9 @@ def recalibrate(
         model: Changed in place. Only its batch norms are in training mode meanwhile (dropout is
             not); every mode and momentum is put back. Removed branches from now on add what they
             would with their own batch norms re-estimated. Without either nothing happens.
-        loader: Batches of (images, labels), in random order: the first `images` must be a fair
-            sample. Moved to the model's device.
+        loader: Batches of (images, labels), or of images alone, in random order: the first
+            `images` must be a fair sample. Several inputs come in a tuple. Moved to the model's
+            device.
         images: After which to stop, at the end of a batch.
         max_skips: How many batches may make statistics nan or infinite; they count for nothing.
 
@@ -44,7 +46,8 @@ def recalibrate(
         How many images were used.
 
     Raises:
-        DataError: If the loader gives nothing.
+        DataError: If the loader gives nothing, no batches of inputs, or first a single sample, of
+            which a batch norm cannot take statistics.
         NotFinite: If more than `max_skips` batches are not finite, or all are; the norms are as
             they were.
     """
@@ -55,13 +58,15 @@ def recalibrate(
     device = device_of(model)
     seen = skipped = 0
     with evaluating(model), _averaging(norms):
-        for batch, _ in loader:
+        for inputs, _ in pairs(loader):
+            samples = samples_of(inputs)
             # A norm over 1x1 pictures has no variance in a batch of one.
-            if len(batch) > 1 or not seen:
+            if samples > 1 or not seen:
                 before = _buffers(norms)
-                model(batch.to(device))
+                with several_at_once():
+                    outputs_of(model, inputs, device)
                 if _finite(norms):
-                    seen += len(batch)
+                    seen += samples
                 else:
                     skipped += 1
                     _put_back(norms, before)

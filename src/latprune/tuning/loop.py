@@ -15,7 +15,7 @@ import torch
 from latprune.distances import distillation
 from latprune.errors import DataError, import_extra
 from latprune.modes import copied, evaluating, placed
-from latprune.samples import at_most
+from latprune.samples import at_most, samples_of
 from latprune.tuning.checkpoint import (
     WEIGHTS,
     hash_of_weights,
@@ -106,9 +106,11 @@ def tune(
         model: Images to what `loss` takes. Changed in place; back on its own device afterwards, in
             eval mode.
         loader: Batches of (images, labels), the labels as `loss` takes them: a tensor, or tensors
-            in lists and dicts. With a `DataLoader` over an indexed dataset its
-            order, the augmentation and dropout depend on `recipe.seed` and the position alone:
-            a run that was interrupted equals an unbroken one, on CPUs bit for bit.
+            in lists and dicts; several inputs in a tuple. With a `DataLoader` over an indexed
+            dataset its order, the augmentation and dropout depend on `recipe.seed` and the position
+            alone: a run that was interrupted equals an unbroken one, on CPUs bit for bit. One
+            without a length, such as over an `IterableDataset`, is run through once more, to be
+            counted.
         recipe: The numbers.
         teacher: A network with the same outputs, usually the dense one; not changed.
         loss: Of (outputs, labels), a scalar; None for `cross_entropy`, smoothed as the recipe
@@ -132,7 +134,9 @@ def tune(
         ModelMismatch: If the checkpoint belongs to another model, teacher or recipe, or to other
             weights.
         DamagedFile: If the checkpoint cannot be read.
-        DataError: If the loader has no batch.
+        DataError: If the loader has no batch, or gives no pairs, or labels that the default loss
+            does not take, or single samples where a batch norm needs several (a lone last one is
+            left out).
         ProcessLost: If another process of the run is gone; the last checkpoint stays.
         KeyboardInterrupt: On Ctrl-C, after the step under way was finished and saved.
         MissingExtra: If accelerate is not installed.
@@ -268,8 +272,10 @@ class _Run:
         begun, first, images_done = self.clock(), state.step, 0
         for images, labels in self.batches.epoch(state.epoch, start=first):
             with interrupts.held():
-                loss = training.take_step(images, labels)
-            images_done += len(images) * self.accelerator.num_processes
+                loss = self._taken(images, labels)
+            if loss is None:
+                continue
+            images_done += samples_of(images) * self.accelerator.num_processes
             if self.progress is not None:
                 elapsed_s = self.clock() - begun
                 self.progress(self._so_far(loss, elapsed_s, images_done, state.step - first))
@@ -280,6 +286,18 @@ class _Run:
             raise DataError(
                 "the loader has a length and gave no batch: can it be run through twice?"
             )
+
+    def _taken(self, images: Any, labels: Any) -> float | None:
+        """Take a step, and give its loss; None where a lone last picture cannot teach anything."""
+        try:
+            return self.training.take_step(images, labels)
+        except DataError:
+            # Over one position a batch norm has no variance in a batch of one. With several
+            # processes the others would wait for this step.
+            is_alone = samples_of(images) == 1 and self.accelerator.num_processes == 1
+            if is_alone and self.training.state.step:
+                return None
+            raise
 
     def _share_buffers(self) -> None:
         """Give every process the main one's running statistics: all judge the same network."""

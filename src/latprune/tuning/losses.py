@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from latprune.distances import distillation
+from latprune.errors import DataError
 from latprune.outputs import heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from latprune.distances import Distil
 
@@ -35,15 +35,36 @@ def cross_entropy(outputs: Any, labels: Tensor, *, label_smoothing: float = 0.0)
     Returns:
         The mean over the batch, a scalar in nats, float32.
 
+    Raises:
+        DataError: If the labels are anything else.
+
     Source:
         Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, for the auxiliary heads;
         "Rethinking the Inception Architecture", CVPR 2016, for label smoothing.
     """
+    check_labels(labels)
     main, *auxiliary = (
         F.cross_entropy(head.float(), labels, label_smoothing=label_smoothing)
         for head in heads(outputs)
     )
     return main + AUXILIARY_WEIGHT * sum(auxiliary)
+
+
+def check_labels(labels: Any) -> None:
+    """Make sure that labels are what `cross_entropy` takes.
+
+    Raises:
+        DataError: If they are none.
+    """
+    if isinstance(labels, Tensor):
+        return
+    found = "none" if labels is None else f"a {type(labels).__name__}"
+    raise DataError(
+        f"the default loss, cross entropy, compares logits with a tensor of class numbers, and the "
+        f"labels of a batch are {found}. Let the loader give (images, class numbers), or pass a "
+        f"loss= of your own, of (outputs, labels); without labels a network can learn from the "
+        f"dense one alone (distillation=1.0)"
+    )
 
 
 def distil_beside(loss: Loss, distil: Distil | None = None) -> Distil | None:

@@ -27,6 +27,15 @@ from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import kept_entries
 from latprune.modes import device_of, evaluating
 from latprune.progress import Quiet
+from latprune.samples import (
+    is_finite,
+    joined,
+    outputs_of,
+    pairs,
+    samples_of,
+    several_at_once,
+    taken,
+)
 from latprune.tuning.batchnorm import batch_norms, by_batch
 
 if TYPE_CHECKING:
@@ -97,8 +106,9 @@ def reconstruct(
         dense: What it was cut from; it stays as it is.
         graph: Traced from `dense`.
         plan: What `small` was cut to.
-        loader: Batches of (inputs, labels); labels are not looked at. The small network is given
-            all that are used as one batch; those with nan or infinite numbers are left out.
+        loader: Batches of (inputs, labels), or of inputs alone: labels are not looked at. Several
+            inputs come in a tuple. The small network is given all that are used as one batch; those
+            with nan or infinite numbers are left out.
         images: How many to use, at the most; fewer where a layer would give more numbers for them
             than `MOST_NUMBERS`: a ResNet-50 gets 192 of 224 x 224, EfficientNet-Lite0 128.
         seed: Of the positions.
@@ -118,7 +128,7 @@ def reconstruct(
     """
     settle(small)
     parts = _enough(dense, loader, images)
-    fits = _fits(small, dense, graph, plan, sizes=list(map(len, parts)), seed=seed)
+    fits = _fits(small, dense, graph, plan, sizes=list(map(samples_of, parts)), seed=seed)
     with evaluating(dense), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_dense.register_forward_hook(fit.remember))
@@ -126,8 +136,8 @@ def reconstruct(
             hooked(norm.register_forward_pre_hook(partial(_look_for_norms, fits)))
         for part in parts:
             for fit in fits:
-                fit.samples = len(part)
-            dense(part.to(device_of(dense)))
+                fit.samples = samples_of(part)
+            outputs_of(dense, part, device_of(dense))
     progress, found = progress or Quiet(), []
 
     def solve(fit: _Fit, _: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -136,23 +146,26 @@ def reconstruct(
             found.append(done)
             progress.step(len(found), len(fits), "layers reconstructed")
 
-    with evaluating(small), by_batch(small), _hooked() as hooked:
+    with evaluating(small), by_batch(small), several_at_once(), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_small.register_forward_pre_hook(partial(solve, fit)))
-        small(torch.cat(parts).to(device_of(small)))
+        outputs_of(small, joined(parts), device_of(small))
     return found
 
 
-def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Tensor]:
-    parts: list[Tensor] = []
-    wanted = images
-    for inputs, _ in loader:
-        if not inputs.isfinite().all():
+def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Any]:
+    parts: list[Any] = []
+    wanted, there = images, 0
+    for inputs, _ in pairs(loader):
+        if not is_finite(inputs):
             continue
+        samples = samples_of(inputs)
         if not parts:
-            wanted = max(1, min(images, MOST_NUMBERS // _largest(dense, inputs[:1])))
-        parts.append(inputs[: wanted - sum(map(len, parts))])
-        if sum(map(len, parts)) >= wanted:
+            one = taken(inputs, 0, 1, of=samples)
+            wanted = max(1, min(images, MOST_NUMBERS // _largest(dense, one)))
+        parts.append(taken(inputs, 0, wanted - there, of=samples))
+        there += samples_of(parts[-1])
+        if there >= wanted:
             break
     if not parts:
         raise DataError(
@@ -162,9 +175,9 @@ def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int)
     return parts
 
 
-def _largest(dense: nn.Module, inputs: Tensor) -> int:
-    """Count the numbers of the largest tensor that a module gives."""
-    counts = [inputs.numel()]
+def _largest(dense: nn.Module, inputs: Any) -> int:
+    """Count the numbers of the largest tensor that the network is given or a module gives."""
+    counts = [int(one.numel()) for one in (inputs if isinstance(inputs, tuple) else (inputs,))]
 
     def count(_: nn.Module, __: object, given: object) -> None:
         counts.append(given.numel() if isinstance(given, Tensor) else 0)
@@ -172,7 +185,7 @@ def _largest(dense: nn.Module, inputs: Tensor) -> int:
     with evaluating(dense), _hooked() as hooked:
         for module in dense.modules():
             hooked(module.register_forward_hook(count))
-        dense(inputs.to(device_of(dense)))
+        outputs_of(dense, inputs, device_of(dense))
     return max(counts)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import signal
-from itertools import count
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,9 +19,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from latprune.errors import DataError
+from latprune.samples import pair_of, pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -27,23 +30,22 @@ if TYPE_CHECKING:
 
 # What a seed is for, so that no two uses share a stream.
 ORDER, PICTURE, FETCH, STEP = range(4)
+ENDLESS = 1_000_000  # batches; nobody tunes for so long
 
 
 class Batches(Protocol):
-    """What `tune` trains on: a `DataLoader`, or anything with a length that can be run through."""
+    """What `tune` trains on: a `DataLoader`, or anything that can be run through several times."""
 
     def __iter__(self) -> Iterator[Any]:
         """Give batches of (images, labels), one pass."""
-
-    def __len__(self) -> int:
-        """Give the number of batches in a pass."""
 
 
 class Replay(Protocol):
     """Epochs of batches that can be had again."""
 
-    steps: int
-    """Batches of an epoch, for one process."""
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, for one process."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Give the batches of an epoch from number `start` on; both are counted from 0."""
@@ -61,13 +63,66 @@ def replayed(loader: Batches, *, seed: int, process: int = 0, processes: int = 1
         processes: That train together.
 
     Raises:
-        DataError: If there are no batches.
+        DataError: If there are no batches, or the loader is an iterator, which is used up by the
+            first pass.
     """
-    replay: Replay
     if isinstance(loader, DataLoader) and _indexed(loader):
-        replay = _Indexed(loader, seed=seed, process=process, processes=processes)
-    else:
-        replay = _RunThrough(loader, seed=seed)
+        replay: Replay = _Indexed(loader, seed=seed, process=process, processes=processes)
+        return _checked(replay)
+    if isinstance(loader, Iterator):
+        raise DataError(
+            f"batches are run through several times, and a {type(loader).__name__} is used up "
+            f"after the first: give a DataLoader, a list, or an object whose __iter__ begins anew"
+        )
+    replay = _RunThrough(loader, seed=seed)
+    # Without a length it takes a whole pass to know, which not everybody needs.
+    return replay if _length(loader) is None else _checked(replay)
+
+
+def counted(loader: Batches) -> Batches:
+    """Give a loader a length, if it has none: how many batches it gives, once somebody asks."""
+    if isinstance(loader, Iterator) or _length(loader) is not None:
+        return loader
+    return _Counted(loader)
+
+
+class _Counted:
+    """A loader without a length, and what was found when it was run through to be counted."""
+
+    def __init__(self, loader: Batches) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    @cached_property
+    def _batches(self) -> int:
+        batches = sum(1 for _ in islice(self._loader, ENDLESS))
+        if batches == ENDLESS:
+            raise DataError(
+                f"the loader has no length, and {ENDLESS} batches were not all that it gives: let "
+                f"it end after an epoch, or tell its length by __len__"
+            )
+        return batches
+
+
+def _length(loader: object) -> int | None:
+    """Give a loader's length, if it tells one: that of an `IterableDataset` may not."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _checked(replay: Replay) -> Replay:
+    """Make sure that there are batches.
+
+    Raises:
+        DataError: If not.
+    """
     if replay.steps < 1:
         raise DataError("there is nothing to tune on: the loader has no batch")
     return replay
@@ -121,7 +176,7 @@ class _Indexed:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         self._order.epoch, self._order.start = epoch, start
-        return iter(self._loader)
+        return pairs(self._loader)
 
 
 class _Order(Sampler[list[_Position]]):
@@ -133,7 +188,8 @@ class _Order(Sampler[list[_Position]]):
         self._process, self._processes = process, processes
 
     def __len__(self) -> int:
-        batches = len(self._loader)
+        known = _length(self._loader)
+        batches = len(self._drawn()) if known is None else known
         return (batches + self._processes - 1) // self._processes
 
     def __iter__(self) -> Iterator[list[_Position]]:
@@ -179,7 +235,12 @@ class _DeafToCtrlC:
 class _RunThrough:
     def __init__(self, loader: Batches, *, seed: int) -> None:
         self._loader, self._seed = loader, seed
-        self.steps = len(loader)
+
+    @cached_property
+    def steps(self) -> int:
+        """Batches of an epoch; to count them may take one."""
+        known = _length(self._loader)
+        return len(_Counted(self._loader)) if known is None else known
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         seed_everything(self._seed, ORDER, epoch)
@@ -190,4 +251,4 @@ class _RunThrough:
             if batch is None:
                 return
             if number >= start:
-                yield batch
+                yield pair_of(batch)

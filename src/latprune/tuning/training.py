@@ -11,6 +11,7 @@ import torch
 from latprune.errors import NotFinite, import_extra
 from latprune.modes import moved
 from latprune.outputs import as_numbers
+from latprune.samples import outputs_of, several_at_once
 from latprune.tuning.checkpoint import (
     REACHED,
     Checkpoint,
@@ -97,20 +98,30 @@ class Lesson:
     labelled: Loss
     distilled: Distil
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Any) -> Tensor:
-        """Give the loss of a batch, a scalar."""
-        images, labels = self._placed(images), moved(labels, self.device)
-        with self.precision.autocast(self.device):
-            outputs = network(images)
-        labelled = self.labelled(outputs, labels)
-        if self.teacher is None or self.recipe.distillation == 0:
-            return labelled
-        with torch.no_grad(), self.precision.autocast(self.device):
-            taught = self.teacher(images)
-        distilled = self.distilled(outputs, taught, temperature=self.recipe.temperature)
-        return torch.lerp(labelled, distilled, self.recipe.distillation)
+    def loss(self, network: nn.Module, images: Any, labels: Any) -> Tensor:
+        """Give the loss of a batch, a scalar.
 
-    def _placed(self, images: Tensor) -> Tensor:
+        Raises:
+            DataError: If a batch norm cannot take statistics of a single sample, or there are no
+                labels where the default loss needs them.
+        """
+        share = 0.0 if self.teacher is None else self.recipe.distillation
+        inputs = self._placed(images)
+        with self.precision.autocast(self.device), several_at_once():
+            outputs = outputs_of(network, inputs, self.device)
+        if share == 0:
+            return self.labelled(outputs, moved(labels, self.device))
+        assert self.teacher is not None
+        with torch.no_grad(), self.precision.autocast(self.device):
+            taught = outputs_of(self.teacher, inputs, self.device)
+        distilled = self.distilled(outputs, taught, temperature=self.recipe.temperature)
+        if share == 1:
+            return distilled  # there may be no labels
+        return torch.lerp(self.labelled(outputs, moved(labels, self.device)), distilled, share)
+
+    def _placed(self, images: Any) -> Any:
+        if isinstance(images, tuple):
+            return tuple(map(self._placed, images))
         images = images.to(self.device, non_blocking=True)
         if images.dim() == 4:
             return images.contiguous(memory_format=torch.channels_last)
@@ -158,10 +169,11 @@ class Training:
         so_far = self.state.epoch * self.steps
         return learning_rate(self.lesson.recipe, so_far + step, steps_per_epoch=self.steps)
 
-    def take_step(self, images: Tensor, labels: Any) -> float:
+    def take_step(self, images: Any, labels: Any) -> float:
         """Learn from one batch; gives its loss.
 
         Raises:
+            DataError: If nothing can be learnt from it, as `Lesson.loss` says.
             NotFinite: If the loss is NaN or infinite; weights and optimizer are as they were.
         """
         state, recipe, device = self.state, self.lesson.recipe, self.lesson.device

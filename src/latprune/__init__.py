@@ -34,6 +34,7 @@ from latprune.errors import (
     StaleTable,
     TableInUse,
     UntraceableModel,
+    ZeroGradients,
 )
 from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.fitting import Fitted, fit
@@ -109,6 +110,7 @@ __all__ = [
     "Target",
     "Unpacked",
     "UntraceableModel",
+    "ZeroGradients",
     "check",
     "compare",
     "cross_entropy",

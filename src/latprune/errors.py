@@ -19,6 +19,7 @@
     ├── DamagedFile           a saved network cannot be read
     ├── DataError             a data set is missing, empty or without classes
     ├── NotFinite             a loss, gradient or score is NaN or infinite
+    ├── ZeroGradients         training gives no gradient to score channels by
     ├── ProcessLost           another process that trains the same network is gone
     ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
@@ -243,6 +244,23 @@ class DataError(LatpruneError):
 
 class NotFinite(LatpruneError):
     """A loss, gradient or score is NaN or infinite."""
+
+
+class ZeroGradients(LatpruneError):
+    """Training gives no gradient to score channels by: all are worth nothing.
+
+    Attributes:
+        step: The cut that was due, from 1.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"cut {step} was due, and since the one before every gradient was 0: nothing tells one "
+            f"channel from another, and all of them could go at once. Look whether the loss "
+            f"depends on the network (a loss that is exactly 0, detach, a frozen network, fp16 "
+            f"without a GradScaler), and whether `start` leaves steps that count"
+        )
+        self.step = step
 
 
 class ProcessLost(LatpruneError):

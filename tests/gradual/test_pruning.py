@@ -56,6 +56,22 @@ def test_weights_of_a_second_optimizer_are_refused_before_anything_is_cut(tmp_pa
     lp.prune_in_steps(model, graph, table, "50%", optimizer=optimizer)  # frozen ones are cut, too
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_where_training_gives_no_gradients_nothing_is_cut(tmp_path: Path, soft: bool) -> None:
+    model, optimizer, pruning = begun(tmp_path, "50%", soft=soft)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (0 * model(EXAMPLE.expand(4, -1, -1, -1)).sum()).backward()
+        optimizer.step()
+
+    with pytest.raises(lp.ZeroGradients, match="cut 1 was due") as caught:
+        pruning.step()
+
+    assert caught.value.step == 1
+    assert pruning.taken == 0
+    assert pruning.plan is None
+
+
 def test_widths_are_worth_what_the_criterion_says(tmp_path: Path) -> None:
     plans = {}
     for criterion in get_args(GradualCriterion):

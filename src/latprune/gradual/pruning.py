@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latprune.errors import ModelMismatch
+from latprune.errors import ModelMismatch, ZeroGradients
 from latprune.gradual.course import GRADUAL_DEFAULT, Course
 from latprune.gradual.gradients import GradientScores
 from latprune.gradual.keeping import keep, take_up
@@ -168,12 +168,15 @@ class GradualPruning:
 
         Raises:
             NotFinite: If too many steps had gradients that are nan or infinite.
+            ZeroGradients: If all were 0.
             ModelMismatch: If the optimizer keeps what cannot be cut along.
         """
         if self.done or self._optimizer_steps < self._course.due(self.taken + 1):
             return None
         scores = self._scores.mean(max_skips=self._max_skips)
         kept, number = self._live.kept, self.taken + 1
+        if scores and not any(of_group.any() for of_group in scores.values()):
+            raise ZeroGradients(number)
         plan = Plan.from_json(agreed(lambda: self._course.plan(number, scores, kept).to_json()))
         self._apply(plan, number)
         return plan

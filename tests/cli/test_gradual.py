@@ -100,10 +100,13 @@ def test_the_gradients_score_by_the_criterion_that_is_named(disk: Disk, tmp_path
     [
         (("--every", "5"), "3 epochs of 4 batches"),
         (("--criterion", "fisher"), "the gradients of training score by"),
+        (("--criterion", "tailor"), "did you mean taylor?"),
         (("--branches",), "--branches"),
         (("--epochs", "0"), "--epochs above 0"),
         (("--label-smoothing", "1.5"), "--label-smoothing"),
         (("--optimizer", "magic"), "--optimizer"),
+        (("--optimizer", "adam"), "did you mean adamw?"),
+        (("--lr", "-1"), "lr is above 0, not -1.0"),
         (("--train-precision", "int8"), "--train-precision"),
         (("--auto-augment", "magic"), "--auto-augment"),
         (("--table", "elsewhere.jsonl"), "--on"),
@@ -116,6 +119,18 @@ def test_what_cannot_be_is_wrong_usage(
 
     assert found.exit_code == 2
     assert said in words(found)
+
+
+@pytest.mark.parametrize("option", [("--every", "40"), ("--soft",)])
+def test_what_is_said_of_cuts_needs_cuts(
+    disk: Disk, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    command = (*disk.trained, *disk.data, "--budget", "70%", "--out", str(tmp_path / "run"))
+    found = latprune("prune", *command, *option)
+
+    assert found.exit_code == 2
+    assert f"{option[0]}: it is about the cuts of --steps" in words(found).replace("'", "")
+    assert not (tmp_path / "run").exists()
 
 
 def test_steps_without_data_are_wrong_usage(disk: Disk, tmp_path: Path) -> None:

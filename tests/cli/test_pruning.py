@@ -105,6 +105,28 @@ def test_several_solvers_are_refused_where_nothing_decides(
     assert said in " ".join(found.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("prune", ("--train-split", "train", "--budget", "70%", "--out", "DIR", "DATA")),
+        ("plan", ("--test-split", "test", "--budget", "70%")),
+        ("check", ("--train-split", "train", "--pruned", "PRUNED", "DATA")),
+    ],
+)
+def test_the_splits_of_detectors_are_refused_for_classifiers(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, command: str, options: tuple[str, ...]
+) -> None:
+    known = {"DIR": str(tmp_path / "run"), "PRUNED": str(pruned[0])}
+    data = disk.data if "DATA" in options else ()
+    given = [known.get(word, word) for word in options if word != "DATA"]
+
+    found = latprune(command, *disk.trained, *data, *given)
+
+    assert found.exit_code == 2
+    assert "it is for --task detection" in " ".join(found.stderr.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_prune_writes_json_alone_to_stdout_and_leaves_with_its_verdict(
     pruned: tuple[Path, Result],
 ) -> None:

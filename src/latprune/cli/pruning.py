@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from latprune.cli.folder import RunFolder
 from latprune.cli.options import usage
+from latprune.cli.options.training import EVERY
 from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
@@ -94,6 +95,7 @@ class Asked:
             branches=self.choice.branches is True,
             is_by_hand=place.is_by_hand,
         )
+        self.labelled.check_splits(self.network.task)
         place.check_targets(self.settings.also)
         place.needs_table()
 
@@ -150,7 +152,7 @@ class Asked:
         self, network: Network, data: Data, recipe: Recipe, steps: int, common: dict[str, Any]
     ) -> Pruned:
         with usage("--every"):
-            check_room(data.train, recipe, steps=steps, every=self.cuts.every)
+            check_room(data.train, recipe, steps=steps, every=self.cuts.interval or EVERY)
         return prune_gradually(
             network.model,
             network.example(self.settings.batch),
@@ -160,7 +162,7 @@ class Asked:
             solver=self.solvers[0],
             criterion=cast("GradualCriterion", self.criteria[0]),
             steps=steps,
-            every=self.cuts.every,
+            every=self.cuts.interval or EVERY,
             soft=self.cuts.soft,
             **common,
         )
@@ -181,7 +183,7 @@ class Asked:
             "keep": self.choice.kept,
             "branches": self.choice.branches,
             **vars(self.cuts),
-            "every": self.cuts.every if self.cuts.steps else None,
+            "every": self.cuts.interval,
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),
             "auto_augment": self.training.auto_augment,
             "trial_steps": self.training.trial_steps or None,

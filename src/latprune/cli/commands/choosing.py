@@ -104,6 +104,7 @@ class _Asked:
         from latprune.saliency.named import needs_data
         from latprune.tuning import cross_entropy
 
+        self.labelled.check_splits(self.source.task)
         network = self.source.open()
         self.choice.check_kept(network.model)
         data = self.labelled.open(network) if needs_data(self.criterion) else None

@@ -74,10 +74,29 @@ class Labelled:
             return self.data
         return self.data.resolve()
 
+    def check_splits(self, task: str) -> None:
+        """See that splits are named only where that says something.
+
+        Raises:
+            BadParameter: If not.
+        """
+        for option, given in (("--train-split", 0), ("--test-split", 1)):
+            if self.splits[given] is None:
+                continue
+            if task != "detection":
+                sentence = (
+                    "it is for --task detection; a classifier learns from train/ of --data and is "
+                    "judged on test/, or else val/"
+                )
+                raise typer.BadParameter(sentence, param_hint=option)
+            if self.data is None:
+                raise typer.BadParameter("a split of what? give --data", param_hint=option)
+
     def open(self, network: Network, *, auto_augment: str | None = None) -> Data | None:
         """Open the pictures for a network, and say what somebody should know of them."""
         from latprune.cli.job import open_data
 
+        self.check_splits("classification" if network.detector is None else "detection")
         if self.data is None:
             return None
         found = open_data(

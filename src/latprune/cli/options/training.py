@@ -13,6 +13,8 @@ from latprune.cli.options.usage import finite, usage
 if TYPE_CHECKING:
     from latprune.tuning import Recipe
 
+EVERY = 40
+
 Epochs = Annotated[int, typer.Option("--epochs", min=0, help="Of tuning.")]
 Lr = Annotated[
     float, typer.Option("--lr", callback=finite, help="Highest learning rate of tuning.")
@@ -97,10 +99,19 @@ Steps = Annotated[
     ),
 ]
 Every = Annotated[
-    int, typer.Option("--every", min=1, help="Steps of the optimizer from one cut to the next.")
+    int | None,
+    typer.Option(
+        "--every",
+        min=1,
+        show_default=str(EVERY),
+        help="Of --steps: steps of the optimizer from one cut to the next.",
+    ),
 ]
 Soft = Annotated[
-    bool, typer.Option("--soft", help="Mask channels, which may come back, until the last cut.")
+    bool,
+    typer.Option(
+        "--soft", help="Of --steps: mask channels, which may come back, until the last cut."
+    ),
 ]
 
 
@@ -184,8 +195,20 @@ class Cuts:
     heading: ClassVar[str] = "Pruning while training"
 
     steps: Steps = None
-    every: Every = 40
+    every: Every = None
     soft: Soft = False
+
+    @property
+    def interval(self) -> int | None:
+        """Steps of the optimizer from one cut to the next; None without cuts."""
+        return None if self.steps is None else self.every or EVERY
+
+    def _check_unused(self) -> None:
+        """Refuse what says something of cuts that there will not be."""
+        for name, given in (("--every", self.every is not None), ("--soft", self.soft)):
+            if given:
+                sentence = "it is about the cuts of --steps: say how many, or leave it out"
+                raise typer.BadParameter(sentence, param_hint=name)
 
     def check(
         self,
@@ -207,6 +230,7 @@ class Cuts:
                     "several processes prune together only while they train: say in how many cuts"
                 )
                 raise typer.BadParameter(sentence, param_hint="--steps")
+            self._check_unused()
             return
         if not trains:
             sentence = "it prunes while it trains: give --data, and --epochs above 0"

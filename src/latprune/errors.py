@@ -36,10 +36,12 @@
 from __future__ import annotations
 
 import importlib
+import shlex
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -223,10 +225,11 @@ class JobsPacked(LatpruneError):
     """
 
     def __init__(self, path: Path, runner: Path, what: str, *, round: int = 0) -> None:
+        command = shlex.join(["python3", runner.name, path.name, "results.jsonl"])
         super().__init__(
             f"{what} cannot be timed here and went to {path}: copy it and {runner} to the device, "
-            f"run `python3 {runner.name} {path.name} results.jsonl` there, copy results.jsonl "
-            f"back, and read it: latprune measure --unpack results.jsonl"
+            f"run `{command}` there, copy results.jsonl back, and read it: latprune measure "
+            f"--unpack results.jsonl"
         )
         self.path = path
         self.runner = runner
@@ -364,6 +367,12 @@ class MissingExtra(LatpruneError):
         )
         self.package = package
         self.extra = extra
+
+
+def or_meant(given: str, names: Iterable[str]) -> str:
+    """Ask, behind an error about a name that nothing has, whether a near one was meant."""
+    near = get_close_matches(given, list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def import_extra(package: str, extra: str) -> ModuleType:

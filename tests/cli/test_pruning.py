@@ -88,6 +88,9 @@ def test_a_trial_is_refused_where_there_is_nothing_to_try(
     ("options", "said"),
     [
         (["--solver", "joint,magic"], "magic is none of"),
+        (["--solver", "gredy"], "milp; did you mean greedy?"),
+        (["--task", "detecting"], "classification, detection; did you mean detection?"),
+        (["--criterion", "relative_fischer"], "did you mean relative_fisher?"),
         (["--solver", "joint,uniform"], "several solvers need --data"),
         (["--solver", "joint,uniform", "--steps", "3", "DATA"], "one solver chooses every cut"),
     ],

@@ -44,6 +44,19 @@ def test_check_leaves_with_what_the_clock_says(
     assert json.loads(found.stdout)["small"]["accuracy"] == accuracy_of(out)
 
 
+def test_a_network_is_found_in_the_folder_that_prune_wrote(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_ratio(monkeypatch, 0.69)
+
+    assert latprune("check", *disk.trained, "--pruned", str(pruned[0])).exit_code == 0
+    refused = latprune("check", *disk.trained, "--pruned", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "a folder without pruned.safetensors" in " ".join(
+        refused.stderr.replace("│", " ").split()
+    )
+
+
 def test_check_says_if_the_plan_was_made_for_another_machine(
     disk: Disk, pruned: tuple[Path, Result], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from latprune.errors import or_meant
 from latprune.knapsack.halp import schedule
 from latprune.planning import Budget, Demand, plan, solver_name
 from latprune.saliency.named import absolute
@@ -37,7 +38,7 @@ def check_criterion(criterion: str) -> None:
     if criterion not in get_args(GradualCriterion):
         raise ValueError(
             f"the gradients of training score by {', '.join(get_args(GradualCriterion))}, not by "
-            f"{criterion!r}"
+            f"{criterion!r}{or_meant(criterion, get_args(GradualCriterion))}"
         )
 
 

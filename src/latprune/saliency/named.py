@@ -6,6 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from latprune.distances import Curved, distillation
+from latprune.errors import or_meant
 from latprune.saliency.branches import IMAGES, enough, price_branches
 from latprune.saliency.fisher import fisher
 from latprune.saliency.gauss_newton import gauss_newton
@@ -83,7 +84,10 @@ def check_name(criterion: str) -> None:
         ValueError: If there is not; it says which there are.
     """
     if criterion not in names():
-        raise ValueError(f"criterion is {', '.join(names())} or a function, not {criterion!r}")
+        raise ValueError(
+            f"criterion is {', '.join(names())} or a function, not "
+            f"{criterion!r}{or_meant(criterion, names())}"
+        )
 
 
 def default(*, by_answers: bool = True, has_data: bool = True) -> CriterionName:

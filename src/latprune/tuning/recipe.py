@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from latprune.errors import or_meant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OptimizerName = Literal["sgd", "adamw"]
 PrecisionChoice = Literal["auto", "no", "bf16", "fp16"]
@@ -52,28 +57,39 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or not isinstance(self.seed, int):
-            raise ValueError(f"epochs and seed are whole numbers: {self}")
-        numbers = [value for value in asdict(self).values() if isinstance(value, float)]
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError(f"the numbers of a recipe are finite: {self}")
-        if self.epochs < 1:
-            raise ValueError(f"epochs is at least 1, not {self.epochs}")
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or self.seed < 0:
-            raise ValueError(f"lr is above 0, weight_decay, warmup and seed at least 0: {self}")
-        if not 0 <= self.momentum < 1 or not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"momentum and label_smoothing lie in [0, 1): {self}")
-        if not 0 <= self.distillation <= 1 or self.temperature <= 0:
-            raise ValueError(f"distillation lies in [0, 1] and temperature above 0: {self}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm is above 0 or None, not {self.clip_norm}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema lies in (0, 1) or is None, not {self.ema}")
-        if self.optimizer not in get_args(OptimizerName):
-            raise ValueError(f"optimizer is one of {get_args(OptimizerName)}: {self.optimizer!r}")
-        if self.precision not in get_args(PrecisionChoice):
-            raise ValueError(f"precision is one of {get_args(PrecisionChoice)}: {self.precision!r}")
+        for name in ("epochs", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is a whole number, not {getattr(self, name)!r}")
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is finite, not {value}")
+        for name, allowed, holds in self._ranges():
+            if not holds:
+                raise ValueError(f"{name} {allowed}, not {getattr(self, name)}")
+        _check_one_of("optimizer", self.optimizer, get_args(OptimizerName))
+        _check_one_of("precision", self.precision, get_args(PrecisionChoice))
+
+    def _ranges(self) -> list[tuple[str, str, bool]]:
+        """Give what numbers have a range, which, and whether they lie in it."""
+        return [
+            ("epochs", "is at least 1", self.epochs >= 1),
+            ("lr", "is above 0", self.lr > 0),
+            ("weight_decay", "is at least 0", self.weight_decay >= 0),
+            ("warmup_epochs", "is at least 0", self.warmup_epochs >= 0),
+            ("seed", "is at least 0", self.seed >= 0),
+            ("momentum", "lies in [0, 1)", 0 <= self.momentum < 1),
+            ("label_smoothing", "lies in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("distillation", "lies in [0, 1]", 0 <= self.distillation <= 1),
+            ("temperature", "is above 0", self.temperature > 0),
+            ("clip_norm", "is above 0 or None", self.clip_norm is None or self.clip_norm > 0),
+            ("ema", "lies in (0, 1) or is None", self.ema is None or 0 < self.ema < 1),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
         return asdict(self)
+
+
+def _check_one_of(name: str, given: str, names: Sequence[str]) -> None:
+    if given not in names:
+        raise ValueError(f"{name} is {' or '.join(names)}, not {given!r}{or_meant(given, names)}")

@@ -367,6 +367,26 @@ def test_an_old_python_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -
     assert "3.10 is needed" in str(launch.launch(["jobs.zip", "results.jsonl"]))
 
 
+def test_jobs_that_are_missing_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "jobs.zip"
+
+    assert f"error: there is no file {missing}" in str(launch.launch([str(missing), "-"]))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9, 1.0])
+def test_jobs_that_are_damaged_are_named(desk: Desk, share: float) -> None:
+    desk.pack()
+    whole = desk.jobs.read_bytes()
+    middle = int(share * (len(whole) - 40))
+    for damaged in (whole[:middle], whole[:middle] + bytes(40) + whole[middle + 40 :]):
+        desk.jobs.write_bytes(damaged)
+
+        found = str(launch.launch([str(desk.jobs), "-"]))
+
+        assert found.startswith(f"error: {desk.jobs} is damaged")
+        assert "copy it here again" in found
+
+
 def test_something_else_than_jobs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "jobs.zip").write_text("no zip")
 

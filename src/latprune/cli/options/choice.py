@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 import typer
 
 from latprune.cli.options.usage import usage
+from latprune.errors import or_meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +139,7 @@ def _solver(name: str, budgets: int) -> Solver:
     from latprune import knapsack
 
     if name not in SOLVERS:
-        sentence = f"{name} is none of {', '.join(SOLVERS)}"
+        sentence = f"{name} is none of {', '.join(SOLVERS)}{or_meant(name, SOLVERS)}"
         raise typer.BadParameter(sentence, param_hint="--solver")
     if budgets > 1 and name in OF_ONE_BUDGET:
         sentence = f"{name} takes one budget: choose with joint, or leave out --also"

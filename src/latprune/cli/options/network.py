@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from latprune.cli.options.usage import usage
+from latprune.errors import or_meant
 
 if TYPE_CHECKING:
     from latprune.cli.job import Source
 
+PRUNED = "pruned.safetensors"
 TASKS = ("classification", "detection")
 
 _MODEL = typer.Option(
@@ -47,8 +49,31 @@ CropPct = Annotated[
     float | None,
     typer.Option("--crop-pct", help="Share of a resized picture that evaluation keeps."),
 ]
+
+
+def within(path: Path) -> Path:
+    """Give the network in a folder that `prune --out` wrote, where the folder is named.
+
+    Raises:
+        BadParameter: If there is none.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / PRUNED).is_file():
+        raise typer.BadParameter(
+            f"{path} is a folder without {PRUNED}: name the file, or what prune was given as --out "
+            f"once it is done"
+        )
+    return path / PRUNED
+
+
 PrunedFile = Annotated[
-    Path, typer.Option("--pruned", help="What `latprune prune` wrote: pruned.safetensors.")
+    Path,
+    typer.Option(
+        "--pruned",
+        callback=within,
+        help="What `latprune prune` wrote: pruned.safetensors, or the folder that it is in.",
+    ),
 ]
 
 
@@ -78,7 +103,7 @@ class Architecture(Form):
         from latprune.cli.job import Source, input_size
 
         if self.task not in TASKS:
-            sentence = f"{self.task} is none of {', '.join(TASKS)}"
+            sentence = f"{self.task} is none of {', '.join(TASKS)}{or_meant(self.task, TASKS)}"
             raise typer.BadParameter(sentence, param_hint="--task")
         if self.task == "detection" and self.input is not None:
             raise typer.BadParameter("a detector has a size of its own", param_hint="--input")

@@ -9,6 +9,8 @@ any time: the same command goes on from there. "-" instead of results.jsonl writ
 from __future__ import annotations
 
 import sys
+import zipfile
+from pathlib import Path
 
 PARTS = ("numpy", "onnxruntime")
 
@@ -27,12 +29,27 @@ def launch(arguments: list[str]) -> int | str | None:
                 f"error: {sys.executable} cannot import {part} ({error}). Install it there: "
                 f"{sys.executable} -m pip install {' '.join(PARTS)}"
             )
+    damage = damage_of(arguments[0])
+    if damage is not None:
+        return damage
     sys.path.insert(0, arguments[0])
     try:
         from latprune.latency.devices.runner import run
     except ImportError as error:
         return f"error: {arguments[0]} is no file of jobs that latprune packed ({error})"
     return run(*arguments)
+
+
+def damage_of(jobs: str) -> str | None:
+    """Say what is wrong with a file of jobs before anything is imported from it."""
+    if not Path(jobs).is_file():
+        return f"error: there is no file {jobs}: copy the file of jobs here, and give its name"
+    try:
+        with zipfile.ZipFile(jobs) as packed:
+            broken = packed.testzip()
+    except Exception as error:  # zipfile raises its own, zlib's and others
+        broken = str(error)
+    return None if broken is None else f"error: {jobs} is damaged ({broken}): copy it here again"
 
 
 if __name__ == "__main__":

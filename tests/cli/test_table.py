@@ -50,6 +50,20 @@ def test_show_tells_target_counts_and_steps_in_80_columns(file: Path) -> None:
     assert max(len(line.rstrip()) for line in found.stdout.splitlines()) <= 80
 
 
+def test_in_a_narrow_terminal_tables_are_lists(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = latprune("table", "show", str(file))
+    compared = latprune("table", "diff", str(file), str(file))
+
+    picture_of = [line for line in shown.stdout.splitlines() if "●" in line or "ms" in line]
+    assert "least ms 0." in " ".join(shown.stdout.split())
+    assert "median 1.000" in " ".join(compared.stdout.split())
+    for found in (shown, compared):
+        assert max(len(line.rstrip()) for line in found.stdout.splitlines()) <= 40
+        assert "…" not in found.stdout.replace(" … ", "")
+    assert len(picture_of) > 20
+
+
 @pytest.mark.parametrize("chosen", ["depthwise", "*wise conv", "4"])
 def test_a_kernel_is_chosen_by_number_or_by_a_part_of_its_name(file: Path, chosen: str) -> None:
     listed = json.loads(latprune("table", "show", str(file), "--json").stdout)["kernels"]

@@ -16,6 +16,16 @@ def test_text_fits_the_terminal_and_has_no_escapes() -> None:
         assert figure in text
 
 
+def test_in_a_narrow_terminal_nothing_is_cut_off() -> None:
+    narrow = to_text(report(budget=Budget(fraction=0.5), small_ms=5.5), columns=40)
+
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert "…" not in narrow
+    said = " ".join(narrow.split())
+    assert "measured dense 10.000 ms, pruned 5.500 ms, change 1.82x as fast" in said
+    assert "conv1 dense 16, pruned 8, kept 50 %" in said
+
+
 def test_a_small_network_has_a_row_for_every_group() -> None:
     rows = merged({"a.0.conv": (8, 4), "a.1.conv": (8, 2)})
 

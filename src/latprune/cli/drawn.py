@@ -16,6 +16,7 @@ from latprune.errors import import_extra
 from latprune.latency.measuring import measure
 from latprune.planning import frontier
 from latprune.report.counting import network_macs
+from latprune.report.narrow import Fitting
 from latprune.report.wording import percent
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Drawn:
                 f"{dense.baseline_ms:.3f} ms measured; the most saliency ({dense.criterion}) that "
                 f"can be kept at a latency, {len(self.shown)} of {len(self.plans)} points"
             ),
-            table,
+            Fitting(table),
         )
 
     def plot(self, path: Path) -> None:

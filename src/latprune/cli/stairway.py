@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LEGEND = "░┃ the stairs that planning sees   ● measured median   ─ its IQR"
 _LEFT = 28  # columns before the picture
+_LEAST_ROOM = 11  # for a picture, and 0 and the longest time above it
 _AXES = {"reads": "channels read", "writes": "channels written", "both": "channels"}
 
 
@@ -27,9 +28,9 @@ def picture(line: Line, *, columns: int = 80) -> Iterator[Text]:
     """
     yield Text(line_words(line), style="bold")
     yield Text(_finding(line))
-    room = max(20, columns - _LEFT - 1)
+    room = max(_LEAST_ROOM, columns - _LEFT - 1)
     most_ms = max(_reach(point) for point in line.points)
-    scale = f"{0:<{room - 12}}{f'{most_ms:.3f} ms':>12}"
+    scale = f"0{f'{most_ms:.3f} ms':>{room - 1}}"
     yield Text(f"{'width':>6}{'ms':>9}{'IQR':>7}      {scale}", style="dim")
     for point, bracket in zip(line.points, _brackets(line), strict=True):
         yield _row(point, bracket, room=room, most_ms=most_ms)

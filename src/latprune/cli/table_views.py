@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from latprune.report.narrow import Fitting
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -90,7 +92,7 @@ def kernel_list(found: Sequence[Kernel]) -> RenderableType:
         steps = (str(row["steps"].get(axis, "")) for axis in ("reads", "writes"))
         table.add_row(str(row["number"]), row["name"], str(row["layers"]), *times, *steps)
     note = "IQR: half of the layers have at most this share. Reads, writes: channels per step."
-    return Group(table, Text(f"{note}\n", style="dim"))
+    return Group(Fitting(table), Text(f"{note}\n", style="dim"))
 
 
 def _table(*heads: str, names: Sequence[int]) -> Table:
@@ -150,7 +152,7 @@ def _ratios(kinds: Mapping[str, Ratios], found: Difference) -> Iterator[Renderab
         quartiles = f"{ratios.low:.3f} … {ratios.high:.3f}"
         numbers = (f"{ratios.median:.3f}", quartiles, f"{ratios.total:.3f}")
         table.add_row(name.replace("_", "-"), str(ratios.count), *numbers)
-    yield table
+    yield Fitting(table)
 
 
 def _farthest(layers: Sequence[Pair], sides: tuple[str, str]) -> Iterator[RenderableType]:
@@ -167,7 +169,7 @@ def _farthest(layers: Sequence[Pair], sides: tuple[str, str]) -> Iterator[Render
             f"{one.median_ms:.3f} ± {one.iqr_ms / 2:.3f}" for one in (pair.first, pair.second)
         )
         table.add_row(name, *timings, f"{pair.ratio:.2f}")
-    yield table
+    yield Fitting(table)
     yield Text("± is half the IQR.", style="dim")
 
 

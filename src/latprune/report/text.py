@@ -1,6 +1,6 @@
 """A report for the terminal: the summary first, then where the channels went.
 
-Made for 80 columns, and as clear without colour.
+Made for 80 columns, readable in fewer, and as clear without colour.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latprune.errors import import_extra
+from latprune.report.narrow import Fitting
 from latprune.report.wording import percent, rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
-    from rich.table import Table
     from rich.text import Text
 
     from latprune.report.comparison import Report
@@ -70,7 +70,7 @@ def to_text(report: Report, *, also: Sequence[Report] = (), columns: int = 80) -
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def widths_table(widths: Mapping[str, tuple[int, int]]) -> Table:
+def widths_table(widths: Mapping[str, tuple[int, int]]) -> RenderableType:
     """Show widths before and after, one row per channel group.
 
     In a network of many groups, those of equal width that differ only by a number in the middle of
@@ -91,7 +91,7 @@ def widths_table(widths: Mapping[str, tuple[int, int]]) -> Table:
     table.add_column("", no_wrap=True)
     for row in merged(widths):
         table.add_row(row.name, row.dense, row.pruned, f"{100 * row.kept:.0f} %", _bar(row.kept))
-    return table
+    return Fitting(table)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _further(report: Report) -> Iterator[RenderableType]:
     yield from _verdict(report)
 
 
-def _summary(report: Report) -> Table:
+def _summary(report: Report) -> RenderableType:
     from rich import box
     from rich.table import Table
 
@@ -162,7 +162,7 @@ def _summary(report: Report) -> Table:
         table.add_row(*row)
     table.add_section()
     table.add_row("budget", "", str(report.budget), f"{percent(report.used)} of it used")
-    return table
+    return Fitting(table)
 
 
 def _pattern(name: str) -> str:

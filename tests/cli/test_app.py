@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,6 +118,20 @@ def test_interrupted_before_a_command_runs_it_says_so_in_a_line(
 
     assert left.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_interrupted_while_torch_is_imported_it_says_so_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    start = "import sys; sys.path.insert(0, sys.argv.pop()); import latprune_command as command"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{start}; command.main()", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+    assert (found.returncode, found.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("options", [["--input", "3x9999999x9999999"], ["--batch", "9999999999"]])

@@ -1,0 +1,20 @@
+"""The command `latprune`, outside of the package: to import that takes seconds.
+
+Whoever interrupts it then is told so in a word, not by a traceback through torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Import the command line, and run it."""
+    try:
+        from latprune.cli import main as run
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    run()

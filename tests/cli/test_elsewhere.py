@@ -52,6 +52,19 @@ def carried(packed: Result) -> str:
     return after.removeprefix("go on with: ")
 
 
+@pytest.mark.parametrize("name", ["my jobs.zip", "bob's.zip", "a:b.zip"])
+def test_what_is_printed_can_be_pasted_whatever_files_are_called(
+    disk: Disk, tmp_path: Path, name: str
+) -> None:
+    packed = latprune("measure", *disk.model, "--pack", name)
+
+    *_, copied, there, _, _ = packed.stdout.splitlines()
+    over_there = " ".join(shlex.split(there)[2:])  # as ssh joins words for the other shell
+    assert (tmp_path / shlex.split(copied)[1]).is_file()
+    assert shlex.split(copied)[1].startswith("./") == (":" in name)
+    assert shlex.split(over_there) == ["python3", "runner.py", name, "results.jsonl"]
+
+
 def finished(first: list[str]) -> tuple[list[Result], Result]:
     """Carry until nothing is missing: the rounds, and the result."""
     rounds: list[Result] = []
@@ -66,7 +79,7 @@ def test_what_is_printed_leads_to_a_table_and_a_plan(disk: Disk, tmp_path: Path)
     rounds, measured = finished(["measure", *disk.model, "--pack", "jobs.zip"])
     (table,) = (tmp_path / "tables").iterdir()
     plan = ["plan", *disk.model, "--budget", "90%", "--table", str(table), "--pack", "jobs.zip"]
-    more, planned = finished(plan)
+    more, planned = finished([*plan, "--no-branches"])
 
     assert [said.stdout.split(",")[0] for said in rounds] == ["round 1 of 2", "round 2 of 2"]
     assert "takes 0.900 ms" in measured.stdout

@@ -58,6 +58,23 @@ def test_a_split_holds_what_torchvision_finds_in_the_same_folder(folder: Path) -
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
+def test_links_are_followed_but_not_back_up(folder: Path) -> None:
+    before = open_images(folder).pictures
+    cats = folder / "train" / "cat"
+    try:
+        (cats / "up").symlink_to(folder, target_is_directory=True)
+        (cats / "same").symlink_to(cats, target_is_directory=True)
+        (folder / "val" / "linked").symlink_to(folder / "train" / "bee", target_is_directory=True)
+    except OSError:
+        pytest.skip("no links here")
+
+    found = open_images(folder)
+
+    assert found.pictures["train"] == before["train"]
+    assert found.classes == (*sorted(CLASSES), "linked")
+    assert len(found.pictures["val"]) == len(before["val"]) + CLASSES["bee"]
+
+
 @pytest.mark.parametrize("inside", ["", "dataset/"])
 def test_a_zip_reads_like_the_folder_it_was_made_from(folder: Path, inside: str) -> None:
     plain, packed = open_images(folder), open_images(zipped(folder, inside=inside))

@@ -107,9 +107,9 @@ def next_command(unpacked: Unpacked) -> str:
 def _steps(packed: JobsPacked) -> str:
     jobs, runner = packed.path, packed.runner
     size = jobs.stat().st_size / 1e6
-    copied, started = (
-        shlex.join(map(str, pair)) for pair in ((jobs, runner), (runner.name, jobs.name))
-    )
+    copied = shlex.join([_as_local(jobs), _as_local(runner)])
+    # The shell over there reads them once more.
+    started = shlex.join(map(shlex.quote, (runner.name, jobs.name)))
     return "\n".join(
         [
             f"{ROUNDS.get(packed.round, '')}{packed.what} went to {jobs} ({size:.1f} MB). Next:",
@@ -119,6 +119,11 @@ def _steps(packed: JobsPacked) -> str:
             "  latprune measure --unpack results.jsonl",
         ]
     )
+
+
+def _as_local(path: Path) -> str:
+    """Give a path that scp takes for no host: what is before a colon would be one."""
+    return f"./{path}" if ":" in str(path) and not path.is_absolute() else str(path)
 
 
 def _facts(packed: JobsPacked) -> dict[str, Any]:
@@ -138,8 +143,8 @@ def _same_command(context: typer.Context) -> list[str]:
         if option.name == "table" or value is None or value == option.get_default(context):
             continue
         flag = option.opts[0]
-        if value is True:
-            words.append(flag)
+        if isinstance(value, bool):
+            words.append(flag if value else option.secondary_opts[0])
         else:
             for one in value if isinstance(value, (list, tuple)) else [value]:
                 words += [flag, str(one)]

@@ -232,8 +232,14 @@ class Folder:
         self.path = path
 
     def names(self) -> Iterable[str]:
-        """Give all names below the directory; links are followed."""
-        for folder, _, files in os.walk(self.path, followlinks=True):
+        """Give all names below the directory; links are followed, but not back up."""
+        above: dict[str, frozenset[tuple[int, int]]] = {}
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            passed = above.pop(folder, frozenset()) | {_identity(folder)}
+            # What leads to a folder that it lies in would be walked round and round.
+            below = {name: str(Path(folder, name)) for name in folders}
+            folders[:] = [name for name in folders if _identity(below[name]) not in passed]
+            above |= dict.fromkeys((below[name] for name in folders), passed)
             relative = Path(folder).relative_to(self.path).as_posix()
             inside = "" if relative == "." else f"{relative}/"
             yield inside
@@ -242,6 +248,12 @@ class Folder:
     def read(self, name: str) -> bytes:
         """Give a file's content."""
         return (self.path / name).read_bytes()
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Give what tells a folder from all others, whatever links lead to it."""
+    found = Path(folder).stat()
+    return found.st_dev, found.st_ino
 
 
 class Zip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager, redirect_stdout
@@ -9,9 +10,14 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.table import Column
+
+from latprune.report.narrow import NARROW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.text import Text
 
     from latprune.progress import Progress
 
@@ -29,7 +35,12 @@ def working() -> Iterator[Progress]:
         if not console.is_terminal:
             yield Lines(sys.stderr)
             return
-        with bars_on(console) as shown:
+        # Over a descriptor of its own: exporters' is shut off now and then.
+        encoding, mine = sys.stderr.encoding, os.dup(sys.stderr.fileno())
+        with (
+            os.fdopen(mine, "w", encoding=encoding, errors="replace") as own,
+            bars_on(Console(file=own)) as shown,
+        ):
             yield Bars(shown)
 
 
@@ -89,13 +100,36 @@ class Lines:
 
 
 def bars_on(console: Console) -> rich_progress.Progress:
-    """Give the display that `Bars` moves; a context manager."""
+    """Give the display that `Bars` moves; a context manager.
+
+    Each is one line: words are cut off, and numbers stay. A narrow terminal has no bars.
+    """
+    counted = rich_progress.MofNCompleteColumn(table_column=_whole())
+    elapsed = rich_progress.TimeElapsedColumn(table_column=_whole())
+    bar = rich_progress.BarColumn(bar_width=20, table_column=_whole())
+    left = rich_progress.TimeRemainingColumn(table_column=_whole())
+    numbers = (counted, elapsed) if console.width < NARROW else (bar, counted, elapsed, left)
     return rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(bar_width=20),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[what]}", style="dim"),
+        _Words("{task.description}"),
+        *numbers,
+        _Words("{task.fields[what]}", style="dim"),
         console=console,
     )
+
+
+def _whole() -> Column:
+    """Give a column that keeps its width."""
+    return Column(no_wrap=True)
+
+
+class _Words(rich_progress.TextColumn):
+    """Words that are cut off where there is no room."""
+
+    def __init__(self, text: str, *, style: str = "none") -> None:
+        super().__init__(text, style=style, markup=False, table_column=Column(overflow="ellipsis"))
+
+    def render(self, task: rich_progress.Task) -> Text:
+        """Give the words as one line."""
+        words = super().render(task)
+        words.no_wrap, words.overflow = True, "ellipsis"
+        return words

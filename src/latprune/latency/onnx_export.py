@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,12 +14,13 @@ from latprune.errors import import_extra
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
 _OPSET = 18
 _EXTRA = "onnxruntime"
+STDERR = 2
 
 
 def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> None:
@@ -47,9 +51,30 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
         # Both exporters speak of their own future and of traced constants; whether the result
         # computes the same is not read off warnings but checked where it is handed out.
         warnings.simplefilter("ignore")
-        # What it fails on the first one prints whole; standard output may be somebody's JSON.
-        getattr(torch._C, "_jit_set_onnx_log_output_stream", str)("stderr")
         try:
-            torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
+            with _without_dump():
+                torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
         except Exception:
             torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
+
+
+@contextmanager
+def _without_dump() -> Iterator[None]:
+    """Keep the TorchScript exporter from printing whole the graph of what it fails on.
+
+    The other exporter may well manage; where it does not, its own error says why. No setting of
+    torch's does that: what goes to the descriptor of standard error goes nowhere meanwhile.
+    """
+    getattr(torch._C, "_jit_set_onnx_log_output_stream", str)("stderr")
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # there is none, as under pythonw
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        try:
+            os.dup2(nowhere.fileno(), STDERR)
+            yield
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)

@@ -57,7 +57,7 @@ def rerank(
     plans: Sequence[Plan],
     *,
     calibration: Batches,
-    held_out: Iterable[tuple[Tensor, Any]],
+    held_out: Iterable[Any],
     loss: Loss = cross_entropy,
     images: int = 1024,
     tuner: Callable[[nn.Module], object] | None = None,
@@ -131,7 +131,7 @@ def names_of(plans: Sequence[Plan]) -> list[str]:
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Any]], loss: Loss) -> float:
+def mean_loss(model: nn.Module, batches: Iterable[Any], loss: Loss) -> float:
     """Average a network's loss over samples, in evaluation mode.
 
     Returns:

@@ -125,7 +125,7 @@ def look(
     target: Target,
     *,
     criterion: str,
-    loader: Iterable[tuple[Tensor, Any]] | None,
+    loader: Iterable[Any] | None,
     keep: Sequence[str],
     branches: bool = False,
     progress: Progress,

@@ -27,7 +27,9 @@ class Fitting:
 
     table: Table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[object]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         """Give what there is room for."""
         measure = import_extra("rich.measure", "report").Measurement.get
         unbounded = options.update(max_width=10**4)

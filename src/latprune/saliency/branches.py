@@ -44,7 +44,7 @@ def price_branches(
     saliency: Saliency,
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Any]],
+    batches: Iterable[Any],
     loss: Callable[[Any, Any], Tensor],
     *,
     distil: Distil | None = None,
@@ -128,7 +128,7 @@ def price_branches(
     return replace(saliency, gone=dict(_left(saliency, prices)))
 
 
-def enough(batches: Iterable[tuple[Tensor, Any]], images: int) -> list[Batch]:
+def enough(batches: Iterable[Any], images: int) -> list[Batch]:
     """Take the first batches, until they hold so many samples; a lone one if there is no other.
 
     Raises:

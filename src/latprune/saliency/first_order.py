@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
     from latprune.progress import Progress
 
-    Batch = tuple[Tensor, Any]
+    Batch = tuple[Any, Any]
 
 
 def first_order(

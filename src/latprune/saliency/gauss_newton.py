@@ -29,7 +29,7 @@ TEMPERATURE = 2.0  # as branches are priced
 def gauss_newton(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Any]],
+    batches: Iterable[Any],
     *,
     distil: Curved = distillation,
     temperature: float = TEMPERATURE,

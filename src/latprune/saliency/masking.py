@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import ChannelGroup
 
-    Batch = tuple[Tensor, Any]
+    Batch = tuple[Any, Any]
     Loss = Callable[[Any, Any], Tensor]
 
 

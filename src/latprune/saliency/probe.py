@@ -33,7 +33,7 @@ SHARES = (0.25, 0.5, 0.75)
 def probe(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Any]],
+    batches: Iterable[Any],
     loss: Callable[[Any, Any], Tensor],
     *,
     order: Saliency | None = None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def taylor(
     model: nn.Module,
     graph: PruningGraph,
-    batches: Iterable[tuple[Tensor, Any]],
+    batches: Iterable[Any],
     loss: Callable[[Any, Any], Tensor],
     *,
     max_skips: int = 3,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def recalibrate(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Any]],
+    loader: Iterable[Any],
     *,
     images: int = 1024,
     max_skips: int = 3,

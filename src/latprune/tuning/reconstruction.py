@@ -85,7 +85,7 @@ def reconstruct(
     dense: nn.Module,
     graph: PruningGraph,
     plan: Plan,
-    loader: Iterable[tuple[Tensor, Any]],
+    loader: Iterable[Any],
     *,
     images: int = IMAGES,
     seed: int = 0,
@@ -153,7 +153,7 @@ def reconstruct(
     return found
 
 
-def _enough(dense: nn.Module, loader: Iterable[tuple[Tensor, Any]], images: int) -> list[Any]:
+def _enough(dense: nn.Module, loader: Iterable[Any], images: int) -> list[Any]:
     parts: list[Any] = []
     wanted, there = images, 0
     for inputs, _ in pairs(loader):

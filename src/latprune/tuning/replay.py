@@ -24,9 +24,7 @@ from latprune.samples import pair_of, pairs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
-    Batch = tuple[Tensor, Any]
+    Batch = tuple[Any, Any]
 
 # What a seed is for, so that no two uses share a stream.
 ORDER, PICTURE, FETCH, STEP = range(4)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import latprune as lp
 from latprune import export
 from latprune.errors import ExportDisagrees
 from latprune.export import export_onnx, export_openvino, export_pt2
@@ -161,6 +162,23 @@ def test_what_the_older_exporter_fails_on_is_not_printed_among_results(
 ) -> None:
     export_onnx(Merged(), torch.randn(1, 3, 9, 9), tmp_path / "merged.onnx")
 
+    assert capfd.readouterr() == ("", "")
+
+
+class Bessel(nn.Module):
+    """A function that ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_what_no_exporter_writes_is_an_error_that_names_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(lp.CannotExport, match=r"bessel_j0.*The newer one: .*bessel_j0") as caught:
+        export_onnx(Bessel(), torch.randn(1, 3), tmp_path / "bessel.onnx")
+
+    assert len(str(caught.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
 
 

@@ -21,6 +21,7 @@
     ├── NotFinite             a loss, gradient or score is NaN or infinite
     ├── ZeroGradients         training gives no gradient to score channels by
     ├── ProcessLost           another process that trains the same network is gone
+    ├── CannotExport          a network cannot be written as ONNX
     ├── CannotQuantise        the quantiser fails on a network
     ├── ExportDisagrees       an exported network computes something else
     ├── NoCompiler            torch.compile finds no C++ compiler
@@ -280,6 +281,22 @@ class ProcessLost(LatpruneError):
             f"its last checkpoint."
         )
         self.reason = reason
+
+
+class CannotExport(LatpruneError):
+    """Neither of torch's exporters can write a network as ONNX.
+
+    Attributes:
+        reasons: The older exporter's, and the newer one's.
+    """
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__(
+            f"the network cannot be written as ONNX. The older of torch's exporters says: "
+            f"{reasons[0]}. The newer one: {reasons[1]}. Replace what they name in the network's "
+            f"code, or have it run where no file is needed: --runtime eager or compile"
+        )
+        self.reasons = tuple(reasons)
 
 
 class CannotQuantise(LatpruneError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latprune.errors import import_extra
+from latprune.errors import CannotExport, import_extra
 from latprune.modes import evaluating
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
 
     Raises:
         MissingExtra: If onnx or onnxscript is not installed.
-        Exception: Whatever the `torch.export` exporter raises if neither can export it.
+        CannotExport: If neither can export it.
     """
     import_extra("onnx", _EXTRA)
     import_extra("onnxscript", _EXTRA)
@@ -54,8 +54,19 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
         try:
             with _without_dump():
                 torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
-        except Exception:
-            torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
+        except Exception as older:
+            try:
+                torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
+            except Exception as newer:
+                raise CannotExport([_reason(older), _reason(newer)]) from newer
+
+
+def _reason(error: BaseException) -> str:
+    """Give the first line of what was at the bottom of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @contextmanager

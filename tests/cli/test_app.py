@@ -58,6 +58,14 @@ def test_wrong_usage_is_told_from_failure(disk: Disk, arguments: list[str]) -> N
     assert "--" in found.stderr
 
 
+def test_a_runtime_of_a_near_name_is_asked_for(disk: Disk) -> None:
+    found = latprune("plan", *disk.model, "--budget", "50%", "--runtime", "onnxruntme")
+
+    assert found.exit_code == 2
+    said = " ".join(found.stderr.replace("│", " ").split())
+    assert "did you mean onnxruntime?" in said
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

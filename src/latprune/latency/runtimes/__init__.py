@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from latprune.errors import or_meant
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -108,6 +110,8 @@ def get_runtime(name: str) -> Runtime:
         ValueError: For a name that is not known; the message lists those that are.
     """
     if name not in _MODULES:
-        raise ValueError(f"no runtime is called {name!r}; known: {', '.join(sorted(_MODULES))}")
+        known = sorted(_MODULES)
+        meant = or_meant(name, known)
+        raise ValueError(f"no runtime is called {name!r}; known: {', '.join(known)}{meant}")
     module, _, attribute = _MODULES[name].partition(":")
     return cast("Runtime", getattr(import_module(module), attribute or "RUNTIME"))

@@ -59,6 +59,13 @@ def test_a_factory_builds_with_its_neighbours_and_the_classes_asked_for(file: Pa
     assert load_model(f"{file}:small", num_classes=9)(torch.zeros(2, 3, 2, 2)).shape == (2, 9)
 
 
+def test_classes_for_a_factory_that_takes_none_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def network():\n    return None\n", encoding="utf-8")
+
+    with pytest.raises(UnknownModel, match="takes no num_classes, and 9 classes were asked for"):
+        load_model(f"{tmp_path / 'net.py'}:network", num_classes=9)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

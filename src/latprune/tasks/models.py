@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 import pickle
 import sys
 import warnings
@@ -121,6 +122,11 @@ def _from_file(path: Path, name: str, *, num_classes: int | None) -> nn.Module:
     with _importable(path.parent):
         factory = _factory(path, name)
         classes = {} if num_classes is None else {"num_classes": num_classes}
+        if classes and not _takes(factory, "num_classes"):
+            raise UnknownModel(
+                f"{path}:{name} takes no num_classes, and {num_classes} classes were asked for: "
+                f"leave that out (--classes), or give the function such an argument"
+            )
         with naming_what_failed(f"{path}:{name}"):
             model = factory(**classes)
     if not isinstance(model, nn.Module):
@@ -128,6 +134,15 @@ def _from_file(path: Path, name: str, *, num_classes: int | None) -> nn.Module:
             f"{path}:{name} returned {type(model).__name__}; a factory returns a torch.nn.Module"
         )
     return model.train()
+
+
+def _takes(factory: Callable[..., Any], argument: str) -> bool:
+    """Whether a function can be called with an argument of a name; of some nobody can tell."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(one.name == argument or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _factory(path: Path, name: str) -> Callable[..., Any]:

@@ -227,6 +227,7 @@ def test_an_impossible_budget_names_the_floor(
         fitted(Synthetic(rest_ms=0.5), lp.Budget(ms=0.4), tmp_path, monkeypatch)
 
     assert caught.value.floor_ms > 0.5  # timed: it is more than the layers let believe
+    assert "% of the dense network's" in str(caught.value)
 
 
 def test_the_floor_is_timed_before_it_is_named(

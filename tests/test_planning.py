@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -224,6 +225,11 @@ def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -
     floor_ms = layers_ms(narrowest)
     floor_ms += rest_ms * floor_ms / DENSE_MS  # the rest shrinks with the layers
     assert error.value.floor_ms == pytest.approx(floor_ms)
+    dense_ms = DENSE_MS + rest_ms
+    assert f"{1 / dense_ms:.3g}% of the dense network's {dense_ms:.3f} ms" in str(error.value)
+    said = re.search(r"Raise the budget above \d\.\d{3} ms \(([\d.]+)%\)", str(error.value))
+    assert said is not None
+    assert 0 <= float(said[1]) - 100 * floor_ms / dense_ms <= 0.1
 
 
 def test_a_budget_of_the_reported_floor_is_met() -> None:

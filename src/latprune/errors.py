@@ -37,6 +37,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shlex
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -59,20 +60,33 @@ class BudgetTooSmall(LatpruneError):
         floor_ms: The predicted latency with every group at its narrowest allowed width.
         target: Whose budget it is, where there are several: 0, 1, ….
         remedy: What else to do about it, beside raising it; None: what is usual.
+        dense_ms: What the dense network takes, where that is known.
     """
 
     def __init__(
-        self, budget_ms: float, floor_ms: float, *, target: int = 0, remedy: str | None = None
+        self,
+        budget_ms: float,
+        floor_ms: float,
+        *,
+        target: int = 0,
+        remedy: str | None = None,
+        dense_ms: float | None = None,
     ) -> None:
+        asked, floor = f"{budget_ms:.3f} ms", f"{floor_ms:.3f} ms"
+        share = ""
+        if dense_ms is not None:
+            asked += f", {100 * budget_ms / dense_ms:.3g}% of the dense network's {dense_ms:.3f} ms"
+            share = f" ({math.ceil(1000 * floor_ms / dense_ms) / 10:g}%)"
         super().__init__(
-            f"no network fits into {budget_ms:.3f} ms: with every group at its narrowest allowed "
-            f"width the predicted latency is {floor_ms:.3f} ms. Raise the budget above "
-            f"{floor_ms:.3f} ms, {remedy or 'or protect fewer layers with keep='}."
+            f"no network fits into {asked}: with every group at its narrowest allowed width the "
+            f"predicted latency is {floor}. Raise the budget above {floor}{share}, "
+            f"{remedy or 'or protect fewer layers with keep='}."
         )
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
         self.target = target
         self.remedy = remedy
+        self.dense_ms = dense_ms
 
 
 class BudgetsTooSmall(BudgetTooSmall):

@@ -264,6 +264,7 @@ class _Loop:
             max(floor_ms, error.budget_ms),
             target=error.target,
             remedy=error.remedy,
+            dense_ms=error.dense_ms,
         )
 
     def _narrowest(self, error: BudgetTooSmall, places: Sequence[Place]) -> Plan | None:

@@ -135,7 +135,11 @@ def _solve(graph: PruningGraph, question: Question, solver: Solver, *, aim: floa
         rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
         floor_ms += question.rests[error.target](floor_ms)
         raise BudgetTooSmall(
-            error.budget_ms + rest_ms, floor_ms, target=error.target, remedy=_remedy(graph)
+            error.budget_ms + rest_ms,
+            floor_ms,
+            target=error.target,
+            remedy=_remedy(graph),
+            dense_ms=question.dense_promises[error.target].baseline_ms,
         ) from None
     return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
 
@@ -147,6 +151,6 @@ def _remedy(graph: PruningGraph) -> str | None:
     if graph.branches:
         return None
     return (
-        "protect fewer layers with keep=, or let residual branches go as a whole with "
-        "branches=True (--branches)"
+        "protect fewer layers with keep=, or let residual branches, if there are any, go as a "
+        "whole with branches=True (--branches)"
     )

@@ -133,6 +133,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self._read: list[IntArray] = []
         self._calls: dict[str, int] = {}
         self._modules = {module: name for name, module in model.named_modules()}
+        self._buffers = frozenset(name for name, _ in model.named_buffers())
         self._stack: list[nn.Module] = []
         for name, tensor in labelled_tensors(model):
             self._names[id(tensor)] = name
@@ -276,6 +277,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             if name in self.used:
                 for axis, labels in self._own[name].items():
                     yield name, axis, labels, ROLES[self._roles[labels[0]]]
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a name is that of a buffer, not of a parameter."""
+        return name in self._buffers
 
     def is_drawn(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor holds nothing but random numbers, of which any others would do."""

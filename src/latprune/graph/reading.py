@@ -18,7 +18,7 @@ from latprune.graph.layers import Layer, Width
 from latprune.graph.lengths import as_often
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import Role
@@ -159,26 +159,52 @@ class ReadGraph:
         return owners(self._owner, next(found, np.zeros(0, dtype=np.int64)))
 
     def frozen(self, inner: ReadGraph | None, within: Sequence[ChannelGroup]) -> Iterator[Frozen]:
-        """Channels that some layer writes and that must stay, all but those of `within`.
+        """Channels that must stay, all but those of `within`.
+
+        What a layer writes is told of the layer. Of a parameter that nobody saw written or read,
+        because an operator without a rule made something else of it, its first axis is told.
 
         Args:
             inner: The other reading, if there is one.
             within: Groups of it.
         """
         crossed = {group.name for group in within}
+        told: dict[str, set[int]] = defaultdict(set)
         for axis in self._axes:
-            if axis.role != "writes":
-                continue
-            must = self._mode.classes.is_frozen(axis.classes)
-            if inner is not None and crossed:
-                names, _ = inner.owners_of(axis.parameter, axis.axis)
-                must &= [name not in crossed for name in names]
-            stays = axis.classes[must]
-            reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
-            for reason, count in reasons.items():
-                if not axis.parameter.endswith(".bias"):
-                    where = axis.parameter.rpartition(".")[0] or axis.parameter
-                    yield Frozen(where, count, reason)
+            if axis.role == "writes" and not axis.parameter.endswith(".bias"):
+                stays = self._staying(axis, inner, crossed)
+                told[_owner(axis)].update(stays.tolist())
+                yield from self._reasons(axis, stays)
+        known = set().union(*told.values())
+        for axis in self._unwritten():
+            stays = self._staying(axis, inner, crossed)
+            if _owner(axis) not in told and known.isdisjoint(stays.tolist()):
+                told[_owner(axis)].update(stays.tolist())
+                yield from self._reasons(axis, stays)
+
+    def _unwritten(self) -> Iterator[_Axis]:
+        """The first axis of every parameter that no layer writes by and of which nothing can go."""
+        by_parameter: dict[str, list[_Axis]] = defaultdict(list)
+        for axis in self._axes:
+            by_parameter[axis.parameter].append(axis)
+        for parameter, axes in by_parameter.items():
+            written = any(axis.role == "writes" for axis in axes)
+            stays = all(self._mode.classes.is_frozen(axis.classes).all() for axis in axes)
+            if stays and not written and not self._mode.is_buffer(parameter):
+                yield axes[0]
+
+    def _staying(self, axis: _Axis, inner: ReadGraph | None, crossed: Collection[str]) -> IntArray:
+        """The classes on an axis that must stay, all but those that crossing groups hold."""
+        must = self._mode.classes.is_frozen(axis.classes)
+        if inner is not None and crossed:
+            names, _ = inner.owners_of(axis.parameter, axis.axis)
+            must &= [name not in crossed for name in names]
+        return axis.classes[must]
+
+    def _reasons(self, axis: _Axis, stays: IntArray) -> Iterator[Frozen]:
+        reasons = Counter(self._mode.classes.reason(int(label)) for label in stays)
+        for reason, count in reasons.items():
+            yield Frozen(_owner(axis), count, reason)
 
     @property
     def loose_groups(self) -> tuple[str, ...]:
@@ -231,6 +257,11 @@ class ReadGraph:
             own = self._members.get(group.name)
             if own is not None and np.isin(own, classes).all():
                 yield group.name, Member(name, axis, _positions(classes, own), "shift")
+
+
+def _owner(axis: _Axis) -> str:
+    """The module that a parameter belongs to; the model's own go by their names."""
+    return axis.parameter.rpartition(".")[0] or axis.parameter
 
 
 def _width(channels: Mapping[str, int], own: np.ndarray, crossed: np.ndarray | None) -> Width:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from latprune.errors import ModelMismatch
+from latprune.graph.reparametrised import make_up_gains
 from latprune.graph.slicing import kept_entries, select, tell_modules, tensor_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class LiveNetwork:
             self._check_slots(name)
         for network in (self.model, *self.copies):
             before: dict[int, Sequence[int]] = {}
+            make_up_gains(network, entries)
             for name, axes in entries.items():
                 tensor = tensor_of(network, name)
                 before[id(tensor)] = tensor.shape

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.integers import Number, Size
 from latprune.graph.lengths import Length
+from latprune.graph.reparametrised import weights_of
 from latprune.graph.shadows import varying
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class NumberMode(TorchFunctionMode):
         """Watch; every module's numbers are as before afterwards."""
         before = [(m, k, v) for m in model.modules() for k, v in vars(m).items()]
         for name, module in model.named_modules():
-            if not (isinstance(module, _TOLD_BY_WEIGHTS) and "weight" in module._parameters):
+            if not (isinstance(module, _TOLD_BY_WEIGHTS) and weights_of(module)):
                 _mark_numbers(module, name)
         try:
             with self:

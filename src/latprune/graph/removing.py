@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latprune.errors import ModelMismatch
 from latprune.graph.shortcuts import Constant, Shortcut, Skip, let_norms_settle
-from latprune.graph.slicing import slice_model, tensor_of, zero_channels
+from latprune.graph.slicing import slice_model, zeroed
 from latprune.graph.ties import tied_groups
 from latprune.modes import copied
 
@@ -102,13 +102,9 @@ def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) ->
 
     It is on the CPU, in evaluation mode, in float64; in float32 if it casts to that by itself.
     """
-    touched = {m.parameter for group in groups for m in group.members}
-    before = {name: tensor_of(model, name).detach().clone() for name in touched}
-    zero_channels(model, groups, {group.name: () for group in groups})
-    block = copied(model.get_submodule(branch.block)).cpu().double()
+    with zeroed(model, groups, {group.name: () for group in groups}):
+        block = copied(model.get_submodule(branch.block)).cpu().double()
     block.eval()
-    for name, values in before.items():
-        tensor_of(model, name).data.copy_(values)
     return block if _runs(block, branch) else block.float()
 
 

@@ -6,6 +6,7 @@ Works on a model in place; `surgery.cut` and the trial cuts of `verifying` hand 
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,16 @@ import torch
 from torch import nn
 
 from latprune.errors import ModelMismatch
+from latprune.graph.reparametrised import (
+    gains_made_up,
+    make_up_gains,
+    normed_weights,
+    weights_of,
+)
 from latprune.modes import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import ChannelGroup, Count, Role
@@ -47,7 +54,9 @@ def slice_model(
     """
     groups = tuple(groups)
     before: dict[int, torch.Size] = {}
-    for name, axes in kept_entries(model, groups, kept, ties=ties).items():
+    entries = kept_entries(model, groups, kept, ties=ties)
+    make_up_gains(model, entries)
+    for name, axes in entries.items():
         tensor = tensor_of(model, name)
         before[id(tensor)] = tensor.shape
         tensor.data = select(tensor.data, axes).contiguous(memory_format=_format_of(tensor))
@@ -86,11 +95,9 @@ def tell_modules(
         kept: Per group the channels that stayed; a group that is missing stayed whole.
         before: The shapes that the tensors had, by id.
     """
-    through = {
-        id(tensor_of(model, m.parameter)): m.axis for g in groups for m in g.with_role("through")
-    }
+    through = {id(tensor_of(model, m.parameter)) for g in groups for m in g.with_role("through")}
     for module in model.modules():
-        own = (t for t in (*module._parameters.values(), *module._buffers.values()))
+        own = (*module._parameters.values(), *module._buffers.values(), *weights_of(module))
         if any(id(tensor) in before for tensor in own):
             _tell(module, before, through)
     left = {group.name: len(kept.get(group.name, range(group.channels))) for group in groups}
@@ -109,11 +116,30 @@ def zero_channels(
     The model then computes what the cut one must compute: a weight does not see these channels,
     and in a product of activations, such as attention's, they add nothing.
     """
-    for group, member in ((g, m) for g in groups for m in g.with_role(*TOUCHING)):
-        gone = np.setdiff1d(np.arange(group.channels), kept.get(group.name, range(group.channels)))
-        entries = torch.from_numpy(member.positions[gone].ravel())
-        tensor = tensor_of(model, member.parameter)
-        tensor.data.index_fill_(member.axis, entries.to(tensor.device), 0.0)
+    with gains_made_up(model):
+        for group, member in ((g, m) for g in groups for m in g.with_role(*TOUCHING)):
+            every = np.arange(group.channels)
+            gone = np.setdiff1d(every, kept.get(group.name, range(group.channels)))
+            entries = torch.from_numpy(member.positions[gone].ravel())
+            tensor = tensor_of(model, member.parameter)
+            tensor.data.index_fill_(member.axis, entries.to(tensor.device), 0.0)
+
+
+@contextmanager
+def zeroed(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]
+) -> Iterator[None]:
+    """The same, for as long as it takes: afterwards the model is as it was."""
+    names = {member.parameter for group in groups for member in group.with_role(*TOUCHING)}
+    touched = [tensor_of(model, name) for name in names]
+    touched += [normed.gain for normed in normed_weights(model) if normed.name in names]
+    before = [tensor.detach().clone() for tensor in touched]
+    zero_channels(model, groups, kept)
+    try:
+        yield
+    finally:
+        for tensor, values in zip(touched, before, strict=True):
+            tensor.data.copy_(values)
 
 
 def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
@@ -193,26 +219,24 @@ def _lower(module: nn.Module, count: Count, by: int) -> None:
         )
 
 
-def _tell(
-    module: nn.Module, before: Mapping[int, Sequence[int]], through: Mapping[int, int]
-) -> None:
+def _tell(module: nn.Module, before: Mapping[int, Sequence[int]], through: Collection[int]) -> None:
     """Bring a module's own numbers into line with its tensors.
 
     Args:
         module: Some of its tensors were cut.
         before: Sizes of tensors before they were, by id.
-        through: Weights that lose whole groups, by id: on which axis.
+        through: Weights that lose whole groups, by id.
     """
-    weight = module._parameters.get("weight")
+    weights = weights_of(module)
+    weight = weights[-1] if weights else None
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        axis = through.get(id(weight))
-        if axis is not None and id(weight) in before:
-            module.groups = module.groups * weight.shape[axis] // before[id(weight)][axis]
+        if id(weight) in before and any(id(own) in through for own in weights):
+            module.groups = module.groups * len(weight) // before[id(weight)][0]
         out, into = (1, 0) if module.transposed else (0, 1)
         module.out_channels = weight.shape[out] * (module.groups if module.transposed else 1)
         module.in_channels = weight.shape[into] * (1 if module.transposed else module.groups)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Linear) and weight is not None:
+        module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         tensor = weight if weight is not None else module.running_mean
         if tensor is not None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import NotFinite
-from latprune.graph.slicing import TOUCHING, tensor_of, zero_channels
+from latprune.graph.slicing import zeroed
 from latprune.modes import arrange, copied, device_of, forget, moved
 from latprune.samples import outputs_of, samples_of, several_at_once
 
@@ -110,16 +110,11 @@ class MaskedTrial:
         self, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]
     ) -> Iterator[None]:
         """Mask groups' other channels where they are written and read, for as long as it takes."""
-        names = {m.parameter for group in groups for m in group.with_role(*TOUCHING)}
-        touched = {name: tensor_of(self.model, name) for name in names}
-        before = {name: tensor.detach().clone() for name, tensor in touched.items()}
-        zero_channels(self.model, groups, kept)
-        forget(self.model)
         try:
-            yield
+            with zeroed(self.model, groups, kept):
+                forget(self.model)
+                yield
         finally:
-            for name, tensor in touched.items():
-                tensor.data.copy_(before[name])
             forget(self.model)
 
 

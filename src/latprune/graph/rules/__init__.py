@@ -40,6 +40,8 @@ from latprune.graph.rules.weights import (
     layer_norm,
     linear,
     matrix_product,
+    one_number,
+    weight_norm,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ _BY_RULE: dict[Rule, str] = {
     convolution: "convolution _convolution mkldnn_convolution cudnn_convolution",
     matrix_product: "mm addmm",
     linear: "linear",
+    weight_norm: "_weight_norm_interface",
+    one_number: "dot vdot",
     batched_product: "bmm baddbmm",
     vector_product: "mv",
     attention: "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
@@ -102,7 +106,7 @@ _BY_RULE: dict[Rule, str] = {
     regions: "roi_align roi_pool",
     along: "_softmax _safe_softmax _log_softmax cumsum",
     reduction: "mean sum amax amin max min var std var_mean std_mean prod logsumexp "
-    "linalg_vector_norm argmax argmin",
+    "linalg_vector_norm norm argmax argmin",
 }
 RULES: Mapping[str, Rule] = {
     name: rule for rule, names in _BY_RULE.items() for name in names.split()

@@ -88,6 +88,28 @@ def _whole_groups(
     return out
 
 
+def weight_norm(mode: LabelMode, call: Call) -> None:
+    """`weight_norm`: a gain for each entry of one axis, norms over the others.
+
+    The gain stands for the weight, whose size it says; see `reparametrised` for the norms.
+    """
+    direction, gain, axis = call.args[0], call.args[1], int(call.argument(2, "dim", 0))
+    gains = mode.on(gain, axis)
+    mode.join(mode.on(direction, axis), gains, "meets a constant gain")
+    mode.put(call.outputs[0], {**mode.of(direction), axis % direction.dim(): gains})
+
+
+def one_number(mode: LabelMode, call: Call) -> None:
+    """`dot`: one number of all, as `spectral_norm` divides a weight by."""
+    for tensor in call.inputs:
+        for shadow in mode.shadows(tensor):
+            mode.freeze(
+                shadow,
+                f"{call.name} makes one number of them; if that is spectral_norm's, remove it "
+                "before tracing",
+            )
+
+
 def matrix_product(mode: LabelMode, call: Call) -> None:
     """`mm` and `addmm`: the contracted labels join, the outer ones pass."""
     bias, left, right = call.args if call.name == "addmm" else (None, *call.args)

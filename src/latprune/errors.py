@@ -28,6 +28,7 @@
     ├── NoGpu                 PyTorch finds no GPU
     ├── NoProvider            ONNX Runtime cannot use a provider for GPUs
     ├── CannotBuild           TensorRT cannot build a network
+    ├── CannotCopy            a module keeps something that cannot be copied
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
@@ -381,6 +382,10 @@ class CannotBuild(LatpruneError):
             f"Replace what it names, or choose another runtime, such as onnxruntime-cuda"
         )
         self.reasons = tuple(reasons)
+
+
+class CannotCopy(LatpruneError):
+    """A module keeps something that cannot be copied, so there can be no network beside it."""
 
 
 class MissingExtra(LatpruneError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -125,7 +124,7 @@ def prune_gradually(
     told.stage("trace")
     graph = trace(dense, example, keep=keep)
     told.stage("measure")
-    timed = copy.deepcopy(dense)  # the teacher is where training is, and this one stays
+    timed = copied(dense)  # the teacher is where training is, and this one stays
     bench = Bench(timed, graph, example, budgets, folder, device)
     first, *others = shared(lambda: bench.measured(progress=told))
     begin = partial(

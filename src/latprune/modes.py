@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from latprune.copying import shared_parts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -66,6 +68,10 @@ def copied(model: Module) -> Module:
 
     `weight_norm` keeps the weight that it made, and modules that `forget` keep what they computed
     with: PyTorch refuses to copy such tensors with their history. The copy has forgotten them.
+    What cannot be copied at all, such as a lock or an open file, is the same one in the copy.
+
+    Raises:
+        CannotCopy: If a module refuses to be copied.
     """
     derived = {
         id(tensor): tensor.detach().clone()
@@ -73,7 +79,10 @@ def copied(model: Module) -> Module:
         for tensor in _tensors(vars(module))
         if not tensor.is_leaf
     }
-    twin = copy.deepcopy(model, derived)
+    try:
+        twin = copy.deepcopy(model, dict(derived))
+    except Exception:  # whatever a stranger's class raises: what is in it tells which part does
+        twin = copy.deepcopy(model, derived | shared_parts(model, derived))
     forget(twin)
     return twin
 

@@ -22,6 +22,7 @@ STAGES = [
     "progress",
     "copying",
     "modes",
+    "states",
     "samples",
     "outputs",
     "distances",

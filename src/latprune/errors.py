@@ -29,6 +29,7 @@
     ├── NoProvider            ONNX Runtime cannot use a provider for GPUs
     ├── CannotBuild           TensorRT cannot build a network
     ├── CannotCopy            a module keeps something that cannot be copied
+    ├── CannotSave            a module's state holds something that no file can hold
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
@@ -386,6 +387,10 @@ class CannotBuild(LatpruneError):
 
 class CannotCopy(LatpruneError):
     """A module keeps something that cannot be copied, so there can be no network beside it."""
+
+
+class CannotSave(LatpruneError):
+    """A module's state holds something that cannot be written and read back."""
 
 
 class MissingExtra(LatpruneError):

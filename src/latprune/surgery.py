@@ -22,6 +22,7 @@ from latprune.graph.slicing import tensor_of
 from latprune.graph.ties import Tie
 from latprune.modes import copied
 from latprune.planning import Plan
+from latprune.states import state_of, tensors_of
 
 if TYPE_CHECKING:
     import os
@@ -75,6 +76,9 @@ def save(
         graph: The dense network's graph.
         plan: What the network was cut to.
         notes: JSON values to keep beside the plan, such as a report; `load_notes` gives them.
+
+    Raises:
+        CannotSave: If a module's state holds something that cannot be read back.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,7 @@ def save(
     }
     unfinished = path.with_name(path.name + ".part")
     # A tensor that two names share is stored twice: a file has no sharing.
-    tensors = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
     unfinished.write_bytes(to_bytes(tensors, metadata=metadata))
     unfinished.replace(path)
 
@@ -117,9 +121,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     return small
 
 
-def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Any]:
     """Give tensors as this model's state dict, with its modules' versions, which some ask for."""
-    state = OrderedDict(tensors)
+    state = OrderedDict(state_of(tensors))
     vars(state)["_metadata"] = vars(model.state_dict())["_metadata"]
     return state
 

@@ -10,6 +10,7 @@ import torch
 
 from latprune.gradual.facts import decoded, encoded
 from latprune.gradual.processes import gathered, rank, wait_for_all
+from latprune.states import state_of, tensors_of
 from latprune.tuning.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -39,7 +40,7 @@ def keep(folder: Path, pruning: Stateful, live: LiveNetwork, facts: Mapping[str,
         state = pruning.state_dict()
         tensors = {f"pruning.{name}": t for name, t in state.pop("tensors").items()}
         for name, network in _networks(live).items():
-            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+            tensors |= {f"{name}.{key}": value for key, value in tensors_of(network).items()}
         tensors |= {f"wrappers.{name}": buffer for name, buffer in live.own_buffers().items()}
         slots = optimizer_tensors(live.optimizer)
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
@@ -65,7 +66,7 @@ def take_up(folder: Path, pruning: Stateful, live: LiveNetwork) -> dict[str, Any
         parts.setdefault(part, {})[rest] = tensor
     pruning.load_state_dict({**stored.state["pruning"], "tensors": parts.get("pruning", {})})
     for name, network in _networks(live).items():
-        network.load_state_dict(parts[name])
+        network.load_state_dict(state_of(parts[name]))
     for name, buffer in live.own_buffers().items():
         buffer.copy_(parts["wrappers"][name])
     restore_optimizer(live.optimizer, parts.get("optimizer", {}))

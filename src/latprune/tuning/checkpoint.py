@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
+from latprune.states import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +99,7 @@ def read_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None:
 def hash_of_weights(model: nn.Module) -> str:
     """Give twelve digits that tell a network's names, shapes and values from others."""
     found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors_of(model).items():
         found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         whole = tensor.detach().cpu().contiguous().view(-1)
         found.update(whole.view(torch.uint8).numpy().data)

@@ -12,6 +12,7 @@ from latprune.errors import NotFinite, import_extra
 from latprune.modes import moved
 from latprune.outputs import as_numbers
 from latprune.samples import outputs_of, several_at_once
+from latprune.states import state_of, tensors_of
 from latprune.tuning.checkpoint import (
     REACHED,
     Checkpoint,
@@ -220,11 +221,11 @@ class Training:
         state = self.state.to_json() | {"precision": precision, "scaler": scaler}
         state[REACHED] = [hash_of_weights(network) for network in (self.model, self.judged)]
         parts: dict[str, Mapping[str, Tensor]] = {
-            "model": self.model.state_dict(),
+            "model": tensors_of(self.model),
             "optimizer": optimizer_tensors(self._optimizer),
         }
         if self._average is not None:
-            parts["average"] = self.judged.state_dict()
+            parts["average"] = tensors_of(self.judged)
         if self._along is not None:
             state["along"] = self._along.state_dict()
             parts["along"] = state["along"].pop("tensors")
@@ -241,9 +242,9 @@ class Training:
             # The tensors below have the shapes that this gives the network.
             tensors = parts.get("along", {})
             self._along.load_state_dict({**stored.state["along"], "tensors": tensors})
-        self.model.load_state_dict(parts["model"])
+        self.model.load_state_dict(state_of(parts["model"]))
         if self._average is not None:
-            self.judged.load_state_dict(parts["average"])
+            self.judged.load_state_dict(state_of(parts["average"]))
         restore_optimizer(self._optimizer, parts.get("optimizer", {}))
         self._scaler.load_state_dict(dict(stored.state["scaler"]))
         self.state = State.from_json(stored.state)

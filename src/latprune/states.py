@@ -1,0 +1,70 @@
+"""A model's state as tensors alone, which files hold, also where a module keeps something else.
+
+What a `get_extra_state` gives may be no tensor. It is written as the bytes of `torch.save`, and
+read as weights are: numbers, strings, tensors, and lists, tuples and dicts of these.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from latprune.errors import CannotSave
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAME = "_extra_state"
+_BEGINS = torch.frombuffer(bytearray(b"PK\x03\x04"), dtype=torch.uint8)  # as every file of torch
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Give a model's state dict with bytes in the place of what is no tensor.
+
+    Raises:
+        CannotSave: If something in it cannot be read back.
+    """
+    state: Mapping[str, Any] = model.state_dict()
+    return {
+        name: value if isinstance(value, Tensor) else _as_bytes(model, name, value)
+        for name, value in state.items()
+    }
+
+
+def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Give the state dict that `tensors_of` made tensors of."""
+    return {
+        name: _read(tensor) if name.endswith(_NAME) and _is_bytes(tensor) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _as_bytes(model: nn.Module, name: str, value: Any) -> Tensor:
+    written = io.BytesIO()
+    try:
+        torch.save(value, written)
+        tensor = torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+        _read(tensor)
+    except Exception as error:  # whatever a stranger's object raises
+        owner = name.rpartition(".")[0]
+        kind = type(model.get_submodule(owner)).__name__
+        where = f"{owner}, a {kind}," if owner else f"the model, a {kind},"
+        raise CannotSave(
+            f"the state of {where} holds {name!r}, a {type(value).__name__} that cannot be written "
+            f"and read back: {error}. Let its get_extra_state give numbers, strings and tensors, "
+            "or lists, tuples and dicts of them."
+        ) from error
+    return tensor
+
+
+def _is_bytes(tensor: Tensor) -> bool:
+    begins = tensor[: len(_BEGINS)] if tensor.dim() == 1 else tensor
+    return tensor.dtype == torch.uint8 and torch.equal(begins.cpu(), _BEGINS)
+
+
+def _read(tensor: Tensor) -> Any:
+    written = io.BytesIO(tensor.cpu().numpy().tobytes())
+    return torch.load(written, weights_only=True, map_location="cpu")

@@ -1,0 +1,88 @@
+"""Networks whose state is more than tensors are saved and come back, or the error says why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+
+import latprune as lp
+from latprune.states import state_of, tensors_of
+from latprune.tuning.checkpoint import hash_of_weights
+from tests import networks
+from tests.test_surgery import EXAMPLE, a_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Told(networks.Plain):
+    """Keeps what it is told beside its weights."""
+
+    def __init__(self, told: Any = None) -> None:
+        super().__init__()
+        self.told = told
+
+    def get_extra_state(self) -> Any:
+        return self.told
+
+    def set_extra_state(self, state: Any) -> None:
+        self.told = state
+
+
+class Secret:
+    """Of a class that no reader of weights may make."""
+
+
+def saved(model: nn.Module, path: Path) -> None:
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    lp.save(lp.cut(model, graph, plan), path, graph=graph, plan=plan)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {"steps": 3, 7: (1.5, "seven"), "nested": [{"on": True}]},
+        "PK\x03\x04",
+        torch.arange(5, dtype=torch.uint8),
+    ],
+)
+def test_a_state_that_is_no_tensor_comes_back(told: Any, tmp_path: Path) -> None:
+    saved(Told(told).eval(), tmp_path / "small.safetensors")
+
+    again: Any = lp.load(tmp_path / "small.safetensors", Told("another").eval())
+
+    assert type(again.told) is type(told)
+    assert torch.equal(again.told, told) if isinstance(told, torch.Tensor) else again.told == told
+
+
+def test_tensors_within_a_state_come_back() -> None:
+    model = Told({"scales": torch.tensor([0.5, 2.0])})
+    twin = Told()
+
+    twin.load_state_dict(state_of(tensors_of(model)))
+
+    assert torch.equal(twin.told["scales"], torch.tensor([0.5, 2.0]))
+
+
+def test_a_state_that_no_file_can_hold_is_named(tmp_path: Path) -> None:
+    model = nn.Sequential(Told(Secret())).eval()
+
+    with pytest.raises(lp.CannotSave, match=r"0, a Told, holds '0._extra_state', a Secret"):
+        saved(model, tmp_path / "small.safetensors")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_told_apart_by_such_a_state_too() -> None:
+    torch.manual_seed(0)
+    one, two = Told({"steps": 3}), Told({"steps": 4})
+    two.load_state_dict({**one.state_dict(), "_extra_state": {"steps": 4}})
+
+    assert hash_of_weights(one) != hash_of_weights(two)
+    two.told = {"steps": 3}
+    assert hash_of_weights(one) == hash_of_weights(two)

@@ -285,6 +285,12 @@ def _sizes(
         for axis, number in enumerate(sizes):
             if isinstance(number, Number):
                 yield number, result, axis
+    elif name in ("repeat", "tile") and isinstance(result, Tensor):
+        times = kwargs.get("repeats", kwargs.get("dims", args[1:]))
+        times = times[0] if times and isinstance(times[0], tuple | list) else times
+        for axis, number in enumerate(times, start=result.dim() - len(times)):
+            if isinstance(number, Number) and number == result.shape[axis]:
+                yield number, result, axis
     elif name == "unflatten" and isinstance(result, Tensor):
         axis, sizes = kwargs.get("dim", args[1:2]), kwargs.get("sizes", args[2:])
         axis = axis[0] if isinstance(axis, tuple) else axis

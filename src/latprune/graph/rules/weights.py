@@ -23,24 +23,29 @@ def convolution(mode: LabelMode, call: Call) -> None:
     """Read the weight's input side, write its output side; grouped ones couple channels."""
     x, weight, bias = call.args[0], call.args[1], call.argument(2, "bias")
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    for tensor, channels in ((x, {1}), (weight, {0, 1})):
-        others = set(range(tensor.dim())) - channels
-        for axis, labels in mode.of(tensor, whole=others).items():
-            if axis not in channels:
+    for tensor in (x, weight):
+        along = set(range(2, tensor.dim()))
+        for axis, labels in mode.of(tensor, whole=along).items():
+            if axis in along:
                 mode.freeze(labels, "a convolution runs along it")
     inner, outer = (0, 1) if transposed else (1, 0)
     reads, into, out = mode.on(x, 1), mode.on(weight, inner), mode.on(weight, outer)
-    follow = groups > 1 and groups >= len(reads) // groups and not transposed
+    follow = groups > 1 and groups >= len(reads) // groups
     if groups == 1:
         mode.join(reads, into, "meets a constant weight")
         mode.mark(into, "reads")
         mode.mark(out, "writes")
+    elif follow and transposed:
+        mode.freeze(out, "whole groups are cut instead")
+        out = _whole_groups_transposed(mode, reads, into, len(out), groups)
     elif follow:
         out = _whole_groups(mode, weight, reads, out, groups)
         mode.freeze(into, "whole groups are cut instead")
     elif transposed:
-        for labels in (reads, into, out):
-            mode.freeze(labels, "a grouped transposed convolution")
+        same_positions(mode, reads, groups, "the groups of a convolution")
+        mode.join(reads, into, "meets a constant weight")
+        mode.mark(into, "reads")
+        mode.mark(out, "writes")
         out = np.tile(out, groups)
     else:
         same_positions(mode, reads, groups, "the groups of a convolution")
@@ -51,7 +56,8 @@ def convolution(mode: LabelMode, call: Call) -> None:
     if bias is not None:
         mode.join(out, mode.on(bias, 0), "meets a constant bias")
         mode.mark(mode.on(bias, 0), "through" if follow else "writes")
-    mode.put(call.outputs[0], {1: out})
+    samples = mode.of(x).get(0)  # channels that were moved into the batch
+    mode.put(call.outputs[0], {1: out} if samples is None else {0: samples, 1: out})
     shape = LayerShape(
         kind="conv",
         in_channels=x.shape[1],
@@ -68,6 +74,9 @@ def convolution(mode: LabelMode, call: Call) -> None:
     )
     if shape.is_depthwise:
         mode.seen.feed_depthwise(x)
+    if samples is not None:
+        mode.seen.leave_unpriced("convolution of channels in the batch")
+        return
     name = mode.layer_of(weight)
     mode.seen.add(SeenLayer(name, shape, reads, out, follow), call.outputs[0])
 
@@ -76,9 +85,10 @@ def _whole_groups(
     mode: LabelMode, weight: torch.Tensor, reads: IntArray, out: IntArray, groups: int
 ) -> IntArray:
     """A convolution that loses whole groups, as a depthwise one does: give what it writes."""
-    if weight.stride(0) == 0 and len(out) == len(reads):
-        out = reads  # one filter, expanded to all channels, brings nothing of its own
-        mode.numbers.follow(weight, 0, out, 0)
+    if len(out) == len(reads):
+        told = mode.numbers.follow(weight, 0, reads, 0)
+        if told or weight.stride(0) == 0:
+            out = reads  # one filter, repeated for all channels, brings nothing of its own
     blocks = np.concatenate([reads.reshape(groups, -1), out.reshape(groups, -1)], axis=1)
     mode.join(blocks, blocks[:, :1], "a group of a grouped convolution")
     mode.mark(out, "through")
@@ -86,6 +96,17 @@ def _whole_groups(
         if number == groups:
             mode.numbers.count(number, reads.reshape(groups, -1)[:, 0])
     return out
+
+
+def _whole_groups_transposed(
+    mode: LabelMode, reads: IntArray, into: IntArray, per_group: int, groups: int
+) -> IntArray:
+    """The same for a transposed one, whose weight has no axis for what it writes in all."""
+    blocks = np.concatenate([reads.reshape(groups, -1), into.reshape(groups, -1)], axis=1)
+    mode.join(blocks, blocks[:, :1], "a group of a grouped convolution")
+    mode.mark(into, "through")
+    mode.read(reads)
+    return np.repeat(into.reshape(groups, -1)[:, 0], per_group)
 
 
 def weight_norm(mode: LabelMode, call: Call) -> None:

@@ -1,0 +1,120 @@
+"""Channels are followed through grouped transposed convolutions, and through the batch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latprune.graph.tracing import trace
+from tests.graph.test_tracing import EXAMPLE, is_right
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Upsampling(nn.Module):
+    """A transposed convolution of groups between two convolutions."""
+
+    def __init__(self, groups: int, out_channels: int) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, out_channels, 4, stride=2, padding=1, groups=groups)
+        self.after = nn.Conv2d(out_channels, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(self.before(x).relu()).relu()
+        y: Tensor = self.head(self.after(x).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("groups", "out_channels", "widths"),
+    [
+        (8, 8, {"before": 8, "after": 12}),  # depthwise
+        (8, 16, {"before": 8, "after": 12}),
+        (4, 12, {"before": 4, "after": 12}),  # whole groups of two go
+        (2, 8, {"before": 4, "up": 4, "after": 12}),  # channels within both groups go
+    ],
+)
+def test_a_grouped_transposed_convolution_is_cut(
+    groups: int, out_channels: int, widths: dict[str, int]
+) -> None:
+    model = Upsampling(groups, out_channels).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == widths
+    assert is_right(model, graph)
+
+
+KERNEL = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]])[None, None] / 16
+
+
+def in_the_batch(x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    x = F.conv2d(x.reshape(b * c, 1, h, w), KERNEL.to(x), stride=2, padding=1)
+    return x.reshape(b, c, h // 2, w // 2)
+
+
+def in_the_batch_without_saying(x: Tensor) -> Tensor:
+    b, _, h, w = x.shape
+    return F.conv2d(x.view(-1, 1, h, w), KERNEL.to(x), padding=1).view(b, -1, h, w)
+
+
+def by_axes(x: Tensor) -> Tensor:
+    blurred = F.conv2d(x.flatten(0, 1).unsqueeze(1), KERNEL.to(x)).squeeze(1)
+    return blurred.unflatten(0, x.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
+
+
+def repeated(x: Tensor) -> Tensor:
+    c = x.shape[1]
+    return F.conv2d(x, KERNEL.to(x).repeat(c, 1, 1, 1), groups=c)
+
+
+class Blurred(nn.Module):
+    def __init__(self, blur: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.blur = blur
+        self.after = nn.Conv2d(8, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blur(self.before(x).relu())
+        y: Tensor = self.head(self.after(x).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("blur", [in_the_batch, in_the_batch_without_saying, by_axes, repeated])
+def test_channels_that_are_blurred_one_by_one_are_cut(blur: Callable[[Tensor], Tensor]) -> None:
+    model = Blurred(blur).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "after": 12}
+    assert is_right(model, graph)
+
+
+def test_a_kernel_that_differs_from_channel_to_channel_keeps_them() -> None:
+    kernels = torch.arange(8.0)[:, None, None, None]
+    model = Blurred(partial(F.conv2d, weight=kernels, groups=8)).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"after": 12}
+    assert any(frozen.where == "before" and frozen.reason for frozen in graph.frozen)
+
+
+def test_a_convolution_of_channels_in_the_batch_is_not_priced_as_one_of_samples() -> None:
+    graph = trace(Blurred(in_the_batch), EXAMPLE)
+
+    assert [layer.name for layer in graph.layers if layer.shape.has_weights] == [
+        *("before", "after", "head")
+    ]
+    assert any("convolution of channels in the batch" in name for name in graph.unpriced)

@@ -53,6 +53,7 @@ class Call:
         inputs: The tensors among its arguments, in order.
         outputs: The tensors it returned.
         count: How many operators of this name ran before it.
+        taken: The shape of its first argument before it ran: `unsqueeze_` changes it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Call:
     inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
     count: int
+    taken: torch.Size
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Give an argument that may have been passed by position or by name."""
@@ -385,13 +387,14 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        taken = args[0].shape if args and isinstance(args[0], torch.Tensor) else torch.Size()
         result = func(*args, **kwargs)
         name, in_place = operator_name(func)
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
         inputs, outputs = tuple(tensors_in((args, kwargs))), tuple(tensors_in(result))
         if outputs and any(self.shadows(tensor) for tensor in inputs):
-            call = Call(name, in_place, func, args, kwargs, inputs, outputs, count)
+            call = Call(name, in_place, func, args, kwargs, inputs, outputs, count, taken)
             self._rules.get(name, self._default)(self, call)
         elif draws(name) or any(map(self.is_drawn, inputs)):
             self._drawn.update(dict.fromkeys(outputs, True))

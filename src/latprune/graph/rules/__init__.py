@@ -20,6 +20,7 @@ from latprune.graph.rules.moving import (
     filled_rows,
     from_patches,
     gated_halves,
+    gathered,
     indexed,
     looked_up,
     made_anew,
@@ -87,6 +88,7 @@ _BY_RULE: dict[Rule, str] = {
     indexed: "index",
     filled_rows: "index_put _index_put_impl _unsafe_index_put",
     looked_up: "embedding",
+    gathered: "gather scatter scatter_add scatter_reduce",
     rearranged: "roll flip unfold",
     channel_shuffle: "channel_shuffle native_channel_shuffle",
     restrided: "as_strided",
@@ -101,12 +103,15 @@ _BY_RULE: dict[Rule, str] = {
     spatial: "avg_pool1d avg_pool2d avg_pool3d max_pool2d max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
     "_adaptive_avg_pool3d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d "
-    "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d "
-    "replication_pad2d",
+    "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa upsample_linear1d "
+    "upsample_nearest1d _upsample_nearest_exact1d upsample_trilinear3d upsample_nearest3d "
+    "_upsample_nearest_exact3d adaptive_max_pool3d reflection_pad1d reflection_pad2d "
+    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d",
     regions: "roi_align roi_pool",
-    along: "_softmax _safe_softmax _log_softmax cumsum",
+    along: "_softmax _safe_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort "
+    "topk",
     reduction: "mean sum amax amin max min var std var_mean std_mean prod logsumexp "
-    "linalg_vector_norm norm argmax argmin",
+    "linalg_vector_norm norm argmax argmin any all median nanmedian mode kthvalue",
 }
 RULES: Mapping[str, Rule] = {
     name: rule for rule, names in _BY_RULE.items() for name in names.split()

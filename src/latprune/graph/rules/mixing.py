@@ -63,8 +63,10 @@ def regions(mode: LabelMode, call: Call) -> None:
 
 
 def along(mode: LabelMode, call: Call) -> None:
-    """Softmax and its like mix the entries of one axis and pass the others."""
-    x, axis = call.inputs[0], call.argument(1, "dim", -1)
+    """Softmax, sorting and their like mix the entries of one axis and pass the others."""
+    x, axis = call.inputs[0], call.argument(2 if call.name == "topk" else 1, "dim", -1)
+    if call.name == "sort" and isinstance(axis, bool):  # `stable` comes first
+        axis = call.argument(2, "dim", -1)
     mixed = {a % x.dim() for a in ([axis] if isinstance(axis, int) else axis)}
     passed, found = mode.apart(x, mixed)
     for a, labels in found.items():
@@ -80,7 +82,7 @@ def along(mode: LabelMode, call: Call) -> None:
 def reduction(mode: LabelMode, call: Call) -> None:
     """Sums, means and maxima: statistics of a reduced axis change, other results would be wrong."""
     x, output = call.inputs[0], call.outputs[0]
-    named = call.argument(2 if "norm" in call.name else 1, "dim")
+    named = call.argument(2 if "norm" in call.name or call.name == "kthvalue" else 1, "dim")
     axes = range(x.dim()) if not isinstance(named, int | list | tuple) or named == [] else named
     reduced = {a % x.dim() for a in ([axes] if isinstance(axes, int) else axes)}
     passed, found = mode.apart(x, reduced)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from latprune.graph.rules.pointwise import join_all
+from latprune.graph.rules.pointwise import beside_constants, join_all, join_shadows
 from latprune.graph.shadows import aligned, along_axis, shrunk, varying
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def movement(mode: LabelMode, call: Call) -> None:
     x = call.inputs[0]
     moved: list[list[IntArray]] = [[] for _ in call.outputs]
     for shadow in mode.shadows(x):
-        full = torch.from_numpy(shadow).expand(x.shape)
+        full = torch.from_numpy(shadow).expand(call.taken)
         if call.name in RESHAPES:
             parts: Sequence[torch.Tensor] = [full.reshape(call.outputs[0].shape)]
         else:
@@ -131,6 +131,24 @@ def filled_rows(mode: LabelMode, call: Call) -> None:
         if set(varying(shadow)) & indexed_axes:
             mode.freeze(shadow, "rows are assigned by index")
     mode.put_shadows(call.outputs[0], [s for s in shadows if not set(varying(s)) & indexed_axes])
+
+
+def gathered(mode: LabelMode, call: Call) -> None:
+    """`gather` and `scatter`: one axis is picked from by value, the others meet."""
+    x, output = call.args[0], call.outputs[0]
+    axis, beside = int(call.args[1]) % x.dim(), []
+    for tensor in call.inputs:
+        free, found = mode.apart(tensor, {axis})
+        free += [along_axis(labels, a, x.dim()) for a, labels in found.items() if a != axis]
+        if axis in found:
+            mode.freeze(found[axis], f"entries are picked by value in {call.name}")
+        for shadow in free:
+            if any(tensor.shape[a] != output.shape[a] for a in varying(shadow)):
+                mode.freeze(shadow, f"{call.name} at fixed positions")
+        beside += free
+    joined = join_shadows(mode, beside, f"meets a constant in {call.name}")
+    mode.put_shadows(output, [beside_constants(mode, shadow, call) for shadow in joined])
+    mode.seen.leave_unpriced(call.name)
 
 
 def looked_up(mode: LabelMode, call: Call) -> None:

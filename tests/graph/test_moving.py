@@ -1,0 +1,144 @@
+"""Channels are followed through what is written into slices, sorted or picked beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latprune.graph.tracing import trace
+from tests.graph.test_tracing import EXAMPLE, is_right
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Move = Callable[[Tensor], Tensor]
+
+
+class Moved(nn.Module):
+    """Something is done between two layers to [samples, channels, places]."""
+
+    def __init__(self, move: Move) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.move = move
+        self.after = nn.Conv1d(8, 12, 1)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.move(self.before(x).flatten(2).tanh())
+        y: Tensor = self.head(self.after(x).relu().cumsum(2).mean(2))
+        return y
+
+
+def padded_by_hand(x: Tensor) -> Tensor:
+    y = torch.zeros(x.shape[0], x.shape[1], x.shape[2] + 2, dtype=x.dtype)
+    y[:, :, 1:-1] = x
+    return y
+
+
+def interleaved(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    y[:, :, ::2], y[:, :, 1::2] = x[:, :, 1::2], 2 * x[:, :, ::2]
+    return y
+
+
+def added_to_its_neighbour(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, 1:] += x[:, :, :-1]
+    return y
+
+
+def with_an_axis_in_between(x: Tensor) -> Tensor:
+    return (x.clone().unsqueeze_(2) * 2).squeeze_(2).transpose_(1, 2).transpose_(1, 2)
+
+
+def picked_where_the_mean_is_largest(x: Tensor) -> Tensor:
+    places = x.detach().mean(1, keepdim=True).topk(5, dim=2).indices
+    return x.gather(2, places.expand(-1, x.shape[1], -1))
+
+
+FOLLOWED: list[Move] = [
+    *(padded_by_hand, interleaved, added_to_its_neighbour, with_an_axis_in_between),
+    lambda x: x.sort(2).values,
+    lambda x: x.sort(stable=True, dim=2, descending=True).values,
+    lambda x: x.topk(5, 2).values,
+    lambda x: x.gather(2, x.argsort(2)),
+    picked_where_the_mean_is_largest,
+    lambda x: torch.zeros_like(x).scatter(2, x.argsort(2), x),
+    lambda x: x.median(2, keepdim=True).values,
+    lambda x: x.median(2).values.unsqueeze(2),
+    lambda x: x.kthvalue(3, 2, keepdim=True).values,
+    lambda x: x.quantile(0.3, dim=2, keepdim=True),
+    lambda x: x.cummax(2).values,
+    lambda x: x * (x > 0).any(2, keepdim=True),
+]
+
+
+@pytest.mark.parametrize("move", FOLLOWED)
+def test_channels_are_cut_beside_what_happens_to_their_places(move: Move) -> None:
+    model = Moved(move).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "after": 12}
+    assert is_right(model, graph)
+
+
+def one_channel_set(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 3] = 1.0
+    return y
+
+
+def halves_swapped(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    y[:, :4], y[:, 4:] = x[:, 4:], x[:, :4]
+    return y
+
+
+def constants_written_over(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, 1:] = torch.arange(8.0)[:, None]
+    return y
+
+
+STAYING: list[Move] = [
+    *(one_channel_set, halves_swapped, constants_written_over),
+    lambda x: x.sort(1).values,
+    lambda x: x.topk(8, 1).values,
+    lambda x: x.gather(1, x.argsort(1)),
+    lambda x: x.gather(2, torch.arange(40).reshape(1, 8, 5).expand(2, 8, 5)),
+    lambda x: x + x.median(1, keepdim=True).values,
+]
+
+
+@pytest.mark.parametrize("move", STAYING)
+def test_channels_stay_with_a_reason_where_they_are_picked_or_sorted(move: Move) -> None:
+    graph = trace(Moved(move), EXAMPLE)
+
+    assert graph.widths == {"after": 12}
+    assert any(frozen.where == "before" and frozen.reason for frozen in graph.frozen)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_convolutions_that_pad_with_what_there_is_are_cut(mode: str, axes: int) -> None:
+    convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    model = nn.Sequential(
+        convolution(3, 8, 3, padding=1, padding_mode=mode),
+        nn.ReLU(),
+        convolution(8, 12, 3, padding=1, padding_mode=mode),
+        nn.Flatten(2),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    ).eval()
+    example = torch.randn(2, 3, *[6] * axes, generator=torch.Generator().manual_seed(1))
+
+    graph = trace(model, example)
+
+    assert graph.widths == {"0": 8, "2": 12}
+    assert is_right(model, graph, example)

@@ -44,11 +44,12 @@ class Length:
         if full is None:
             return
         own = _along(shadow, axis)
-        if len(full) > len(own):
-            # As in `reshape(b, n, heads, c // heads)`: two axes together make up c.
-            own = _with_its_neighbour(shadow, axis, len(full) // len(own), otherwise=own)
-        if _is_alone(classes, own) and as_often(classes, own[:, 0], full):
-            return
+        # As in `reshape(b, n, heads, c // heads)`: two axes together make up c.
+        pairs = _pairs(shadow, axis, len(full) // len(own)) if len(full) > len(own) else []
+        for rows in (*pairs, own):
+            if _is_alone(classes, rows) and as_often(classes, rows[:, 0], full):
+                return
+        own = pairs[0] if pairs else own
         block = math.gcd(len(own), len(full))
         first = full[:block, None]
         for rows in (full[:, None], own):
@@ -67,15 +68,15 @@ def _is_alone(classes: LabelClasses, rows: IntArray) -> bool:
     return bool((of_class == of_class[:, :1]).all())
 
 
-def _with_its_neighbour(
-    shadow: IntArray, axis: int, others: int, *, otherwise: IntArray
-) -> IntArray:
-    """The same of this axis and the one beside it that has so many entries, as if they were one."""
-    for first, beside in ((axis - 1, axis - 1), (axis, axis + 1)):
-        if 0 <= beside < shadow.ndim and shadow.shape[beside] == others:
-            both = np.moveaxis(shadow, (first, first + 1), (0, 1))
-            return both.reshape(both.shape[0] * both.shape[1], -1)
-    return otherwise
+def _pairs(shadow: IntArray, axis: int, others: int) -> list[IntArray]:
+    """The same of this axis and another one of so many entries, as if they were one.
+
+    The nearest comes first; where heads were moved, windows may lie in between.
+    """
+    beside = [a for a in range(shadow.ndim) if a != axis and shadow.shape[a] == others]
+    beside.sort(key=lambda a: (abs(a - axis), a))
+    pairs = [np.moveaxis(shadow, sorted((a, axis)), (0, 1)) for a in beside]
+    return [both.reshape(both.shape[0] * both.shape[1], -1) for both in pairs]
 
 
 def as_often(classes: LabelClasses, own: IntArray, full: IntArray) -> bool:

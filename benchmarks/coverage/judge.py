@@ -308,7 +308,12 @@ class _SameScale(TorchFunctionMode):
 _attention = F.scaled_dot_product_attention
 
 
-_STATISTICS = frozenset({"mean", "var", "var_mean", "std", "std_mean"})
+_STATISTICS = frozenset(
+    {
+        *("mean", "var", "var_mean", "std", "std_mean"),
+        *("max", "amax", "min", "amin", "logsumexp"),
+    }
+)
 
 
 def _operator(func: Any) -> str:

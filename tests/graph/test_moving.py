@@ -87,6 +87,25 @@ def test_channels_are_cut_beside_what_happens_to_their_places(move: Move) -> Non
     assert is_right(model, graph)
 
 
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda x: x.max(1, keepdim=True).values,
+        lambda x: x.amin(1, keepdim=True),
+        lambda x: x.logsumexp(1, keepdim=True),
+    ],
+)
+def test_a_maximum_over_channels_is_a_statistic_of_them(statistic: Move) -> None:
+    model = Moved(lambda x: x * statistic(x).sigmoid()).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "after": 12}
+    assert "over its channels" in graph.group("before").approximate
+    assert is_right(model, graph)
+    assert trace(model, EXAMPLE, exact=True).widths == {"after": 12}
+
+
 def one_channel_set(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, 3] = 1.0

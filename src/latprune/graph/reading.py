@@ -183,14 +183,16 @@ class ReadGraph:
                 yield from self._reasons(axis, stays)
 
     def _unwritten(self) -> Iterator[_Axis]:
-        """The first axis of every parameter that no layer writes by and of which nothing can go."""
+        """The first axis of every parameter that is no layer's and of which nothing can go."""
         by_parameter: dict[str, list[_Axis]] = defaultdict(list)
         for axis in self._axes:
             by_parameter[axis.parameter].append(axis)
         for parameter, axes in by_parameter.items():
-            written = any(axis.role == "writes" for axis in axes)
+            # That of a layer that writes a single channel has no labels on its first axis.
+            single = axes[0].axis > 0 and axes[0].role == "reads"
+            of_layer = single or any(axis.role == "writes" for axis in axes)
             stays = all(self._mode.classes.is_frozen(axis.classes).all() for axis in axes)
-            if stays and not written and not self._mode.is_buffer(parameter):
+            if stays and not of_layer and not self._mode.is_buffer(parameter):
                 yield axes[0]
 
     def _staying(self, axis: _Axis, inner: ReadGraph | None, crossed: Collection[str]) -> IntArray:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 # What they give depends on how many channels there are, yet means the same without some.
 STATISTICS = frozenset(
-    {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"}
+    {
+        *("mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"),
+        *("max", "amax", "min", "amin", "logsumexp"),
+    }
 )
 _POOLS: Mapping[str, Kind] = {
     "max_pool2d": "max_pool",
@@ -80,7 +83,7 @@ def along(mode: LabelMode, call: Call) -> None:
 
 
 def reduction(mode: LabelMode, call: Call) -> None:
-    """Sums, means and maxima: statistics of a reduced axis change, other results would be wrong."""
+    """Sums, means, maxima: statistics of a reduced axis change, other results would be wrong."""
     x, output = call.inputs[0], call.outputs[0]
     named = call.argument(2 if "norm" in call.name or call.name == "kthvalue" else 1, "dim")
     axes = range(x.dim()) if not isinstance(named, int | list | tuple) or named == [] else named

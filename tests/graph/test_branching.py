@@ -164,6 +164,35 @@ def test_each_block_of_a_long_stage_costs_as_little_to_prove_as_of_a_short_one()
     assert runs[20] <= 2 * runs[10]
 
 
+class SeveralAdded(nn.Module):
+    """Two branches are added to a trunk in one go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        for name in ("left", "right"):
+            layers = nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1)
+            self.add_module(name, nn.Sequential(*layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.left(x) + self.right(x)
+        y: torch.Tensor = self.head(x)
+        return y
+
+
+@pytest.mark.parametrize("gone", [{"left"}, {"right"}, {"left", "right"}])
+def test_of_several_branches_added_to_one_trunk_each_can_go(gone: set[str]) -> None:
+    model = SeveralAdded().eval()
+    graph = trace(model, EXAMPLE, branches=True)
+
+    assert [branch.name for branch in graph.branches] == ["left", "right"]
+    assert graph.in_branches == {"left.0", "right.0"}
+    masked, small = both(model, graph, kept_without(graph, gone))
+    assert relative_error(masked, small, EXAMPLE) < 1e-9
+
+
 def test_branches_that_can_go_are_looked_for_only_if_asked() -> None:
     assert trace(blocks.Residuals(), EXAMPLE).branches == ()
 

@@ -152,8 +152,12 @@ class _Side(NamedTuple):
 
 
 def _sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> list[_Side]:
-    """Give the sides of sums that hold groups, the smallest first: the finer choice."""
-    return sorted(_any_sides(model, flow, groups), key=lambda side: len(side.groups))
+    """Give the sides of sums that hold groups, the smallest first: the finer choice.
+
+    In `x + a(x) + b(x)` the sum of `x` and `a(x)` is a side, too, and larger than `a(x)` by itself.
+    """
+    sides = _any_sides(model, flow, groups)
+    return sorted(sides, key=lambda side: (len(side.groups), len(side.makers)))
 
 
 def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> Iterator[_Side]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latprune.graph.groups import ChannelGroup
+from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import uneven_kept
 from tests.graph.test_tracing import EXAMPLE, is_right
@@ -235,3 +238,35 @@ def test_groups_of_one_size_lose_different_shares_as_far_as_there_are_any(
         widths = [len(kept[group.name]) for group in groups if group.channels == size]
         assert 0 < min(widths) <= max(widths) < size
         assert len(set(widths)) >= min(len(widths), size // 2)
+
+
+class Comparing(nn.Module):
+    """Does something else where one side is narrower than the other, which at first it is not."""
+
+    def __init__(self, *, swapped: bool) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.heads = nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in range(2))
+        self.swapped = swapped
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sides = [self.one(x).relu(), self.other(x).relu()]
+        first, second = reversed(sides) if self.swapped else sides
+        if first.shape[1] < second.shape[1]:
+            sides[0] = 2 * sides[0]
+        total: torch.Tensor = self.heads[0](sides[0]) + self.heads[1](sides[1])
+        return total
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_only_holds_while_one_width_is_the_larger_is_found(swapped: bool) -> None:
+    model = Comparing(swapped=swapped).eval()
+    graph = trace(model, EXAMPLE)
+
+    for narrow, wide in (("one", "other"), ("other", "one")):
+        kept = {narrow: range(2), wide: range(6)}
+        kept = {name: channels for name, channels in kept.items() if name in graph.widths}
+        masked, small = copy.deepcopy(model), copy.deepcopy(model)
+        zero_channels(masked, graph.groups, kept)
+        slice_model(small, graph.groups, kept)
+        assert torch.allclose(masked(EXAMPLE), small(EXAMPLE), atol=1e-5)

@@ -96,4 +96,22 @@ class Size(Number):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def __lt__(self, other: int) -> bool:
+        return self._compared(int(self) < other)
+
+    def __le__(self, other: int) -> bool:
+        return self._compared(int(self) <= other)
+
+    def __gt__(self, other: int) -> bool:
+        return self._compared(int(self) > other)
+
+    def __ge__(self, other: int) -> bool:
+        return self._compared(int(self) >= other)
+
+    def _compared(self, result: bool) -> bool:
+        """Remember that code may do something else where this is larger, or smaller."""
+        if isinstance(self.origin, Length):
+            self.origin.owner.compares = True
+        return result
+
     __hash__ = int.__hash__

@@ -87,6 +87,7 @@ class NumberMode(TorchFunctionMode):
         counted: Where they were sizes of labelled axes.
         current: Those among the arguments of the function that is running.
         function: Its name.
+        compares: Whether code asked which of a labelled axis's size and another number is larger.
     """
 
     def __init__(self, mode: LabelMode) -> None:
@@ -94,6 +95,7 @@ class NumberMode(TorchFunctionMode):
         self.counted: list[Counted] = []
         self.current: tuple[Number, ...] = ()
         self.function = ""
+        self.compares = False
         self._mode = mode
         self._unlabelled: MutableMapping[Tensor, tuple[tuple[Number, int], ...]]
         self._unlabelled = WeakTensorKeyDictionary()

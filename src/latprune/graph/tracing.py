@@ -183,7 +183,13 @@ class _Reading(NamedTuple):
         """Cut every group on trial; say why some cannot be."""
         mode = self.found.mode
         mixed = mode.mixed | (self.inner.mode.mixed if self.inner else set())
-        judgement = Judgement(mixed, self.witnesses, training=self.found.pair, draws=mode.draws)
+        judgement = Judgement(
+            mixed,
+            self.witnesses,
+            training=self.found.pair,
+            draws=mode.draws,
+            compares=mode.numbers.compares,
+        )
         return find_broken(
             working,
             inputs,

@@ -61,12 +61,14 @@ class Judgement:
             detector makes of its heads' outputs changes with the last bit.
         training: Inputs for training mode, if the network does something else there.
         draws: Whether random numbers are drawn.
+        compares: Whether code asks which of two widths is larger: each has to be so once.
     """
 
     mixed: Collection[tuple[str, int]] = ()
     witnesses: Collection[str] = ()
     training: tuple[Any, ...] = ()
     draws: bool = False
+    compares: bool = False
 
 
 def find_broken(
@@ -131,17 +133,22 @@ def random_kept(
 
 
 def uneven_kept(
-    groups: Sequence[ChannelGroup], seed: int, ties: Sequence[Tie] = ()
+    groups: Sequence[ChannelGroup],
+    seed: int,
+    ties: Sequence[Tie] = (),
+    *,
+    mirrored: bool = False,
 ) -> dict[str, list[int]]:
     """Choose like `random_kept`, but different shares of the groups.
 
     What holds only while widths are equal, or in some proportion, then shows. Groups of the same
-    size lose different numbers of channels as far as there are any.
+    size lose different numbers of channels as far as there are any. Mirrored, those that lost most
+    lose least.
     """
     gone: dict[str, int] = {}
     used: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for index, group in enumerate(groups):
-        nearest = _nearest_share(group, _share(index))
+        nearest = _nearest_share(group, _share(index, mirrored=mirrored))
         taken = used[group.channels, group.multiple]
         most = max(_nearest_share(group, _MOST_GONE), 1)
         # The least used one so far, and of these the nearest.
@@ -152,9 +159,10 @@ def uneven_kept(
     return _kept(groups, gone, [_share(index) for index in range(len(ties))], seed, ties)
 
 
-def _share(index: int) -> float:
+def _share(index: int, *, mirrored: bool = False) -> float:
     """Spread shares evenly, neighbours far apart: multiples of the golden ratio are."""
-    return _LEAST_GONE + (_MOST_GONE - _LEAST_GONE) * ((0.3 + index * 0.618034) % 1)
+    place = (0.3 + index * 0.618034) % 1
+    return _LEAST_GONE + (_MOST_GONE - _LEAST_GONE) * (1 - place if mirrored else place)
 
 
 def _nearest_share(group: ChannelGroup, share: float) -> int:
@@ -320,9 +328,15 @@ class _Trial:
         self._model, self._inputs, self._pair = self._single
 
     def _failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
+        failure = self._failure_of(groups, mirrored=False)
+        if failure is None and self._judgement.compares:
+            failure = self._failure_of(groups, mirrored=True)
+        return failure
+
+    def _failure_of(self, groups: Sequence[ChannelGroup], *, mirrored: bool) -> _Failure | None:
         names = {group.name for group in groups}
         ties = [tie for tie in self._ties if names.issuperset(tie.groups)]
-        kept = uneven_kept(groups, seed=0, ties=ties)
+        kept = uneven_kept(groups, seed=0, ties=ties, mirrored=mirrored)
         masked, small = copied(self._model), copied(self._model)
         zero_channels(masked, groups, kept)
         with channel_wise(self._judgement.mixed):
@@ -336,7 +350,7 @@ class _Trial:
             if not self._precise:
                 return _Failure(f"it does not run on random weights: {_first_line(error)}")
             self._be_rough()
-            return self._failure(groups)
+            return self._failure_of(groups, mirrored=mirrored)
         slice_model(small, groups, kept, ties=ties)
         with _watched(small) as running:
             try:

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latprune.graph.rules import RULES
 from latprune.graph.tracing import trace
 from tests.graph.test_tracing import EXAMPLE, is_right
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from latprune.graph.labels import Call, LabelMode
 
     Move = Callable[[Tensor], Tensor]
 
@@ -140,6 +143,21 @@ def test_channels_stay_with_a_reason_where_they_are_picked_or_sorted(move: Move)
 
     assert graph.widths == {"after": 12}
     assert any(frozen.where == "before" and frozen.reason for frozen in graph.frozen)
+
+
+def test_a_rule_that_fails_keeps_channels_and_not_the_model_from_being_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_mode: LabelMode, _call: Call) -> None:
+        raise IndexError("as nobody foresaw")
+
+    monkeypatch.setitem(RULES, "sort", fails)
+
+    graph = trace(Moved(lambda x: x.sort(2).values), EXAMPLE)
+
+    assert graph.widths == {"after": 12}
+    reasons = [frozen.reason for frozen in graph.frozen if frozen.where == "before"]
+    assert reasons == ["the rule for sort fails (as nobody foresaw)"]
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])

@@ -386,6 +386,16 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         with torch._C.DisableTorchFunction():
             return self._run(func, args, kwargs or {})
 
+    def _follow(self, call: Call) -> None:
+        """Apply a rule; what one does not foresee is no fault of the model, and stays whole."""
+        try:
+            self._rules.get(call.name, self._default)(self, call)
+        except Exception as error:
+            for shadow in (s for tensor in call.inputs for s in self.shadows(tensor)):
+                self.freeze(shadow, f"the rule for {call.name} fails ({error})")
+            for tensor in call.outputs:
+                self.put_shadows(tensor, [])
+
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         taken = args[0].shape if args and isinstance(args[0], torch.Tensor) else torch.Size()
         result = func(*args, **kwargs)
@@ -394,8 +404,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self._calls[name] = count + 1
         inputs, outputs = tuple(tensors_in((args, kwargs))), tuple(tensors_in(result))
         if outputs and any(self.shadows(tensor) for tensor in inputs):
-            call = Call(name, in_place, func, args, kwargs, inputs, outputs, count, taken)
-            self._rules.get(name, self._default)(self, call)
+            self._follow(Call(name, in_place, func, args, kwargs, inputs, outputs, count, taken))
         elif draws(name) or any(map(self.is_drawn, inputs)):
             self._drawn.update(dict.fromkeys(outputs, True))
         self.signs.follow(name, args, kwargs, inputs, outputs)

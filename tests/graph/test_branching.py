@@ -171,9 +171,9 @@ class SeveralAdded(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
-        for name in ("left", "right"):
-            layers = nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1)
-            self.add_module(name, nn.Sequential(*layers))
+        self.left, self.right = (
+            nn.Sequential(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1)) for _ in range(2)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)

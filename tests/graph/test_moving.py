@@ -109,6 +109,36 @@ def test_a_maximum_over_channels_is_a_statistic_of_them(statistic: Move) -> None
     assert trace(model, EXAMPLE, exact=True).widths == {"after": 12}
 
 
+@pytest.mark.parametrize(
+    "best",
+    [
+        lambda x: x.mean((2, 3)).max(1),
+        lambda x: x.sigmoid().amax(1),
+        lambda x: x.mean((2, 3)).logsumexp(1),
+    ],
+)
+def test_the_best_of_all_classes_is_a_result_and_keeps_them(
+    best: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 1), Function(best))
+
+    graph = trace(model.eval(), EXAMPLE)
+
+    assert graph.widths == {"0": 8}
+    assert [(frozen.where, frozen.reason) for frozen in graph.frozen] == [("2", "nothing reads it")]
+
+
+class Function(nn.Module):
+    """What a function gives."""
+
+    def __init__(self, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.function(x)
+
+
 def one_channel_set(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, 3] = 1.0

@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from latprune.graph.layers import Kind
 
 # What they give depends on how many channels there are, yet means the same without some.
-STATISTICS = frozenset(
-    {
-        *("mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"),
-        *("max", "amax", "min", "amin", "logsumexp"),
-    }
-)
+EXTREMES = frozenset({"max", "amax", "min", "amin", "logsumexp"})
+STATISTICS = EXTREMES | {
+    *("mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"),
+}
 _POOLS: Mapping[str, Kind] = {
     "max_pool2d": "max_pool",
     "max_pool2d_with_indices": "max_pool",
@@ -92,7 +90,8 @@ def reduction(mode: LabelMode, call: Call) -> None:
     for axis, labels in found.items():
         if axis in reduced and call.name in STATISTICS:
             mode.approximate(call, labels, f"{call.name} over its channels")
-            mode.read(labels)
+            if call.name not in EXTREMES:  # which may be a result: the best of all classes
+                mode.read(labels)
             if _asks_for_two(call, axis, reduced):
                 mode.classes.divide(labels, 2)
         elif axis in reduced:

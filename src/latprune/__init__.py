@@ -44,6 +44,7 @@ from latprune.fitting import Fitted, fit
 from latprune.gradual import GradualPruning, prune_in_steps
 from latprune.gradually import prune_gradually
 from latprune.graph.groups import ChannelGroup, PruningGraph
+from latprune.graph.matching import kept_channels
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint, uniform
 from latprune.latency.devices.packed import Packed, Unpacked, unpack
@@ -129,6 +130,7 @@ __all__ = [
     "frontier",
     "gauss_newton",
     "joint",
+    "kept_channels",
     "load",
     "load_notes",
     "load_plan",

@@ -26,6 +26,7 @@ from latprune.errors import DataError
 from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import kept_entries
 from latprune.modes import device_of, evaluating
+from latprune.planning import Plan
 from latprune.progress import Quiet
 from latprune.samples import (
     is_finite,
@@ -39,12 +40,11 @@ from latprune.samples import (
 from latprune.tuning.batchnorm import batch_norms, by_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
     from latprune.graph.groups import PruningGraph
-    from latprune.planning import Plan
     from latprune.progress import Progress
 
 Layer = nn.modules.conv._ConvNd | nn.Linear
@@ -84,7 +84,7 @@ def reconstruct(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    plan: Plan,
+    plan: Plan | Mapping[str, Sequence[int]],
     loader: Iterable[Any],
     *,
     images: int = IMAGES,
@@ -105,7 +105,8 @@ def reconstruct(
             meanwhile, and are then as they were: `recalibrate` them.
         dense: What it was cut from; it stays as it is.
         graph: Traced from `dense`.
-        plan: What `small` was cut to.
+        plan: What `small` was cut to; or per group the channels that stayed, as `kept_channels`
+            finds them in a network that another tool cut.
         loader: Batches of (inputs, labels), or of inputs alone: labels are not looked at. Several
             inputs come in a tuple. The small network is given all that are used as one batch; those
             with nan or infinite numbers are left out.
@@ -128,7 +129,8 @@ def reconstruct(
     """
     settle(small)
     parts = _enough(dense, loader, images)
-    fits = _fits(small, dense, graph, plan, sizes=list(map(samples_of, parts)), seed=seed)
+    kept = plan.kept if isinstance(plan, Plan) else plan
+    fits = _fits(small, dense, graph, kept, sizes=list(map(samples_of, parts)), seed=seed)
     with evaluating(dense), _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_dense.register_forward_hook(fit.remember))
@@ -193,14 +195,14 @@ def _fits(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    plan: Plan,
+    kept: Mapping[str, Sequence[int]],
     *,
     sizes: Sequence[int],
     seed: int,
 ) -> list[_Fit]:
     """Give the layers that both networks have and whose weights can be fitted."""
     random = np.random.default_rng(seed)
-    entries = kept_entries(dense, graph.groups, plan.kept, ties=graph.ties)
+    entries = kept_entries(dense, graph.groups, kept, ties=graph.ties)
     wholes, found = dict(dense.named_modules()), []
     uses = Counter(
         id(parameter) for module in small.modules() for parameter in module._parameters.values()
@@ -213,8 +215,8 @@ def _fits(
             continue
         outputs = entries.get(f"{name}.weight", {}).get(0, np.arange(len(whole.weight)))
         rows = max(LEAST_ROWS, ROWS_PER_INPUT * module.weight[0].numel())
-        kept = torch.from_numpy(outputs)
-        found.append(_Fit(name, whole, module, kept, rows / sum(sizes), len(sizes), random))
+        given = torch.from_numpy(outputs)
+        found.append(_Fit(name, whole, module, given, rows / sum(sizes), len(sizes), random))
     return found
 
 

@@ -112,13 +112,13 @@ def test_a_maximum_over_channels_is_a_statistic_of_them(statistic: Move) -> None
 @pytest.mark.parametrize(
     "best",
     [
-        lambda x: x.mean((2, 3)).max(1),
+        lambda x: x.mean((2, 3)).max(1).values,
         lambda x: x.sigmoid().amax(1),
         lambda x: x.mean((2, 3)).logsumexp(1),
     ],
 )
 def test_the_best_of_all_classes_is_a_result_and_keeps_them(
-    best: Callable[[Tensor], tuple[Tensor, Tensor]],
+    best: Callable[[Tensor], Tensor],
 ) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 1), Function(best))
 
@@ -131,12 +131,28 @@ def test_the_best_of_all_classes_is_a_result_and_keeps_them(
 class Function(nn.Module):
     """What a function gives."""
 
-    def __init__(self, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Any:
         return self.function(x)
+
+
+@pytest.mark.parametrize("looked_at", [lambda x, which: which, lambda x, which: x.sum(1) + which])
+def test_where_the_number_of_the_largest_channel_is_used_all_stay(
+    looked_at: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    def best(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean((1, 2, 3)), looked_at(x, x.max(1).indices)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 1), Function(best))
+
+    graph = trace(model.eval(), EXAMPLE)
+
+    assert graph.widths == {"0": 8}
+    assert [(frozen.where, frozen.channels) for frozen in graph.frozen] == [("2", 12)]
+    assert "the number of the largest" in graph.frozen[0].reason
 
 
 def one_channel_set(x: Tensor) -> Tensor:

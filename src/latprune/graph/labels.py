@@ -128,6 +128,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self._rules, self._default = rules, default
         self._model = model
         self._drawn: MutableMapping[torch.Tensor, bool] = weak_by_tensor()
+        self._numbering: MutableMapping[torch.Tensor, IntArray] = weak_by_tensor()
         self._names: dict[int, str] = {}
         self._own: dict[str, AxisLabels] = {}
         self._shadows: MutableMapping[torch.Tensor, tuple[IntArray, ...]] = weak_by_tensor()
@@ -261,6 +262,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         unset = labels[(labels > 0) & (self._roles[labels] == 0)]
         self._roles[unset] = ROLES.index(role)
 
+    def numbered(self, tensor: torch.Tensor, labels: IntArray) -> None:
+        """Remember that a tensor says which of these it was: all stay if anybody looks at it."""
+        self._numbering[tensor] = labels
+
     def read(self, labels: IntArray) -> None:
         """Remember that something is made of these channels, and holds them no more."""
         self._read.append(labels.ravel())
@@ -321,6 +326,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
                 result = self._model(*inputs)
             self.trail.end(result)
             for tensor in tensors_in(result):
+                self._keep_numbers(tensor)
                 for labels in self.shadows(tensor):
                     self.classes.freeze(labels, "it is an output of the model")
         finally:
@@ -396,6 +402,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             for tensor in call.outputs:
                 self.put_shadows(tensor, [])
 
+    def _keep_numbers(self, tensor: torch.Tensor) -> None:
+        if (labels := self._numbering.get(tensor)) is not None:
+            self.freeze(labels, "the number of the largest or smallest is used")
+
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         taken = args[0].shape if args and isinstance(args[0], torch.Tensor) else torch.Size()
         result = func(*args, **kwargs)
@@ -403,6 +413,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
         inputs, outputs = tuple(tensors_in((args, kwargs))), tuple(tensors_in(result))
+        for tensor in inputs:
+            self._keep_numbers(tensor)
         if outputs and any(self.shadows(tensor) for tensor in inputs):
             self._follow(Call(name, in_place, func, args, kwargs, inputs, outputs, count, taken))
         elif draws(name) or any(map(self.is_drawn, inputs)):

@@ -92,6 +92,8 @@ def reduction(mode: LabelMode, call: Call) -> None:
             mode.approximate(call, labels, f"{call.name} over its channels")
             if call.name not in EXTREMES:  # which may be a result: the best of all classes
                 mode.read(labels)
+            elif len(call.outputs) > 1:  # and where it was found
+                mode.numbered(call.outputs[1], labels)
             if _asks_for_two(call, axis, reduced):
                 mode.classes.divide(labels, 2)
         elif axis in reduced:

@@ -29,6 +29,26 @@ class Holder:
         self.lock, self.seen = threading.Lock(), torch.zeros(3)
 
 
+class Ordered(nn.Module):
+    """Calls its layers by a list of its own, and counts in a hook; one of them keeps a lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)]
+        self.first, self.last = self.order
+        self.first.lock = threading.Lock()  # type: ignore[assignment]
+        self.count = 0
+        self.last.register_forward_hook(self.counted)
+
+    def counted(self, *_: object) -> None:
+        self.count += 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.order:
+            x = layer(x)
+        return x
+
+
 class Refusing(nn.Identity):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         raise TypeError("there is but one of me")
@@ -53,6 +73,28 @@ def test_what_lies_beside_a_lock_is_copied() -> None:
     assert twin.held.lock is model.held.lock
     assert twin.held.seen is not model.held.seen
     assert all(a is not b for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+def test_a_copy_runs_its_own_layers_and_hooks_where_one_keeps_a_lock() -> None:
+    model = Ordered()
+
+    twin = copied(model)
+    twin(EXAMPLE)
+
+    assert twin.order[0] is twin.first is not model.first
+    assert (twin.count, model.count) == (1, 0)
+    assert lp.trace(model.eval(), EXAMPLE).widths == {"first": 8}
+
+
+def test_what_leads_in_circles_to_a_lock_is_copied() -> None:
+    first, second = Holder(), Holder()
+    first.seen, second.seen = second, first  # type: ignore[assignment]
+    second.lock = first.lock
+
+    twin: Any = copied(Holding([second, first]))
+
+    assert twin.held[0].seen is twin.held[1] is not first
+    assert twin.held[1].lock is first.lock
 
 
 def test_a_copy_draws_for_itself() -> None:

@@ -194,6 +194,30 @@ def test_a_training_too_short_for_its_cuts_is_refused_with_what_would_fit() -> N
         pruned(steps=30, every=1)
 
 
+def test_a_lone_last_picture_does_not_make_cuts_fall_due_after_the_end() -> None:
+    with_norm = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 24, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.BatchNorm2d(24),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(24, CLASSES, 1),
+        torch.nn.Flatten(),
+    )
+    pictures = DataLoader(TensorDataset(torch.randn(5, 3, 12, 12), torch.arange(5)), batch_size=2)
+
+    with pytest.raises(lp.DataError, match="drop_last=True"):
+        lp.prune_gradually(
+            with_norm,
+            EXAMPLE,
+            0.95,
+            loader=pictures,
+            recipe=RECIPE,
+            target=lp.Target.here("synthetic"),
+            steps=3,
+            every=3,
+        )
+
+
 def together(rank: int, folder: Path, *, stops: bool = False) -> dict[str, Any]:
     """Prune in two processes, that may be interrupted once after the second cut."""
     prune = partial(pruned, every=2, folder=folder / "tables")

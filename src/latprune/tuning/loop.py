@@ -136,7 +136,7 @@ def tune(
         DamagedFile: If the checkpoint cannot be read.
         DataError: If the loader has no batch, or gives no pairs, or labels that the default loss
             does not take, or single samples where a batch norm needs several (a lone last one is
-            left out).
+            left out, unless its step is awaited: by other processes, or by what goes along).
         ProcessLost: If another process of the run is gone; the last checkpoint stays.
         KeyboardInterrupt: On Ctrl-C, after the step under way was finished and saved.
         MissingExtra: If accelerate is not installed.
@@ -292,10 +292,11 @@ class _Run:
         try:
             return self.training.take_step(images, labels)
         except DataError:
-            # Over one position a batch norm has no variance in a batch of one. With several
-            # processes the others would wait for this step.
-            is_alone = samples_of(images) == 1 and self.accelerator.num_processes == 1
-            if is_alone and self.training.state.step:
+            # Over one position a batch norm has no variance in a batch of one. Others would wait
+            # for this step: further processes, and cuts that are due after so many.
+            is_alone = samples_of(images) == 1 and self.training.state.step > 0
+            is_awaited = self.accelerator.num_processes > 1 or self.training.is_accompanied
+            if is_alone and not is_awaited:
                 return None
             raise
 

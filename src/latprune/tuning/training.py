@@ -165,6 +165,11 @@ class Training:
         scaled = lesson.precision.name == "fp16"
         self._scaler = torch.amp.GradScaler(lesson.device.type, enabled=scaled)
 
+    @property
+    def is_accompanied(self) -> bool:
+        """Whether something goes along, for which every step counts."""
+        return self._along is not None
+
     def lr(self, step: int) -> float:
         """Give the learning rate of a step of the epoch under way."""
         so_far = self.state.epoch * self.steps

@@ -172,6 +172,27 @@ def test_an_iterator_is_refused_before_it_is_used_up() -> None:
         replayed(iter([(torch.ones(1), torch.ones(1))]), seed=0)
 
 
+def test_a_loader_that_is_its_own_iterator_and_begins_anew_can_be_run_through_twice() -> None:
+    class Rewound:
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Any:
+            self.given = 0
+            return self
+
+        def __next__(self) -> Any:
+            if self.given == len(self):
+                raise StopIteration
+            self.given += 1
+            return torch.full((1,), self.given), torch.ones(1)
+
+    batches = replayed(Rewound(), seed=0)
+
+    for epoch in range(2):
+        assert [float(images) for images, _ in batches.epoch(epoch)] == [1, 2, 3]
+
+
 def test_a_loader_without_batches_is_an_error() -> None:
     with pytest.raises(DataError, match="no batch"):
         replayed(DataLoader(Noisy(2), batch_size=3, drop_last=True), seed=0)

@@ -61,20 +61,21 @@ def replayed(loader: Batches, *, seed: int, process: int = 0, processes: int = 1
         processes: That train together.
 
     Raises:
-        DataError: If there are no batches, or the loader is an iterator, which is used up by the
-            first pass.
+        DataError: If there are no batches, or the loader is an iterator without a length, which is
+            used up by the first pass.
     """
     if isinstance(loader, DataLoader) and _indexed(loader):
         replay: Replay = _Indexed(loader, seed=seed, process=process, processes=processes)
         return _checked(replay)
-    if isinstance(loader, Iterator):
+    known = _length(loader)
+    if isinstance(loader, Iterator) and known is None:  # others begin anew, such as DALI's
         raise DataError(
             f"batches are run through several times, and a {type(loader).__name__} is used up "
             f"after the first: give a DataLoader, a list, or an object whose __iter__ begins anew"
         )
     replay = _RunThrough(loader, seed=seed)
     # Without a length it takes a whole pass to know, which not everybody needs.
-    return replay if _length(loader) is None else _checked(replay)
+    return replay if known is None else _checked(replay)
 
 
 def counted(loader: Batches) -> Batches:

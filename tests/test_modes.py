@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -111,3 +111,22 @@ def test_a_module_with_a_weight_made_of_others_is_copied_and_goes_on_learning() 
     there, here = (dict(one.named_parameters())["weight_g"] for one in (twin, model))
     assert there.grad is not None
     assert here.grad is None
+
+
+class Waited(torch.Tensor):
+    """Remembers whether anybody waits for it."""
+
+    non_blocking: bool
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Any:  # type: ignore[override]
+        self.non_blocking = non_blocking
+        return self
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_cpu_waits_for_what_it_is_given(device: str) -> None:
+    tensor = torch.zeros(2).as_subclass(Waited)
+
+    moved(tensor, torch.device(device))
+
+    assert tensor.non_blocking == (device != "cpu")

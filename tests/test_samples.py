@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latprune.errors import DataError
-from latprune.samples import at_most, is_finite, joined, pair_of, samples_of, taken
+from latprune.samples import at_most, is_finite, joined, outputs_of, pair_of, samples_of, taken
 
 CLASSES, BOXES = torch.arange(4), torch.arange(8.0).view(4, 2)
 Pair = namedtuple("Pair", ["classes", "boxes"])
@@ -108,3 +108,22 @@ def test_inputs_of_several_batches_are_joined_one_by_one() -> None:
     assert (len(images), len(boxes)) == (5, 5)
     assert is_finite((images, boxes))
     assert not is_finite((images, boxes / 0))
+
+
+def test_inputs_that_move_in_their_own_way_are_moved() -> None:
+    class Pictures:
+        """As torchvision's `ImageList`, which takes a device and nothing else."""
+
+        def __init__(self, tensors: Tensor) -> None:
+            self.tensors = tensors
+
+        def to(self, device: torch.device) -> Pictures:
+            return Pictures(self.tensors.to(device))
+
+    class Network(torch.nn.Module):
+        def forward(self, pictures: Pictures) -> Tensor:
+            return pictures.tensors
+
+    inputs, _ = pair_of((Pictures(BOXES), CLASSES))
+
+    assert torch.equal(outputs_of(Network(), inputs, torch.device("cpu")), BOXES)

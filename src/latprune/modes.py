@@ -114,7 +114,7 @@ def moved(value: Any, device: torch.device) -> Any:
     What is there already is not copied.
     """
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return on_device(value, device)
     if isinstance(value, dict):
         return {name: moved(part, device) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -124,6 +124,17 @@ def moved(value: Any, device: torch.device) -> Any:
         # A named tuple takes its fields one by one.
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Give a tensor on a device, or what moves to one as a tensor does.
+
+    Nobody waits for what goes to an accelerator, whose next kernels do. The CPU would read what is
+    not there yet.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=device.type != "cpu")
+    return value.to(device)
 
 
 def device_of(model: nn.Module) -> torch.device:

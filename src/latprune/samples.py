@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latprune.errors import DataError
+from latprune.modes import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,8 +57,8 @@ def pair_of(batch: Any) -> Batch:
 def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:
     """Give what a network on a device makes of a batch's inputs."""
     if isinstance(inputs, tuple):
-        return model(*(one.to(device, non_blocking=True) for one in inputs))
-    return model(inputs.to(device, non_blocking=True))
+        return model(*(on_device(one, device) for one in inputs))
+    return model(on_device(inputs, device))
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import NotFinite, import_extra
-from latprune.modes import moved
+from latprune.modes import moved, on_device
 from latprune.outputs import as_numbers
 from latprune.samples import outputs_of, several_at_once
 from latprune.states import state_of, tensors_of
@@ -123,7 +123,7 @@ class Lesson:
     def _placed(self, images: Any) -> Any:
         if isinstance(images, tuple):
             return tuple(map(self._placed, images))
-        images = images.to(self.device, non_blocking=True)
+        images = on_device(images, self.device)
         if images.dim() == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images

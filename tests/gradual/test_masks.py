@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 import latprune as lp
 from latprune.gradual.masks import SoftMasks
@@ -36,6 +37,27 @@ def test_masked_the_network_is_the_cut_one() -> None:
 
     masks.lift()
     assert all(torch.equal(p, dense.get_parameter(n)) for n, p in model.named_parameters())
+
+
+def test_masked_a_network_under_weight_norm_is_the_cut_one() -> None:
+    model = network()
+    for module in list(model.modules()):
+        if isinstance(module, torch.nn.Conv2d):
+            weight_norm(module)
+    graph = lp.trace(model.eval(), EXAMPLE)
+    kept = random_kept(graph.groups, 0.5, 0)
+    images, _ = batch(0)
+    dense = copy.deepcopy(model)
+
+    masks = SoftMasks(model)
+    masks.put(graph.groups, kept)
+
+    small = copy.deepcopy(dense)
+    slice_model(small, graph.groups, kept)
+    assert torch.allclose(model(images), small(images), atol=1e-5)
+
+    masks.lift()
+    assert torch.allclose(model(images), dense(images), atol=1e-5)
 
 
 def test_the_optimizer_moves_what_is_behind_a_mask_by_the_gradients_at_zero() -> None:

@@ -139,6 +139,16 @@ def test_a_network_under_weight_norm_is_whole_again_after_it_was_masked(wrap: Wr
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_layers_that_share_what_their_weights_are_made_of_are_cut() -> None:
+    torch.manual_seed(0)
+    layers = [parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2)]
+    made: Any = [layer.parametrizations["weight"] for layer in layers]
+    made[1].original0, made[1].original1 = made[0].original0, made[0].original1
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.Conv2d(8, 4, 1)).eval()
+
+    assert trace(model, EXAMPLE).widths == {"0": 8}
+
+
 def test_a_network_under_weight_norm_is_cut_the_same_while_it_trains() -> None:
     model = a_network(parametrizations.weight_norm)
     graph = trace(model, EXAMPLE)

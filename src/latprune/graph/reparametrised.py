@@ -44,7 +44,16 @@ class NormedWeight(NamedTuple):
 
 
 def normed_weights(model: nn.Module) -> Iterator[NormedWeight]:
-    """Give the weights of a model that are under `weight_norm`."""
+    """Give the weights of a model that are under `weight_norm`, those that layers share once."""
+    seen: set[tuple[int, int]] = set()
+    for normed in _every_normed_weight(model):
+        made_of = id(normed.gain), id(normed.direction)
+        if made_of not in seen:
+            seen.add(made_of)
+            yield normed
+
+
+def _every_normed_weight(model: nn.Module) -> Iterator[NormedWeight]:
     for name, module in model.named_modules():
         at = f"{name}." if name else ""
         if isinstance(module, ParametrizationList) and isinstance(module[0], _WeightNorm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -238,6 +239,17 @@ def test_groups_of_one_size_lose_different_shares_as_far_as_there_are_any(
         widths = [len(kept[group.name]) for group in groups if group.channels == size]
         assert 0 < min(widths) <= max(widths) < size
         assert len(set(widths)) >= min(len(widths), size // 2)
+
+
+@given(sizes=st.lists(st.sampled_from([4, 8, 16, 64]), min_size=2, max_size=24))
+def test_of_two_groups_of_a_size_each_is_the_larger_one_in_a_trial(sizes: list[int]) -> None:
+    groups = [ChannelGroup(str(index), size, ()) for index, size in enumerate(sizes)]
+    there, back = (uneven_kept(groups, seed=0, mirrored=mirrored) for mirrored in (False, True))
+
+    for one, other in itertools.combinations(groups, 2):
+        if one.channels == other.channels:
+            first, second = (len(kept[one.name]) - len(kept[other.name]) for kept in (there, back))
+            assert first == -second
 
 
 class Comparing(nn.Module):

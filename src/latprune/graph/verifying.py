@@ -148,7 +148,7 @@ def uneven_kept(
     gone: dict[str, int] = {}
     used: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for index, group in enumerate(groups):
-        nearest = _nearest_share(group, _share(index, mirrored=mirrored))
+        nearest = _nearest_share(group, _share(index))
         taken = used[group.channels, group.multiple]
         most = max(_nearest_share(group, _MOST_GONE), 1)
         # The least used one so far, and of these the nearest.
@@ -156,13 +156,17 @@ def uneven_kept(
             range(1, most + 1), key=lambda count: (taken[count], abs(count - nearest))
         )
         taken[gone[group.name]] += 1
-    return _kept(groups, gone, [_share(index) for index in range(len(ties))], seed, ties)
+        if mirrored:
+            gone[group.name] = most + 1 - gone[group.name]
+    shares = [_share(index) for index in range(len(ties))]
+    if mirrored:
+        shares = [_LEAST_GONE + _MOST_GONE - share for share in shares]
+    return _kept(groups, gone, shares, seed, ties)
 
 
-def _share(index: int, *, mirrored: bool = False) -> float:
+def _share(index: int) -> float:
     """Spread shares evenly, neighbours far apart: multiples of the golden ratio are."""
-    place = (0.3 + index * 0.618034) % 1
-    return _LEAST_GONE + (_MOST_GONE - _LEAST_GONE) * (1 - place if mirrored else place)
+    return _LEAST_GONE + (_MOST_GONE - _LEAST_GONE) * ((0.3 + index * 0.618034) % 1)
 
 
 def _nearest_share(group: ChannelGroup, share: float) -> int:

@@ -6,7 +6,9 @@ read as weights are: numbers, strings, tensors, and lists, tuples and dicts of t
 
 from __future__ import annotations
 
+import copy
 import io
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from latprune.errors import CannotSave
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _NAME = "_extra_state"
 _BEGINS = torch.frombuffer(bytearray(b"PK\x03\x04"), dtype=torch.uint8)  # as every file of torch
@@ -40,6 +42,28 @@ def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         name: _read(tensor) if name.endswith(_NAME) and _is_bytes(tensor) else tensor
         for name, tensor in tensors.items()
     }
+
+
+def hand_on(model: nn.Module, other: nn.Module) -> None:
+    """Give another model of the same modules what this one's state holds beside tensors."""
+    rest = {n: value for n, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    if rest:
+        other.load_state_dict(copy.deepcopy(rest), strict=False)
+
+
+@contextmanager
+def tensors_alone(*models: nn.Module) -> Iterator[None]:
+    """Leave out of state dicts what is no tensor, for those who take it for granted."""
+    with ExitStack() as hooks:
+        for model in models:
+            register: Any = model._register_state_dict_hook
+            hooks.callback(register(_drop_rest).remove)
+        yield
+
+
+def _drop_rest(_: nn.Module, state: dict[str, Any], *__: object) -> None:
+    for name in [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        del state[name]
 
 
 def _as_bytes(model: nn.Module, name: str, value: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -79,3 +80,38 @@ def test_an_interrupted_average_goes_on(tmp_path: Path) -> None:
 def test_a_decay_is_between_0_and_1(ema: float) -> None:
     with pytest.raises(ValueError, match="ema"):
         replace(RECIPE, ema=ema)
+
+
+class Counting(nn.Identity):
+    """Keeps a number in its state, and a lock beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        vars(self)["lock"] = threading.Lock()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += self.training
+        return x
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+def test_what_a_state_holds_beside_tensors_is_handed_on(tmp_path: Path) -> None:
+    counting = Counting()
+    judged: list[int] = []
+
+    def evaluate(one: nn.Module) -> dict[str, float]:
+        judged.append(one.get_submodule("0").get_extra_state()["seen"])
+        return {}
+
+    model = nn.Sequential(counting, network())
+    tune(model, loader(), recipe=AVERAGED, evaluate=evaluate, checkpoint=tmp_path)
+
+    steps = len(loader())
+    assert judged == [steps, 2 * steps, 3 * steps]
+    assert counting.seen == 3 * steps

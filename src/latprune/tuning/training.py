@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latprune.errors import NotFinite, import_extra
-from latprune.modes import moved, on_device
+from latprune.modes import copied, moved, on_device
 from latprune.outputs import as_numbers
 from latprune.samples import outputs_of, several_at_once
-from latprune.states import state_of, tensors_of
+from latprune.states import hand_on, state_of, tensors_alone, tensors_of
 from latprune.tuning.checkpoint import (
     REACHED,
     Checkpoint,
@@ -193,7 +193,9 @@ class Training:
         self.has_changed = self._along is not None and self._along.step() is not None
         state.step += 1
         if self._average is not None:
-            self._average.update(self.model, step=state.epoch * self.steps + state.step)
+            with tensors_alone(self.model, self.judged):
+                self._average.update(self.model, step=state.epoch * self.steps + state.step)
+            hand_on(self.model, self.judged)
         state.loss_sum += value
         return value
 
@@ -282,4 +284,15 @@ def _average(model: nn.Module, decay: float | None) -> Any:
     """Give timm's moving average of a model, if there is to be one."""
     if decay is None:
         return None
-    return import_extra("timm.utils", "train").ModelEmaV3(model, decay=decay, use_warmup=True)
+    make = import_extra("timm.utils", "train").ModelEmaV3
+    return make(_ToBeCopied(model), decay=decay, use_warmup=True)
+
+
+class _ToBeCopied:
+    """A model for those who copy it by themselves, and could not copy locks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        return copied(self._model)

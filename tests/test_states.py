@@ -32,6 +32,22 @@ class Told(networks.Plain):
         self.told = state
 
 
+class Listing(networks.Plain):
+    """Writes a list into its state by itself, as quantised layers do."""
+
+    def __init__(self, listed: list[int]) -> None:
+        super().__init__()
+        self.listed = listed
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}listed"] = self.listed
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        self.listed = state_dict.pop(f"{prefix}listed")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class Secret:
     """Of a class that no reader of weights may make."""
 
@@ -58,6 +74,14 @@ def test_a_state_that_is_no_tensor_comes_back(told: Any, tmp_path: Path) -> None
 
     assert type(again.told) is type(told)
     assert torch.equal(again.told, told) if isinstance(told, torch.Tensor) else again.told == told
+
+
+def test_what_a_module_writes_by_a_name_of_its_own_comes_back(tmp_path: Path) -> None:
+    saved(Listing([1, 2]).eval(), tmp_path / "small.safetensors")
+
+    again: Any = lp.load(tmp_path / "small.safetensors", Listing([]).eval())
+
+    assert again.listed == [1, 2]
 
 
 def test_tensors_within_a_state_come_back() -> None:

@@ -19,27 +19,30 @@ from latprune.errors import CannotSave
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_NAME = "_extra_state"
-_BEGINS = torch.frombuffer(bytearray(b"PK\x03\x04"), dtype=torch.uint8)  # as every file of torch
+_WRITTEN = "."  # ends the name of what was no tensor; no module's tensor has such a name
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Give a model's state dict with bytes in the place of what is no tensor.
+    """Give a model's state dict with bytes, by another name, in the place of what is no tensor.
 
     Raises:
         CannotSave: If something in it cannot be read back.
     """
     state: Mapping[str, Any] = model.state_dict()
     return {
-        name: value if isinstance(value, Tensor) else _as_bytes(model, name, value)
-        for name, value in state.items()
+        **{name: value for name, value in state.items() if isinstance(value, Tensor)},
+        **{
+            name + _WRITTEN: _as_bytes(model, name, value)
+            for name, value in state.items()
+            if not isinstance(value, Tensor)
+        },
     }
 
 
 def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Give the state dict that `tensors_of` made tensors of."""
     return {
-        name: _read(tensor) if name.endswith(_NAME) and _is_bytes(tensor) else tensor
+        name.removesuffix(_WRITTEN): _read(tensor) if name.endswith(_WRITTEN) else tensor
         for name, tensor in tensors.items()
     }
 
@@ -82,11 +85,6 @@ def _as_bytes(model: nn.Module, name: str, value: Any) -> Tensor:
             "or lists, tuples and dicts of them."
         ) from error
     return tensor
-
-
-def _is_bytes(tensor: Tensor) -> bool:
-    begins = tensor[: len(_BEGINS)] if tensor.dim() == 1 else tensor
-    return tensor.dtype == torch.uint8 and torch.equal(begins.cpu(), _BEGINS)
 
 
 def _read(tensor: Tensor) -> Any:

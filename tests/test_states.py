@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import latprune as lp
-from latprune.states import state_of, tensors_of
+from latprune.states import hand_on, state_of, tensors_of
 from latprune.tuning.checkpoint import hash_of_weights
 from tests import networks
 from tests.test_surgery import EXAMPLE, a_plan
@@ -82,6 +82,17 @@ def test_what_a_module_writes_by_a_name_of_its_own_comes_back(tmp_path: Path) ->
     again: Any = lp.load(tmp_path / "small.safetensors", Listing([]).eval())
 
     assert again.listed == [1, 2]
+
+
+def test_what_is_handed_on_is_a_copy_and_no_tensor() -> None:
+    model, other = Told({"seen": [1]}), Told({"seen": []})
+    weights = [parameter.detach().clone() for parameter in other.parameters()]
+
+    hand_on(model, other)
+
+    assert other.told == model.told
+    assert other.told["seen"] is not model.told["seen"]
+    assert all(map(torch.equal, other.parameters(), weights))
 
 
 def test_tensors_within_a_state_come_back() -> None:

@@ -50,8 +50,8 @@ def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def hand_on(model: nn.Module, other: nn.Module) -> None:
     """Give another model of the same modules what this one's state holds beside tensors."""
     rest = {n: value for n, value in model.state_dict().items() if not isinstance(value, Tensor)}
-    if rest:
-        other.load_state_dict(copy.deepcopy(rest), strict=False)
+    if rest:  # beside all that is there: a module may look for what it wrote
+        other.load_state_dict({**other.state_dict(), **copy.deepcopy(rest)})
 
 
 @contextmanager

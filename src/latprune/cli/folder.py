@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from latprune.pipeline import Pruned
 
 
+PRUNED = "pruned.safetensors"
+
+
 class FolderTaken(ValueError):
     """A folder holds the run of another command."""
 
@@ -65,7 +68,7 @@ class RunFolder:
     @property
     def pruned(self) -> Path:
         """The result."""
-        return self.path / "pruned.safetensors"
+        return self.path / PRUNED
 
     def keep(
         self,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from latprune.cli.folder import RunFolder
 from latprune.cli.options import usage
-from latprune.cli.options.training import EVERY
 from latprune.gradual.course import GRADUAL_DEFAULT
 from latprune.gradual.processes import shared
 from latprune.gradually import check_room, prune_gradually
@@ -152,7 +151,7 @@ class Asked:
         self, network: Network, data: Data, recipe: Recipe, steps: int, common: dict[str, Any]
     ) -> Pruned:
         with usage("--every"):
-            check_room(data.train, recipe, steps=steps, every=self.cuts.interval or EVERY)
+            check_room(data.train, recipe, steps=steps, every=self.cuts.interval)
         return prune_gradually(
             network.model,
             network.example(self.settings.batch),
@@ -162,7 +161,7 @@ class Asked:
             solver=self.solvers[0],
             criterion=cast("GradualCriterion", self.criteria[0]),
             steps=steps,
-            every=self.cuts.interval or EVERY,
+            every=self.cuts.interval,
             soft=self.cuts.soft,
             **common,
         )
@@ -183,7 +182,7 @@ class Asked:
             "keep": self.choice.kept,
             "branches": self.choice.branches,
             **vars(self.cuts),
-            "every": self.cuts.interval,
+            "every": self.cuts.interval if self.cuts.steps else None,
             **({"epochs": 0} if self.recipe is None else self.recipe.to_json()),
             "auto_augment": self.training.auto_augment,
             "trial_steps": self.training.trial_steps or None,

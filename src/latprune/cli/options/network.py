@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from latprune.cli.folder import PRUNED
 from latprune.cli.options.usage import usage
 from latprune.errors import or_meant
 
 if TYPE_CHECKING:
     from latprune.cli.job import Source
 
-PRUNED = "pruned.safetensors"
 TASKS = ("classification", "detection")
 
 _MODEL = typer.Option(

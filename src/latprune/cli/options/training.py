@@ -199,9 +199,9 @@ class Cuts:
     soft: Soft = False
 
     @property
-    def interval(self) -> int | None:
-        """Steps of the optimizer from one cut to the next; None without cuts."""
-        return None if self.steps is None else self.every or EVERY
+    def interval(self) -> int:
+        """Steps of the optimizer from one cut to the next."""
+        return self.every or EVERY
 
     def _check_unused(self) -> None:
         """Refuse what says something of cuts that there will not be."""

@@ -123,6 +123,10 @@ class Study:
         if case.method == DENSE:
             save_network(bench.dense, self._path(case, "cut"))
             return bench.judge(bench.dense, self.config["test_images"])
+        if case.settings["by"] == "reconstructed":
+            of_other = bench.cut_row(case.settings["method"], case.budget)
+            if "impossible" in of_other:
+                return of_other
         try:
             made = methods.make(bench, case.settings, lp.Budget.parse(case.budget))
         except BudgetTooSmall as error:

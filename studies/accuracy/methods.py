@@ -6,7 +6,7 @@ A way is a function of the bench, the method's settings in `config.json` and a b
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ BUILT: Mapping[str, tuple[Stages, Callable[[Stages], nn.Module]]] = {  # of any 
 }
 NOT_CALIBRATED = ("scratch", "another", "trial", "gradual")  # new, calibrated before, or dense
 HALVINGS = 6  # of a range of MACs
+RECONSTRUCTED_ON = 128  # pictures of those that score
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,13 @@ def by_another(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> 
 
 
 def by_reconstruction(bench: Bench, settings: Mapping[str, Any], budget: lp.Budget) -> Made:
-    """The very network of another method, cut before, its layers reconstructed."""
+    """The very network of another method, whoever cut it, with its layers reconstructed."""
     other = settings["method"]
-    of_other = bench.config["methods"][other]
-    graph, saliency = bench.graph_for(of_other), bench.saliency(of_other)
-    widths = bench.cut_row(other, str(budget))["widths"]
-    kept = {
-        name: tuple(sorted(saliency.ranked(name)[:width].tolist()))
-        for name, width in widths.items()
-    }
-    plan = replace(lp.plan(graph, bench.table_for(graph), saliency, budget), kept=kept)
-    small = lp.cut(bench.dense, graph, plan)
-    lp.reconstruct(small, bench.dense, graph, plan, bench.subject.scoring, images=128)
+    small = load_network(bench.path("cut", other, str(budget)))
+    graph = bench.graph_for(bench.config["methods"][other])
+    kept = lp.kept_channels(graph, bench.dense, small)
+    lp.reconstruct(small, bench.dense, graph, kept, bench.subject.scoring, images=RECONSTRUCTED_ON)
+    widths = {group: len(channels) for group, channels in kept.items()}
     return Made(small, {"network_of": other, "widths": widths})
 
 

@@ -200,7 +200,6 @@ def _reasons(document: Document, budget: str) -> str:
 def _standing(document: Document) -> str:
     """Say for every budget whether the study's own method is ahead, and of whom it is not."""
     ours = document["config"]["ours"]
-    settings = document["config"]["methods"][ours]
     lines = []
     judged = f"tuned_{_decisive(document)}"
     for budget in _sorted(document["config"]["budgets"]):
@@ -221,8 +220,7 @@ def _standing(document: Document) -> str:
             if said
         )
         verdict = verdict or f"ahead of the {len(lead)} others run"
-        name = f"`{settings['solver']}` with `{settings['criterion']}`"
-        lines.append(f"- {budget}: {name} is {verdict}.")
+        lines.append(f"- {budget}: {ours} is {verdict}.")
     if not lines:
         return ""
     several = "On average over the seeds that both were run with:\n\n"

@@ -46,7 +46,10 @@ CONFIG: dict[str, Any] = {
     "recipe": {"epochs": 1, "lr": 0.01, "warmup_epochs": 0.0, "precision": "no"},
     "check": {"limit_s": 1.0, "openings": 1},
     "ours": "joint",
-    "methods": {"joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"}},
+    "methods": {
+        "joint": {"by": "latprune", "solver": "joint", "criterion": "magnitude"},
+        "refitted": {"by": "reconstructed", "method": "joint"},
+    },
     "ablations": {
         "of": "joint",
         "budget": "60%",
@@ -250,6 +253,9 @@ def test_the_study_goes_from_config_to_page_and_does_nothing_twice(
     assert capsys.readouterr().out == ""
     assert rows["joint, 60%, seed 0"]["ratio"] <= 0.6
     assert "no network fits" in rows["joint, 5%, seed 0"]["impossible"]
+    assert rows["refitted, 60%, seed 0"]["widths"] == rows["joint, 60%, seed 0"]["widths"]
+    assert rows["refitted, 60%, seed 0"]["loss"] != rows["joint, 60%, seed 0"]["loss"]
+    assert rows["refitted, 5%, seed 0"]["impossible"] == rows["joint, 5%, seed 0"]["impossible"]
     assert rows["untaught, 60%, seed 0"]["ratio"] == rows["joint, 60%, seed 0"]["ratio"]
     assert rows["on trial, 60%, seed 0"]["network_of"] == "joint"
     assert set(rows["on trial, 60%, seed 0"]["tried"]["joint"]) == {"as_cut", "on_trial"}
@@ -282,7 +288,7 @@ def test_the_page_says_who_is_ahead_and_where_nothing_fits(page_of: PageOf) -> N
 
     page = page_of(rows)
 
-    assert "50%: `joint` with `relative_gauss_newton` is behind greedy by 5.0 points" in page
+    assert "50%: joint, relative Gauss-Newton is behind greedy by 5.0 points" in page
     assert "| joint | nothing fits |" in page
     assert "takes 42.0 % for joint" in page
     assert "| Torch-Pruning | not run yet |" in page

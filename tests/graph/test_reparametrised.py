@@ -98,6 +98,28 @@ def test_a_weight_made_by_an_unknown_operator_is_frozen_with_a_reason(
     assert found >= {"0", "3", "5", "8"}  # what the depthwise one writes is what it reads
 
 
+class Blurred(nn.Module):
+    """One filter of one channel, run over every channel by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.filter = nn.Parameter(torch.randn(1, 1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.before(x)
+        each = torch.nn.functional.conv2d(x.flatten(0, 1).unsqueeze(1), self.filter, padding=1)
+        out: torch.Tensor = self.after(each.view_as(x))
+        return out
+
+
+def test_places_of_a_filter_are_no_channels() -> None:
+    graph = trace(Blurred().eval(), EXAMPLE)
+
+    assert graph.widths == {"before": 8}
+    assert [frozen.where for frozen in graph.frozen] == ["after"]
+
+
 @pytest.mark.parametrize("wrap", WEIGHT_NORMS)
 def test_weights_under_weight_norm_are_cut_to_those_of_the_network_without_it(
     wrap: Wrap, tmp_path: Path

@@ -188,11 +188,11 @@ class ReadGraph:
         for axis in self._axes:
             by_parameter[axis.parameter].append(axis)
         for parameter, axes in by_parameter.items():
-            # That of a layer that writes a single channel has no labels on its first axis.
-            single = axes[0].axis > 0 and axes[0].role == "reads"
-            of_layer = single or any(axis.role == "writes" for axis in axes)
+            # One with a single channel, as of a layer that writes one, has no labels on its first.
+            is_single = axes[0].axis > 0
+            of_layer = any(axis.role == "writes" for axis in axes)
             stays = all(self._mode.classes.is_frozen(axis.classes).all() for axis in axes)
-            if stays and not of_layer and not self._mode.is_buffer(parameter):
+            if stays and not (is_single or of_layer or self._mode.is_buffer(parameter)):
                 yield axes[0]
 
     def _staying(self, axis: _Axis, inner: ReadGraph | None, crossed: Collection[str]) -> IntArray:

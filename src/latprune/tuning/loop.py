@@ -293,8 +293,10 @@ class _Run:
             return self.training.take_step(images, labels)
         except DataError:
             # Over one position a batch norm has no variance in a batch of one. Others would wait
-            # for this step: further processes, and cuts that are due after so many.
-            is_alone = samples_of(images) == 1 and self.training.state.step > 0
+            # for this step: further processes, cuts that are due after so many, and, but for the
+            # last one, a run that goes on from here.
+            is_last = 0 < self.training.state.step == self.training.steps - 1
+            is_alone = samples_of(images) == 1 and is_last
             is_awaited = self.accelerator.num_processes > 1 or self.training.is_accompanied
             if is_alone and not is_awaited:
                 return None

@@ -9,13 +9,15 @@ A norm over channels (layer norm, group norm, standardised weights) sees fewer o
 and no cut under it can leave its numbers as they were; nor those of attention, which divides by the
 root of a head's width. If the outputs differ, they are therefore
 compared once more with a stand-in in both networks: such a norm multiplies by one number, the same
-in both, before its own scale and shift. That judges the structure alone.
+in both, before its own scale and shift. That judges the structure alone. A convolution that runs
+along an axis that was cut, as efficient channel attention's, keeps of its kernel what reads the
+channel that it writes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,7 +83,7 @@ def judge(
         if difference <= TOLERANCE:
             hidden = _difference(before, expected)[0] <= TOLERANCE
             return Verdict("open" if hidden else "exact", difference, HIDDEN if hidden else "")
-        replaying = _Replaying()
+        replaying = _Replaying(_run_along_cuts(whole, small, wide))
         with replaying, _SameScale(replaying):
             expected = _outputs(whole, wide, watch)
         with replaying.again(), _SameScale(replaying):
@@ -212,6 +214,46 @@ def _difference(expected: Tensors, found: Tensors) -> tuple[float, str]:
     return worst, f"outputs change by {worst:.2g} of the largest"
 
 
+def _run_along_cuts(whole: nn.Module, small: nn.Module, example: torch.Tensor) -> set[int]:
+    """Which convolutions, by the order of all, see images of other sizes in the small network."""
+    sizes: list[list[torch.Size]] = []
+    for network in (whole, small):
+        with _Sizes() as seen:
+            _outputs(network, example, ())
+        sizes.append(seen.sizes)
+    if len(sizes[0]) != len(sizes[1]):
+        return set()
+    return {at for at, (before, after) in enumerate(zip(*sizes, strict=True)) if before != after}
+
+
+class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Remembers the sizes of the images that convolutions run over, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: list[torch.Size] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,  # torch hands it over
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if _operator(func) == "convolution":
+            self.sizes.append(args[0].shape[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _own_place(args: Sequence[Any]) -> torch.Tensor:
+    """A convolution's weight with zeros but where an output reads the place that it stands in."""
+    weight, padding, dilation = args[1], args[4], args[5]
+    place = (..., *(pad // step for pad, step in zip(padding, dilation, strict=True)))
+    own = torch.zeros_like(weight)
+    own[place] = weight[place]
+    return own
+
+
 class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """What is taken over channels is recorded in one network, and replayed in the other.
 
@@ -219,19 +261,24 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     that activations stay in range. Means and variances over an axis
     that was cut are those of the whole axis.
 
+    Args:
+        run_along_cuts: Which convolutions, by the order of all, run along an axis that was cut.
+
     Attributes:
         replayed: Whether anything was.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_along_cuts: Collection[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.replayed = False
+        self.replayed = bool(run_along_cuts)
+        self._run_along_cuts = run_along_cuts
+        self._convolutions = 0
         self._recorded: list[Any] = []
         self._next: int | None = None
 
     def again(self) -> _Replaying:
         """From now on, replay."""
-        self._next = 0
+        self._next = self._convolutions = 0
         return self
 
     def __torch_dispatch__(
@@ -244,6 +291,10 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         kwargs = kwargs or {}
         if _operator(func) in _STATISTICS:
             return self._statistic(args[0], func(*args, **kwargs))
+        if _operator(func) == "convolution":
+            self._convolutions += 1
+            if self._convolutions - 1 in self._run_along_cuts:
+                args = (args[0], _own_place(args), *args[2:])
         place = _norm_over_channels(func, args)
         if place is None:
             return func(*args, **kwargs)

@@ -15,8 +15,8 @@ LONGEST_TRACE_S = 30.0
 OUTCOMES = {
     "exact": "The cut network computes what the dense one does without those channels.",
     "structure": "The same, once statistics over channels (layer norm, group norm, standardised "
-    "weights, the scale of attention) are stood in for: after a cut they see fewer "
-    "channels, which tuning makes up for.",
+    "weights, the scale of attention, a convolution along channels) are stood in for: after a cut "
+    "they see fewer channels, which tuning makes up for.",
     "whole": "Nothing can be cut; every channel is frozen, with a reason.",
     "open": "It could not be judged: its outputs on random weights say nothing.",
     "unfinished": "It took more time or memory than it was given.",

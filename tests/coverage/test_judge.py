@@ -190,3 +190,27 @@ def test_standardised_weights_are_right_in_structure(affine: bool) -> None:
 
     assert judge(Standardised(), cut, IMAGES).holds == "structure"
     assert judge(Standardised(), lambda m: cut(m, read=KEPT[::-1]), IMAGES).holds == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("moved", "holds"), [(0, "structure"), (1, "wrong")], ids=["own gates", "a neighbour's gates"]
+)
+def test_gates_by_a_convolution_along_channels_are_right_in_structure(
+    moved: int, holds: str
+) -> None:
+    class Gated(Two):
+        """Efficient channel attention; where gates are moved, every channel gets another's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.along = nn.Conv1d(1, 1, 3, padding=1 + moved, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.first(x))
+            gates = self.along(x.mean((2, 3))[:, None])[:, 0, 2 * moved :][
+                :, : x.shape[1], None, None
+            ]
+            out: torch.Tensor = self.second(x * gates.sigmoid())
+            return out
+
+    assert judge(Gated(), cut, IMAGES).holds == holds

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks.coverage.judge import judge
 from torch import Tensor, nn
 
 from latprune.graph.tracing import trace
-from tests.graph.test_tracing import EXAMPLE, is_right
+from tests.graph.test_tracing import EXAMPLE, cut_at_random, is_right
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,3 +119,77 @@ def test_a_convolution_of_channels_in_the_batch_is_not_priced_as_one_of_samples(
         *("before", "after", "head")
     ]
     assert any("convolution of channels in the batch" in name for name in graph.unpriced)
+
+
+class Gated(nn.Module):
+    """Every channel is weighed by what a convolution along the channels makes of their means."""
+
+    def __init__(self, *convolutions: nn.Module, squeezed: bool = False) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.along = nn.Sequential(*convolutions)
+        self.squeezed = squeezed
+        self.after = nn.Conv2d(8, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).relu()
+        if self.squeezed:
+            means = F.adaptive_avg_pool2d(x, 1).squeeze(-1).transpose(-1, -2)
+            gates = self.along(means).transpose(-1, -2).unsqueeze(-1)
+        else:
+            gates = self.along(x.mean((2, 3)).view(x.shape[0], 1, -1)).view(x.shape[0], -1, 1, 1)
+        y: Tensor = self.head(self.after(x * gates.sigmoid()).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_channels_whose_attention_runs_along_them_are_cut_and_marked(
+    kernel: int, squeezed: bool
+) -> None:
+    along = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+    model = Gated(along, squeezed=squeezed).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "after": 12}
+    assert "past other neighbours in along.0" in graph.group("before").approximate
+    assert not graph.group("after").approximate
+    assert is_right(model, graph)
+    assert any("convolution along channels" in name for name in graph.unpriced)
+    assert trace(model, EXAMPLE, exact=True).widths == {"after": 12}
+
+
+def test_hidden_channels_of_a_convolution_along_channels_are_cut_too() -> None:
+    model = Gated(nn.Conv1d(1, 6, 1), nn.ReLU(), nn.Conv1d(6, 1, 3, padding=1)).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "along.0.weight": 6, "after": 12}
+    assert is_right(model, graph)
+
+
+def test_a_kernel_of_one_along_channels_has_no_neighbours() -> None:
+    model = Gated(nn.Conv1d(1, 6, 1), nn.ReLU(), nn.Conv1d(6, 1, 1)).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert not graph.group("before").approximate
+    assert judge(model, lambda m: cut_at_random(m, graph), EXAMPLE).holds == "exact"
+
+
+@pytest.mark.parametrize(
+    "along",
+    [
+        nn.Sequential(nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(1, 1, 3)),  # reads those before
+        nn.Sequential(nn.Conv1d(1, 1, 4, padding=3, dilation=2)),  # has no middle
+        nn.Sequential(nn.Conv1d(1, 1, 2, stride=2), nn.Upsample(scale_factor=2)),
+        nn.ConvTranspose1d(1, 1, 3, padding=1),
+    ],
+)
+def test_channels_that_a_convolution_moves_along_themselves_stay(along: nn.Module) -> None:
+    graph = trace(Gated(along).eval(), EXAMPLE)
+
+    assert graph.widths == {"after": 12}
+    assert any(frozen.where == "before" and frozen.reason for frozen in graph.frozen)

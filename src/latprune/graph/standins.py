@@ -3,8 +3,8 @@
 LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
 network with the whole one, every operator that takes statistics over channels that can be cut gives
 way to one that treats each channel alone: a norm to its scale and shift, a mean to ones, attention
-to one whose scale is a constant. What goes into a norm passes a tanh, which is as bounded as the
-norm was: deep networks would overflow.
+to one whose scale is a constant, a convolution along channels to the middle of its kernel. What
+goes into a norm passes a tanh, which is as bounded as the norm was: deep networks would overflow.
 
 What is drawn at random differs, too, where fewer numbers are drawn: one number takes their place.
 """
@@ -79,9 +79,19 @@ class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         name, _ = operator_name(func)
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
-        result = func(*args, **(kwargs or {}))
         mixed = (name, count) in self._mixed and "attention" not in name
+        if mixed and "convolution" in name:
+            return func(args[0], _middle(args[1]), *args[2:], **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         return _stand_in(name, args, result) if mixed else result
+
+
+def _middle(weight: torch.Tensor) -> torch.Tensor:
+    """Zero a convolution's weight but for the middle of its kernels."""
+    at = (..., *(size // 2 for size in weight.shape[2:]))
+    middle = torch.zeros_like(weight)
+    middle[at] = weight[at]
+    return middle
 
 
 def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:

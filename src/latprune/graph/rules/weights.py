@@ -16,18 +16,14 @@ from latprune.graph.rules.moving import same_positions
 if TYPE_CHECKING:
     from latprune.graph.classes import IntArray
     from latprune.graph.groups import Role
-    from latprune.graph.labels import Call, LabelMode
+    from latprune.graph.labels import AxisLabels, Call, LabelMode
 
 
 def convolution(mode: LabelMode, call: Call) -> None:
     """Read the weight's input side, write its output side; grouped ones couple channels."""
     x, weight, bias = call.args[0], call.args[1], call.argument(2, "bias")
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    for tensor in (x, weight):
-        along = set(range(2, tensor.dim()))
-        for axis, labels in mode.of(tensor, whole=along).items():
-            if axis in along:
-                mode.freeze(labels, "a convolution runs along it")
+    run_along = _run_along(mode, call)
     inner, outer = (0, 1) if transposed else (1, 0)
     reads, into, out = mode.on(x, 1), mode.on(weight, inner), mode.on(weight, outer)
     follow = groups > 1 and groups >= len(reads) // groups
@@ -57,7 +53,8 @@ def convolution(mode: LabelMode, call: Call) -> None:
         mode.join(out, mode.on(bias, 0), "meets a constant bias")
         mode.mark(mode.on(bias, 0), "through" if follow else "writes")
     samples = mode.of(x).get(0)  # channels that were moved into the batch
-    mode.put(call.outputs[0], {1: out} if samples is None else {0: samples, 1: out})
+    moved = {} if samples is None else {0: samples}
+    mode.put(call.outputs[0], {**moved, 1: out, **run_along})
     shape = LayerShape(
         kind="conv",
         in_channels=x.shape[1],
@@ -74,11 +71,42 @@ def convolution(mode: LabelMode, call: Call) -> None:
     )
     if shape.is_depthwise:
         mode.seen.feed_depthwise(x)
-    if samples is not None:
-        mode.seen.leave_unpriced("convolution of channels in the batch")
+    if samples is not None or run_along:
+        place = "along channels" if run_along else "of channels in the batch"
+        mode.seen.leave_unpriced(f"convolution {place}")
         return
     name = mode.layer_of(weight)
     mode.seen.add(SeenLayer(name, shape, reads, out, follow), call.outputs[0])
+
+
+def _run_along(mode: LabelMode, call: Call) -> AxisLabels:
+    """Give the labels that a convolution runs along and has in their places afterwards.
+
+    As efficient channel attention does: each channel is weighed by itself and its neighbours, and
+    after a cut by other neighbours.
+    """
+    x, weight = call.args[0], call.args[1]
+    along = set(range(2, x.dim()))
+    found: AxisLabels = {}
+    for tensor in (x, weight):
+        for axis, labels in mode.of(tensor, whole=along).items():
+            if axis not in along:
+                continue
+            if tensor is x and _keeps_places(call, axis - 2):
+                found[axis] = labels
+            else:
+                mode.freeze(labels, "a convolution runs along it")
+    for axis, labels in found.items():
+        if weight.shape[axis] > 1:
+            mode.approximate(call, labels, "a convolution runs along it, past other neighbours")
+    return found
+
+
+def _keeps_places(call: Call, axis: int) -> bool:
+    """Whether the middle of the kernel reads for each output what stands in its place."""
+    stride, padding, dilation = (call.args[at][axis] for at in (3, 4, 5))
+    reach = dilation * (call.args[1].shape[2 + axis] - 1)
+    return not call.args[6] and stride == 1 and 2 * padding == reach and reach % (2 * dilation) == 0
 
 
 def _whole_groups(

@@ -241,10 +241,11 @@ def test_a_budget_that_no_network_meets_is_refused_before_any_training(tmp_path:
 def test_a_frozen_parameter_that_scores_depend_on_is_refused(tmp_path: Path) -> None:
     model = network()
     graph, table = measured(model, tmp_path)
-    model.get_parameter("stem.1.weight").requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.requires_grad_(False)
+    model.get_parameter("head.2.weight").requires_grad_(True)
 
-    with pytest.raises(ValueError, match=r"stem\.1\.weight.*does not train.*keep="):
+    with pytest.raises(ValueError, match=r"stem\.0\.weight.*does not train.*keep="):
         lp.prune_in_steps(model, graph, table, 0.5, optimizer=optimizer)
 
 
@@ -277,7 +278,7 @@ def test_gradients_that_are_never_finite_stop_the_run_and_name_the_groups(tmp_pa
     def poison(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("nan")
 
-    model.get_parameter("norm.weight").register_hook(poison)  # type: ignore[no-untyped-call]
+    model.get_parameter("inner.0.weight").register_hook(poison)  # type: ignore[no-untyped-call]
 
     with pytest.raises(lp.NotFinite, match=r"of 4 steps are nan or infinite in stem\.0\b"):
         train(model, optimizer, pruning, range(4))

@@ -195,10 +195,10 @@ def test_no_batches_are_an_error() -> None:
         taylor(model, graph, [], F.cross_entropy)
 
 
-def test_a_group_that_nothing_writes_is_an_error() -> None:
+def test_a_group_that_nothing_reads_or_writes_is_an_error() -> None:
     model, _ = small_network()
-    reader = Member("head.weight", 1, np.arange(8)[:, None], "reads")
-    graph = PruningGraph((), (ChannelGroup("stem", 8, (reader,)),))
+    mean = Member("stem_norm.running_mean", 0, np.arange(8)[:, None], "statistic")
+    graph = PruningGraph((), (ChannelGroup("stem", 8, (mean,)),))
 
     with pytest.raises(ModelMismatch, match="no weight writes"):
         taylor(model, graph, random_batches(), F.cross_entropy)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from latprune.errors import NotFinite
 from latprune.gradual.processes import averaged
-from latprune.saliency.scores import parameters_of
+from latprune.modes import device_of
+from latprune.saliency.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from torch import Tensor, nn
 
     from latprune.graph.groups import ChannelGroup, Member
@@ -43,15 +44,9 @@ class GradientScores:
             squared: Whether squares are averaged, not absolute values.
         """
         self._squared = squared
-        parameters = parameters_of(model)
-        self._channels = {group.name: group.channels for group in groups}
-        axes = dict.fromkeys((m.parameter, m.axis) for ms in members.values() for m in ms)
-        # Vectors go together: two concatenations and one product for all norms.
-        self._axes = sorted(axes, key=lambda one: parameters[one[0]].dim() > 1)
-        self._parameters = [parameters[name] for name, _ in self._axes]
-        device = self._parameters[0].device if self._parameters else torch.device("cpu")
-        self._places = torch.from_numpy(self._places_of(groups, members)).to(device)
-        channels = len(self._places)
+        self._terms = Terms(model, groups, members)
+        channels = sum(self._terms.channels.values())
+        device = device_of(model)
         self._sums = torch.zeros(channels, device=device)
         self._failed = torch.zeros(channels, device=device)
         self._used = torch.zeros((), device=device)
@@ -64,12 +59,11 @@ class GradientScores:
             scale: What the gradients were multiplied by, if they still are.
             overflown: Above 0 if the step is about to be skipped for that scale; counts nothing.
         """
-        if not self._parameters:
+        if not self._terms.parameters:
             return
-        changes = self._changes()
+        terms = self._terms.of([parameter.grad for parameter in self._terms.parameters])
         if scale is not None:
-            changes = changes / scale
-        terms = changes[self._places].sum(dim=1)
+            terms = terms / scale
         scores = terms.square() if self._squared else terms.abs()
         finite = scores.isfinite()
         counts = finite.all().float()
@@ -90,10 +84,10 @@ class GradientScores:
         sums, failed = found[: len(self._sums)], found[len(self._sums) : -1]
         used = float(found[-1])
         most = int(failed.max()) if len(failed) else 0
-        if most > max_skips or (self._parameters and not used):
+        if most > max_skips or (self._terms.parameters and not used):
             raise NotFinite(self._about(most, failed))
-        parts = torch.split(sums / max(used, 1.0), list(self._channels.values()))
-        return {name: part.numpy() for name, part in zip(self._channels, parts, strict=True)}
+        means = self._terms.by_group(sums / max(used, 1.0))
+        return {name: of_channels.numpy() for name, of_channels in means.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give what has been counted."""
@@ -104,49 +98,10 @@ class GradientScores:
         for name, own in self.state_dict().items():
             own.copy_(state[name])
 
-    def _changes(self) -> Tensor:
-        """Give p ∂L/∂p by entry of every axis, with a zero at the end."""
-        # What the loss did not reach has no gradient.
-        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        vectors = sum(parameter.dim() == 1 for parameter in self._parameters)
-        changes = [
-            (parameter.float() * slope.float()).movedim(axis, 0).flatten(1).sum(dim=1)
-            for parameter, slope, (_, axis) in zip(
-                self._parameters, slopes, self._axes, strict=True
-            )
-            if parameter.dim() > 1
-        ]
-        if vectors:
-            together = torch.cat([*self._parameters[:vectors]]).float()
-            changes.insert(0, together * torch.cat(slopes[:vectors]).float())
-        return torch.cat([*changes, self._sums.new_zeros(1)])
-
-    def _places_of(
-        self, groups: Sequence[ChannelGroup], members: Mapping[str, Sequence[Member]]
-    ) -> np.ndarray:
-        """Say which entries make up each channel: int [channels, most entries]."""
-        sizes = [p.shape[axis] for p, (_, axis) in zip(self._parameters, self._axes, strict=True)]
-        ends = np.cumsum([0, *sizes])
-        begins = dict(zip(self._axes, ends.tolist(), strict=False))
-        of_groups = [
-            np.concatenate(
-                [begins[m.parameter, m.axis] + m.positions for m in members[group.name]], axis=1
-            )
-            for group in groups
-        ]
-        most = max((places.shape[1] for places in of_groups), default=0)
-        # What a channel lacks points at the zero behind the last entry.
-        padded = [
-            np.pad(places, ((0, 0), (0, most - places.shape[1])), constant_values=int(ends[-1]))
-            for places in of_groups
-        ]
-        return np.concatenate(padded) if padded else np.zeros((0, 1), dtype=np.int64)
-
     def _about(self, most: int, failed: Tensor) -> str:
         if not most:
             return "no step gave gradients to score with: does the optimizer step?"
-        parts: list[Any] = list(torch.split(failed, list(self._channels.values())))
-        worst = [name for name, part in zip(self._channels, parts, strict=True) if part.any()]
+        worst = [name for name, part in self._terms.by_group(failed).items() if part.any()]
         return (
             f"the gradients of {most} steps are nan or infinite in {', '.join(worst[:3])}"
             f"{' and others' if len(worst) > 3 else ''}. Lower the learning rate, clip gradients, "

@@ -16,11 +16,12 @@ from latprune.gradual.masks import SoftMasks
 from latprune.gradual.processes import agreed, rebuild, world, wrapper_of
 from latprune.knapsack import joint
 from latprune.planning import Budget, Demand, Plan, as_budget
-from latprune.saliency.scores import parameters_of, writers
+from latprune.saliency.scores import parameters_of
+from latprune.saliency.terms import gates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
@@ -285,10 +286,17 @@ class GradualPruning:
 
     def _fresh_scores(self) -> GradientScores:
         groups, parameters = self._live.groups, parameters_of(self.model)
-        choose = _readers if self._masks is not None else _norms_or_writers
-        members = {group.name: choose(group, parameters) for group in groups}
+        trained = {id(p) for group in self._live.optimizer.param_groups for p in group["params"]}
+
+        def trains(parameter: nn.Parameter) -> bool:
+            return parameter.requires_grad and id(parameter) in trained
+
+        if self._masks is not None:
+            members = {group.name: _readers(group, parameters) for group in groups}
+        else:
+            members = gates(self.model, groups, usable=trains)
         if not self.taken:
-            _check_trained(members, parameters, self._live.optimizer)
+            _check_trained(members, parameters, trains)
         squared = self._course.is_squared
         return GradientScores(self.model, groups, members, squared=squared)
 
@@ -348,12 +356,6 @@ def _check_alone(live: LiveNetwork) -> None:
                 )
 
 
-def _norms_or_writers(
-    group: ChannelGroup, parameters: Mapping[str, nn.Parameter]
-) -> tuple[Member, ...]:
-    return group.with_role("scale", "shift") or writers(group, parameters)
-
-
 def _readers(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tuple[Member, ...]:
     """Give the weights that a mask zeroes: behind it they alone have gradients."""
     found = tuple(m for m in group.with_role("reads") if m.parameter in parameters)
@@ -368,13 +370,11 @@ def _readers(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tup
 def _check_trained(
     members: Mapping[str, Sequence[Member]],
     parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    trains: Callable[[nn.Parameter], bool],
 ) -> None:
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for group, of_group in members.items():
         for member in of_group:
-            parameter = parameters.get(member.parameter)
-            if parameter is None or not parameter.requires_grad or id(parameter) not in trained:
+            if not trains(parameters[member.parameter]):
                 raise ValueError(
                     f"{group} is scored by the gradients of {member.parameter}, which the "
                     f"optimizer does not train: hand it over and let it require gradients, or "

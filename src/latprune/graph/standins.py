@@ -88,7 +88,7 @@ class _StandIns(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
 def _middle(weight: torch.Tensor) -> torch.Tensor:
     """Zero a convolution's weight but for the middle of its kernels."""
-    at = (..., *(size // 2 for size in weight.shape[2:]))
+    at: Any = (..., *(size // 2 for size in weight.shape[2:]))
     middle = torch.zeros_like(weight)
     middle[at] = weight[at]
     return middle

@@ -13,15 +13,16 @@ from latprune.errors import NotFinite
 from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
-from latprune.saliency.scores import Saliency, parameters_of, per_channel, present, writers
+from latprune.saliency.scores import Saliency
+from latprune.saliency.terms import Terms, gates
 from latprune.samples import outputs_of, pairs, samples_of, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
-    from latprune.graph.groups import ChannelGroup, Member, PruningGraph
+    from latprune.graph.groups import PruningGraph
     from latprune.progress import Progress
 
     Batch = tuple[Any, Any]
@@ -42,9 +43,8 @@ def first_order(
 ) -> Saliency:
     """Average over batches, or over samples, a function of each channel's first-order term.
 
-    The term is t = Σ γ ∂L/∂γ + β ∂L/∂β over the scales γ and shifts β of all norms on the
-    channel's group: the derivative of the loss by a gate on the channel, open at 1. A group
-    without norms uses the weights and biases that write it instead.
+    The term t is the derivative of the loss by a gate on the channel, open at 1: Σ w ∂L/∂w over
+    the weights w that read the channel (`terms.gates` says what is taken where none do).
 
     The model scores as it would predict: in evaluation mode, so that a score depends on neither
     the other samples of a batch nor on chance. Its parameters, gradients and modes stay as they
@@ -75,29 +75,29 @@ def first_order(
         ValueError: If there are no batches, or labels that cannot be taken apart per sample.
     """
     progress = progress or Quiet()
-    parameters = parameters_of(model)
-    members = {group.name: _members(group, parameters) for group in graph.groups}
-    needed = {m.parameter: parameters[m.parameter] for ms in members.values() for m in ms}
-    if not needed:
+    members = gates(model, graph.groups)
+    if not members:
         return Saliency({}, criterion=criterion)
+    terms = Terms(model, graph.groups, members)
+    needed = {m.parameter: model.get_parameter(m.parameter) for ms in members.values() for m in ms}
     device = device_of(model)
     total = len(batches) if isinstance(batches, Sized) else None
-    sums: dict[str, Tensor] = {}
+    sums = torch.zeros(sum(terms.channels.values()), dtype=torch.float64)
     used, skips = 0, _Skips(max_skips)
     with evaluating(model), _differentiable(needed.values()), torch.enable_grad():
         for done, (inputs, labels) in enumerate(pairs(batches), start=1):
             whole = inputs, moved(labels, device) if labelled else None
             for part in _samples(*whole) if per_sample else [whole]:
-                changes = _changes(model, part, loss, needed)
-                if changes is None:
+                found = _terms(model, part, loss, terms)
+                if found is None:
                     skips.add(culprit(model, part, loss, needed))
                     continue
                 used += 1
-                for group, of_group in members.items():
-                    sums[group] = sums.get(group, 0) + fold(_change(of_group, changes))
+                sums += fold(found)
             progress.step(done, total, "batches scored")
     skips.check(used=used, criterion=criterion)
-    return Saliency({g: (s / used).numpy() for g, s in sums.items()}, criterion=criterion)
+    means = terms.by_group(sums / used)
+    return Saliency({g: mean.numpy() for g, mean in means.items()}, criterion=criterion)
 
 
 def _samples(inputs: Any, labels: Any) -> Iterator[Batch]:
@@ -151,34 +151,20 @@ class _Skips:
             )
 
 
-def _members(group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> tuple[Member, ...]:
-    norms = group.with_role("scale", "shift")
-    return present(group, norms, parameters) if norms else writers(group, parameters)
-
-
-def _changes(
+def _terms(
     model: nn.Module,
     batch: tuple[Tensor, Any],
     loss: Callable[[Any, Any], Tensor],
-    parameters: Mapping[str, nn.Parameter],
-) -> dict[str, Tensor] | None:
-    """Give p · ∂L/∂p for every parameter, or None if the loss or one of them is not finite."""
+    terms: Terms,
+) -> Tensor | None:
+    """Give t for all channels, float64 on the CPU, or None if the loss or one is not finite."""
     inputs, labels = batch
     value = loss(outputs_of(model, inputs, device_of(model)), labels)
-    names, tensors = list(parameters), list(parameters.values())
     # Not backward(): the user's own gradients stay as they are.
-    gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
-    changes = {
-        name: tensor.detach() * gradient
-        for name, tensor, gradient in zip(names, tensors, gradients, strict=True)
-    }
-    finite = [value.detach().isfinite(), *(c.isfinite().all() for c in changes.values())]
-    return changes if bool(torch.stack(finite).all()) else None
-
-
-def _change(members: tuple[Member, ...], changes: Mapping[str, Tensor]) -> Tensor:
-    """Add up what the loss changes by without each channel; [channels], float64."""
-    return torch.stack([per_channel(changes[m.parameter], m) for m in members]).sum(dim=0)
+    slopes = torch.autograd.grad(value, terms.parameters, allow_unused=True)
+    found = torch.cat([terms.of(slopes), value.detach().reshape(1)]).cpu()
+    # Not every accelerator has float64.
+    return found[:-1].to(torch.float64) if bool(found.isfinite().all()) else None
 
 
 @contextmanager

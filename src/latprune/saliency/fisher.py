@@ -29,7 +29,7 @@ def fisher(
     max_skips: int = 3,
     progress: Progress | None = None,
 ) -> Saliency:
-    """Score channels by ½ the mean over samples of (Σ γ ∂L/∂γ + β ∂L/∂β)².
+    """Score channels by ½ the mean over samples of (Σ w ∂L/∂w)².
 
     Arguments and the terms of the sum are those of `taylor`, except that every sample is passed
     forward and backward by itself: on a CPU that takes about as long as whole batches, on a GPU

@@ -29,9 +29,10 @@ def taylor(
 ) -> Saliency:
     """Score channels by the first-order Taylor expansion of the loss, as HALP does.
 
-    Per batch a channel's score is |Σ γ ∂L/∂γ + β ∂L/∂β| over the scales γ and shifts β of all
-    norms on its group; the sum comes before the absolute value, for the channel goes from all of
-    them at once. A group without norms uses the weights and biases that write it instead. Scores
+    Per batch a channel's score is |Σ w ∂L/∂w| over the weights w that read it: the derivative of
+    the loss by a gate on the channel. The sum comes before the absolute value, for the channel goes
+    from all of them at once. In a network of ReLUs whose norms do not follow each other that is the
+    paper's |Σ γ ∂L/∂γ + β ∂L/∂β| over the scales γ and shifts β of the norms on its group. Scores
     are averaged over batches.
 
     The model scores in evaluation mode, and stays as it is.

@@ -30,7 +30,7 @@ def taylor_squared(
     max_skips: int = 3,
     progress: Progress | None = None,
 ) -> Saliency:
-    """Score channels by the mean over batches of (Σ γ ∂L/∂γ + β ∂L/∂β)².
+    """Score channels by the mean over batches of (Σ w ∂L/∂w)².
 
     Arguments, errors and the terms of the sum are those of `taylor`.
 

@@ -482,6 +482,29 @@ def test_timings_that_disagree_are_believed_less(
     assert error(0.04, 2) == pytest.approx(error(0.001, 2), rel=0.2)  # too few to tell
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.3])
+def test_milliseconds_are_todays_whatever_the_pace_of_the_table_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slower: float
+) -> None:
+    Synthetic().install(monkeypatch)
+    model = Network().eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    widths = {name: width // 2 for name, width in graph.widths.items()}
+    lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path, widths=widths)
+    dense_ms = table.network(graph).median_ms
+    half = Measurement(dense_ms / 2, 0.001 * dense_ms, 10)
+    then = Comparison(Measurement(dense_ms, 0.001 * dense_ms, 10), half, 0.5, 0.001, 0.0005)
+    table.add_cut(graph, widths, then)
+    now = replace(then, dense=then.dense.scaled(slower), small=then.small.scaled(slower))
+
+    place = Place(graph, Demand(table, lp.Budget(ms=dense_ms * slower / 2)), dense=model)
+    place.add(widths, now)
+
+    assert place.believed(widths)[0] == pytest.approx(1, rel=1e-3)
+    assert place.believed_ms(widths) == pytest.approx(dense_ms * slower / 2, rel=1e-3)
+
+
 def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Synthetic(whole=1.2, rest_ms=0.05)
     runtime.install(monkeypatch)

@@ -326,6 +326,6 @@ class _Loop:
                 device=self.refining.device,
                 cut=CutName(self.refining.graph.key, candidate.plan.widths),
             )
-            place.table.add_cut(self.refining.graph, candidate.plan.widths, compared)
+            place.add(candidate.plan.widths, compared)
             times.append(compared)
         return times

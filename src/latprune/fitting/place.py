@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import TYPE_CHECKING
 
-from latprune.fitting.care import AIM, FLOOR, QUICK_MS, relative_error, used
+from latprune.fitting.care import AIM, FLOOR, QUICK_MS, relative_error
 from latprune.latency.rest import Relative, Whole, rest_within, whole_at
 from latprune.planning import Demand
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from latprune.graph.groups import PruningGraph
     from latprune.latency.devices import Ready
     from latprune.latency.table import Cut
+    from latprune.latency.timing import Comparison
 
 OWN = 0.01
 """How far a network's rest may lie from that of others about as large, relative to its time."""
@@ -25,11 +27,17 @@ LEAST_FREEDOM = 3
 
 
 class Place:
-    """A target: its budget, what is known of networks there, and the dense one, ready to run."""
+    """A target: its budget, what is known of networks there, and the dense one, ready to run.
+
+    What is known are ratios to the dense network's time, and the table's layers beside its. A
+    budget in milliseconds is one of today's: the dense network takes there what it took in the
+    timings that were added, if there are any.
+    """
 
     def __init__(self, graph: PruningGraph, demand: Demand, dense: Ready) -> None:
         self.graph, self.dense = graph, dense
         self.table, self.budget = demand.table, demand.budget
+        self._today_ms: list[float] = []
 
     @property
     def is_quick(self) -> bool:
@@ -73,8 +81,13 @@ class Place:
         return whole_ms / self._budget_ms, error_ms / self._budget_ms
 
     def believed_ms(self, widths: Mapping[str, int]) -> float:
-        """What a network takes by all that is known, in ms of the dense one's pace."""
+        """What a network takes by all that is known, in ms of the budget's pace."""
         return self.believed(widths)[0] * self._budget_ms
+
+    def add(self, widths: Mapping[str, int], timed: Comparison) -> None:
+        """Remember a timing, and in the table."""
+        self.table.add_cut(self.graph, widths, timed)
+        self._today_ms.append(timed.dense.median_ms)
 
     def timings(self, widths: Mapping[str, int]) -> int:
         """How many timings of a network are known, those of earlier runs too."""
@@ -92,6 +105,8 @@ class Place:
     @property
     def _dense(self) -> Whole:
         dense_ms = self.table.network(self.graph).median_ms
+        if self.budget.fraction is None and self._today_ms:
+            dense_ms = median(self._today_ms)
         layers_ms = self.table.layers_ms(self.graph, self.graph.widths)
         return Whole(layers_ms, dense_ms, FLOOR * dense_ms)
 
@@ -101,12 +116,12 @@ class Place:
 
     def _timed(self) -> list[tuple[Cut, Whole]]:
         """All timings of pruned networks, in the dense one's pace."""
-        cuts, budget_ms = self.table.cuts(self.graph), self._budget_ms
+        cuts, dense_ms = self.table.cuts(self.graph), self._dense.whole_ms
         scatter = _scatter(cuts)
-        return [(one, self._whole(one, scatter, budget_ms)) for one in cuts]
+        return [(one, self._whole(one, scatter, dense_ms)) for one in cuts]
 
-    def _whole(self, one: Cut, scatter: float, budget_ms: float) -> Whole:
-        taken_ms = budget_ms * used(self.budget, one.comparison)
+    def _whole(self, one: Cut, scatter: float, dense_ms: float) -> Whole:
+        taken_ms = dense_ms * one.comparison.ratio
         error_ms = taken_ms * scatter * _error(one)
         return Whole(self.table.layers_ms(self.graph, one.widths), taken_ms, error_ms)
 

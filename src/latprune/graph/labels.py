@@ -205,6 +205,14 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             tensor, [along_axis(entries, axis, tensor.dim()) for axis, entries in labels.items()]
         )
 
+    def begin(self, tensor: torch.Tensor, axis: int) -> None:
+        """Give new labels to an axis of zeros: the channels of a state that nothing wrote yet."""
+        if tensor.shape[axis] > 1:
+            labels = self.classes.fresh(tensor.shape[axis])
+            self._roles = np.append(self._roles, np.zeros(len(labels), dtype=np.int8))
+            shadow = along_axis(labels, axis, tensor.dim())
+            self.put_shadows(tensor, [*self.shadows(tensor), shadow])
+
     def put_shadows(self, tensor: torch.Tensor, shadows: Sequence[IntArray]) -> None:
         """Attach shadows to a tensor; those that hold only constants are left out.
 

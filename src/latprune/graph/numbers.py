@@ -143,6 +143,8 @@ class NumberMode(TorchFunctionMode):
         if found:
             for number, tensor, axis in _sizes(name, args, kwargs, result):
                 if any(number is known for known in found):
+                    if name in _ZEROS:
+                        self._mode.begin(tensor, axis)
                     self._size(number, tensor, axis)
         return result
 
@@ -264,6 +266,7 @@ def _numbers_in(tree: Any) -> Iterator[Number]:
 
 
 _CREATE = frozenset({"zeros", "ones", "full"})
+_ZEROS = frozenset({"zeros", "new_zeros"})
 _TAKE_SIZES_OF = frozenset({"view_as", "reshape_as", "expand_as"})
 _TAKE_SIZES = _CREATE | {
     "reshape",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from latprune.graph.layers import LayerShape
@@ -50,7 +51,9 @@ class SeenLayers:
 
     def add(self, layer: SeenLayer, output: torch.Tensor) -> None:
         """Remember a layer; a norm and an activation may still join it."""
-        if self.recording:
+        if isinstance(self._mode.module, nn.RNNBase):
+            self.leave_unpriced("recurrent layer")  # a runtime runs all of its steps as one
+        elif self.recording:
             self._tails[output] = self._writers[output] = len(self.layers)
             self.layers.append(layer)
 

@@ -42,6 +42,7 @@ from latprune.graph.rules.weights import (
     linear,
     matrix_product,
     one_number,
+    recurrent,
     weight_norm,
 )
 
@@ -66,6 +67,7 @@ _BY_RULE: dict[Rule, str] = {
     convolution: "convolution _convolution mkldnn_convolution cudnn_convolution",
     matrix_product: "mm addmm",
     linear: "linear",
+    recurrent: "mkldnn_rnn_layer",
     weight_norm: "_weight_norm_interface",
     one_number: "dot vdot",
     batched_product: "bmm baddbmm",

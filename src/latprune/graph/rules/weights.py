@@ -208,6 +208,27 @@ def _linear(
     mode.seen.add(SeenLayer(name, shape, reads, out, False), output)
 
 
+def recurrent(mode: LabelMode, call: Call) -> None:
+    """`mkldnn_rnn_layer`, one direction of an LSTM: all gates lose the positions of its state."""
+    x, into, back, *biases, state, cell = call.args[:7]
+    biases = biases if call.args[12] else []  # without, they are zeros
+    rows, *others = (mode.on(tensor, 0) for tensor in (into, back, *biases))
+    same_positions(mode, rows, 4, "the gates of a recurrent layer")
+    for labels in others:
+        mode.join(rows, labels, "meets a constant in a recurrent layer")
+    out = rows[: len(rows) // 4]
+    for begin in (mode.on(state, -1), mode.on(cell, -1), mode.on(back, 1)):
+        mode.join(out, begin, "a recurrent layer begins with a constant state")
+    mode.join(mode.on(x, -1), mode.on(into, 1), "meets a constant weight")
+    for labels in (mode.on(into, 1), mode.on(back, 1)):
+        mode.mark(labels, "reads")
+    for labels in (rows, *others):
+        mode.mark(labels, "writes")
+    for output in call.outputs[:3]:
+        mode.put(output, {output.dim() - 1: out})
+    mode.seen.leave_unpriced("recurrent layer")
+
+
 def batch_norm(mode: LabelMode, call: Call) -> None:
     """Scale, shift and statistics lie on the channel axis."""
     x, y = call.inputs[0], call.outputs[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latprune.graph.rules.attention import attention, batched_product, vector_product
-from latprune.graph.rules.mixing import along, reduction, regions, spatial
+from latprune.graph.rules.mixing import along, reduction, regions, spatial, unpooling
 from latprune.graph.rules.moving import (
     channel_shuffle,
     concatenation,
@@ -32,11 +32,13 @@ from latprune.graph.rules.moving import (
     restrided,
     sliced,
     stacked,
+    two_parts,
 )
 from latprune.graph.rules.pointwise import elementwise
 from latprune.graph.rules.weights import (
     batch_norm,
     convolution,
+    deformable,
     group_norm,
     layer_norm,
     linear,
@@ -65,6 +67,7 @@ def unknown(mode: LabelMode, call: Call) -> None:
 
 _BY_RULE: dict[Rule, str] = {
     convolution: "convolution _convolution mkldnn_convolution cudnn_convolution",
+    deformable: "deform_conv2d",
     matrix_product: "mm addmm",
     linear: "linear",
     recurrent: "mkldnn_rnn_layer",
@@ -83,7 +86,7 @@ _BY_RULE: dict[Rule, str] = {
     elementwise: "clone _to_copy contiguous alias detach lift_fresh dropout native_dropout "
     "zeros_like ones_like empty_like rand_like randn_like full_like copy fill zero masked_fill "
     "hardtanh hardswish hardsigmoid relu relu6 gelu silu mish softplus elu leaky_relu clamp "
-    "prelu _prelu_kernel rsub bernoulli add sub mul div",
+    "prelu _prelu_kernel rsub bernoulli add sub mul div complex polar _conj",
     movement: "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze "
     "expand repeat pixel_shuffle pixel_unshuffle movedim swapaxes",
     picked: "select unbind index_select",
@@ -94,6 +97,7 @@ _BY_RULE: dict[Rule, str] = {
     rearranged: "roll flip unfold",
     channel_shuffle: "channel_shuffle native_channel_shuffle",
     restrided: "as_strided",
+    two_parts: "view_as_real view_as_complex",
     made_anew: "new_zeros new_ones new_full new_empty new_empty_strided",
     patches: "im2col",
     from_patches: "col2im",
@@ -109,9 +113,10 @@ _BY_RULE: dict[Rule, str] = {
     "upsample_nearest1d _upsample_nearest_exact1d upsample_trilinear3d upsample_nearest3d "
     "_upsample_nearest_exact3d adaptive_max_pool3d reflection_pad1d reflection_pad2d "
     "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d",
-    regions: "roi_align roi_pool",
+    unpooling: "max_unpool2d max_unpool3d",
+    regions: "roi_align roi_pool grid_sampler_2d grid_sampler_3d",
     along: "_softmax _safe_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort "
-    "topk",
+    "topk _fft_r2c _fft_c2r _fft_c2c",
     reduction: "mean sum amax amin max min var std var_mean std_mean prod logsumexp "
     "linalg_vector_norm norm argmax argmin any all median nanmedian mode kthvalue",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from latprune.graph.rules.pointwise import elementwise
 from latprune.graph.shadows import along_axis
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ def spatial(mode: LabelMode, call: Call) -> None:
     mode.seen.add_operator(kind, x, call.outputs[0], kernel=kernel, stride=stride, padding=padding)
 
 
+def unpooling(mode: LabelMode, call: Call) -> None:
+    """`max_unpool2d` puts values back where a pooling of the same channels found them."""
+    x = call.inputs[0]
+    last = range(x.dim() - (3 if "3d" in call.name else 2), x.dim())
+    for tensor in call.inputs:
+        found = mode.of(tensor, whole=last)
+        for axis in set(found) & set(last):
+            mode.freeze(found.pop(axis), f"{call.name} mixes it")
+        mode.put(tensor, found)
+    elementwise(mode, call)
+
+
 def _pair(given: int | Sequence[int]) -> tuple[int, int]:
     """Give both numbers where one stands for both."""
     height, width = (given, given) if isinstance(given, int) else (given[0], given[-1])
@@ -52,7 +65,7 @@ def _pair(given: int | Sequence[int]) -> tuple[int, int]:
 
 
 def regions(mode: LabelMode, call: Call) -> None:
-    """`roi_align` and `roi_pool` cut boxes out of feature maps, channel by channel."""
+    """`roi_align` cuts boxes out of feature maps, `grid_sample` points, channel by channel."""
     x = call.args[0]
     channels = mode.on(x, 1)
     for tensor in call.inputs:
@@ -64,7 +77,7 @@ def regions(mode: LabelMode, call: Call) -> None:
 
 
 def along(mode: LabelMode, call: Call) -> None:
-    """Softmax, sorting and their like mix the entries of one axis and pass the others."""
+    """Softmax, sorting, Fourier's transform mix the entries of some axes and pass the others."""
     x, axis = call.inputs[0], call.argument(2 if call.name == "topk" else 1, "dim", -1)
     if call.name == "sort" and isinstance(axis, bool):  # `stable` comes first
         axis = call.argument(2, "dim", -1)

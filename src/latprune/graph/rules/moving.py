@@ -192,6 +192,18 @@ def restrided(mode: LabelMode, call: Call) -> None:
         mode.freeze(shadow, "as_strided addresses memory")
 
 
+def two_parts(mode: LabelMode, call: Call) -> None:
+    """Complex numbers as real ones lie, with their two parts on a last axis of their own."""
+    x, output = call.inputs[0], call.outputs[0]
+    if call.name == "view_as_real":
+        mode.put_shadows(output, [np.expand_dims(shadow, -1) for shadow in mode.shadows(x)])
+        return
+    passed, parts = mode.apart(x, {x.dim() - 1})
+    for labels in parts.values():
+        mode.freeze(labels, "real and imaginary parts")
+    mode.put_shadows(output, [shadow.squeeze(-1) for shadow in passed])
+
+
 def made_anew(_mode: LabelMode, _call: Call) -> None:
     """`new_zeros` and its like take a type and a device from a tensor, and nothing else."""
 

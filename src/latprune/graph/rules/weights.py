@@ -28,9 +28,7 @@ def convolution(mode: LabelMode, call: Call) -> None:
     reads, into, out = mode.on(x, 1), mode.on(weight, inner), mode.on(weight, outer)
     follow = groups > 1 and groups >= len(reads) // groups
     if groups == 1:
-        mode.join(reads, into, "meets a constant weight")
-        mode.mark(into, "reads")
-        mode.mark(out, "writes")
+        _contracted(mode, reads, into, out, groups)
     elif follow and transposed:
         mode.freeze(out, "whole groups are cut instead")
         out = _whole_groups_transposed(mode, reads, into, len(out), groups)
@@ -44,11 +42,7 @@ def convolution(mode: LabelMode, call: Call) -> None:
         mode.mark(out, "writes")
         out = np.tile(out, groups)
     else:
-        same_positions(mode, reads, groups, "the groups of a convolution")
-        same_positions(mode, out, groups, "the groups of a convolution")
-        mode.join(reads.reshape(groups, -1)[0], into, "meets a constant weight")
-        mode.mark(into, "reads")
-        mode.mark(out, "writes")
+        _contracted(mode, reads, into, out, groups)
     if bias is not None:
         mode.join(out, mode.on(bias, 0), "meets a constant bias")
         mode.mark(mode.on(bias, 0), "through" if follow else "writes")
@@ -107,6 +101,37 @@ def _keeps_places(call: Call, axis: int) -> bool:
     stride, padding, dilation = (call.args[at][axis] for at in (3, 4, 5))
     reach = dilation * (call.args[1].shape[2 + axis] - 1)
     return not call.args[6] and stride == 1 and 2 * padding == reach and reach % (2 * dilation) == 0
+
+
+def _contracted(
+    mode: LabelMode, reads: IntArray, into: IntArray, out: IntArray, groups: int
+) -> None:
+    """Every group loses the same positions of what it reads, and of what it writes."""
+    same_positions(mode, reads, groups, "the groups of a convolution")
+    same_positions(mode, out, groups, "the groups of a convolution")
+    mode.join(reads.reshape(groups, -1)[0], into, "meets a constant weight")
+    mode.mark(into, "reads")
+    mode.mark(out, "writes")
+
+
+def deformable(mode: LabelMode, call: Call) -> None:
+    """`deform_conv2d`: a convolution whose places are told; those that tell them stay."""
+    x, weight, *told, bias = call.args[:5]
+    groups, offset_groups = int(call.args[11]), int(call.args[12])
+    for tensor in told:
+        for shadow in mode.shadows(tensor):
+            mode.freeze(shadow, f"{call.name} takes places from it")
+    for tensor in (x, weight):
+        for axis, labels in mode.of(tensor, whole=(2, 3)).items():
+            if axis > 1:
+                mode.freeze(labels, "a convolution runs along it")
+    reads, into, out = mode.on(x, 1), mode.on(weight, 1), mode.on(weight, 0)
+    same_positions(mode, reads, offset_groups, "channels with the same places")
+    _contracted(mode, reads, into, out, groups)
+    mode.join(out, mode.on(bias, 0), "meets a constant bias")
+    mode.mark(mode.on(bias, 0), "writes")
+    mode.put(call.outputs[0], {1: out})
+    mode.seen.leave_unpriced(call.name)
 
 
 def _whole_groups(

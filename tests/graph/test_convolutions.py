@@ -193,3 +193,26 @@ def test_channels_that_a_convolution_moves_along_themselves_stay(along: nn.Modul
 
     assert graph.widths == {"after": 12}
     assert any(frozen.where == "before" and frozen.reason for frozen in graph.frozen)
+
+
+class Masked(nn.Conv2d):
+    """A convolution that sees only what comes before, and masks its weight itself."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__(into, out, 3, padding=1)
+        self.register_buffer("mask", torch.ones_like(self.weight))
+        self.get_buffer("mask")[:, :, 1, 1:] = 0
+        self.get_buffer("mask")[:, :, 2] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data *= self.get_buffer("mask")
+        return super().forward(x)
+
+
+def test_a_convolution_that_masks_its_weight_in_place_is_cut() -> None:
+    model = nn.Sequential(Masked(3, 8), nn.ReLU(), Masked(8, 12), nn.ReLU(), nn.Conv2d(12, 5, 1))
+
+    graph = trace(model.eval(), EXAMPLE)
+
+    assert graph.widths == {"0": 8, "2": 12}
+    assert is_right(model, graph)

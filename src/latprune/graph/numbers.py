@@ -138,6 +138,8 @@ class NumberMode(TorchFunctionMode):
         finally:
             found = self.current
             self.current, self.function = before
+        if getattr(func, "__self__", None) is Tensor.data and isinstance(result, Tensor):
+            self._mode.put_shadows(result, self._mode.shadows(args[0]))  # no operator shows it
         if name in _TAKE_SIZES_OF and isinstance(result, Tensor):
             self._as_another(args[1] if len(args) > 1 else kwargs["other"], result)
         if found:

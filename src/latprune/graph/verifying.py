@@ -200,7 +200,11 @@ def _kept(
 
 
 def randomise(model: nn.Module) -> None:
-    """Give a model random weights, in place, of a size that keeps activations in range."""
+    """Give a model random weights, in place, of a size that keeps activations in range.
+
+    Masks of zeros and ones stay: code may put them on its weights in place, in every run anew.
+    """
+    masks = {name for name, buffer in model.named_buffers() if _is_mask(buffer)}
     variances = {
         f"{name}.running_var".lstrip(".")
         for name, module in model.named_modules()
@@ -208,6 +212,8 @@ def randomise(model: nn.Module) -> None:
     }
     with torch.no_grad():
         for name, tensor in labelled_tensors(model):
+            if name in masks:
+                continue
             if name in variances:
                 tensor.uniform_(0.5, 1.5)
             elif tensor.dim() >= 2:
@@ -215,6 +221,11 @@ def randomise(model: nn.Module) -> None:
                 tensor.normal_(std=(2.0 / max(fan_in, 1)) ** 0.5)
             else:
                 tensor.uniform_(0.5, 1.0) if "weight" in name else tensor.normal_(std=0.1)
+
+
+def _is_mask(buffer: torch.Tensor) -> bool:
+    ones = buffer == 1
+    return bool((ones | (buffer == 0)).all() and ones.any() and not ones.all())
 
 
 @torch.no_grad()

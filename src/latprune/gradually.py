@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
@@ -122,7 +122,8 @@ def prune_gradually(
     dense = copied(model)
     dense.eval()
     told.stage("trace")
-    graph = trace(dense, example, keep=keep)
+    traced: dict[str, Any] = {"keep": list(keep)}
+    graph = trace(dense, example, **traced)
     told.stage("measure")
     timed = copied(dense)  # the teacher is where training is, and this one stays
     bench = Bench(timed, graph, example, budgets, folder, device)
@@ -169,7 +170,8 @@ def prune_gradually(
             device=device,
         )
     )
-    return Pruned(tuned.model, dense, graph, along.plan, report, tuned.history, also=tuple(more))
+    found = tuned.model, dense, graph, along.plan, report, tuned.history
+    return Pruned(*found, also=tuple(more), traced=traced)
 
 
 class _Along:

@@ -24,7 +24,7 @@ from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
 from latprune.saliency.named import default, values_branches
 from latprune.scoring import Scoring, as_criteria
-from latprune.surgery import load, load_notes, load_plan, save
+from latprune.surgery import TRACED, load, load_notes, load_plan, save
 from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.checkpoint import hash_of_weights
@@ -72,6 +72,7 @@ class Pruned:
         reranked: Where several criteria or solvers were tried, the held-out loss that each came to,
             after its trial if there was one: by the criterion, and the solver where there are
             several; the least first.
+        traced: How `graph` was found: what `trace` was given beside the network and its input.
     """
 
     model: nn.Module
@@ -83,6 +84,7 @@ class Pruned:
     before_tuning: Mapping[str, float] = field(default_factory=dict)
     also: tuple[Report, ...] = ()
     reranked: Mapping[str, float] = field(default_factory=dict)
+    traced: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -111,6 +113,7 @@ class Pruned:
                 **(notes or {}),
                 "report": self.report.to_json(),
                 "also": [report.to_json() for report in self.also],
+                TRACED: dict(self.traced),
             },
         )
 
@@ -231,8 +234,11 @@ def prune(
     dense.eval()
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
-    may_go = valued if branches is None else branches
-    graph = trace(dense, example, keep=keep, branches=may_go)
+    traced: dict[str, Any] = {
+        "keep": list(keep),
+        "branches": valued if branches is None else branches,
+    }
+    graph = trace(dense, example, **traced)
     bench = Bench(dense, graph, example, budgets, folder, device)
     plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, told)
     before: Mapping[str, float] = {}
@@ -261,7 +267,8 @@ def prune(
         calibration=calibrating(loader, calibration_batches, budgets, seed=seed),
         device=device,
     )
-    return Pruned(small, dense, graph, plan, report, history, before, tuple(reports), reranked)
+    found = report, history, before, tuple(reports), reranked
+    return Pruned(small, dense, graph, plan, *found, traced=traced)
 
 
 def budgets_of(

@@ -20,6 +20,7 @@ from latprune.graph.groups import Branch, groups_from_json, groups_to_json
 from latprune.graph.removing import remove_branches
 from latprune.graph.slicing import tensor_of
 from latprune.graph.ties import Tie
+from latprune.graph.tracing import trace
 from latprune.modes import copied
 from latprune.planning import Plan
 from latprune.states import state_of, tensors_of
@@ -37,6 +38,8 @@ VERSION = 4
 READABLE = ("1", "2", "3", "4")
 """Versions that `load` reads; from 2 on a file may name branches that were removed, from 3 on tied
 groups, from 4 on groups that cross others."""
+TRACED = "traced"
+"""The note that says what a saved network's graph was traced with."""
 
 
 def cut(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
@@ -144,6 +147,31 @@ def load_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         DamagedFile: If the file cannot be read.
     """
     return _read_metadata(Path(path))[-1]
+
+
+def retrace(
+    path: str | os.PathLike[str], model: nn.Module, example: Tensor | tuple[Tensor, ...]
+) -> PruningGraph:
+    """Trace the dense network of a saved one as it was traced to be pruned.
+
+    Where the file does not say how, as older ones, branches can go if one went. Layers that had to
+    stay then look as if they could go; `check` takes groups that a plan does not name as whole.
+
+    Args:
+        path: What `save` wrote.
+        model: The dense network; its weights do not matter.
+        example: Its input.
+
+    Raises:
+        DamagedFile: If the file cannot be read.
+        ModelMismatch: If layers that had to stay are not the model's.
+    """
+    plan, *_, notes = _read_metadata(Path(path))
+    traced = notes.get(TRACED) or {"branches": 0 in plan.widths.values()}
+    try:
+        return trace(model, example, **traced)
+    except ValueError as error:
+        raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
 
 
 def _cut(

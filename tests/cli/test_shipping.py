@@ -14,8 +14,12 @@ import torch
 import latprune as lp
 from latprune.cli.job import Source
 from latprune.latency.timing import Comparison, Measurement
+from latprune.report.counting import network_macs
 from latprune.tasks.models import load_model
-from tests.cli.conftest import accuracy_of, latprune, with_ratio
+from tests import blocks
+from tests.cli.conftest import FORMULA, accuracy_of, latprune, with_ratio
+from tests.graph.test_branching import kept_without
+from tests.test_surgery import a_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +46,48 @@ def test_check_leaves_with_what_the_clock_says(
     assert found.exit_code == code
     assert json.loads(found.stdout)["ratio"] == ratio
     assert json.loads(found.stdout)["small"]["accuracy"] == accuracy_of(out)
+
+
+def test_check_counts_layers_that_had_to_stay_as_whole(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    options = ("--budget", "80%", "--keep", "0", "--out", str(out))
+    assert latprune("prune", *disk.trained, *FORMULA, *options).exit_code == 0
+    with_ratio(monkeypatch, 0.69)
+
+    found = latprune("check", *disk.trained, "--pruned", str(out), "--json")
+
+    said = json.loads(found.stdout)
+    assert said["widths"] == json.loads((out / "report.json").read_text())["widths"]
+    assert said["small"]["macs"] == json.loads((out / "report.json").read_text())["small"]["macs"]
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_check_counts_no_layers_of_branches_that_went(
+    is_noted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, dense, example = (
+        tmp_path / "net.safetensors",
+        blocks.Residuals(),
+        torch.zeros(1, 3, 12, 12),
+    )
+    graph = lp.trace(dense, example, branches=True, keep=["stem"])
+    kept = kept_without(graph, ["blocks.1"], share=0.5)
+    plan = replace(a_plan(graph), kept={name: tuple(at) for name, at in kept.items()})
+    notes = {"traced": {"branches": True, "keep": ["stem"]}} if is_noted else {}
+    small = lp.cut(dense, graph, plan)
+    lp.save(small, file, graph=graph, plan=plan, notes=notes)
+    with_ratio(monkeypatch, 0.69)
+
+    of_file = f"{blocks.__file__}:Residuals"
+    options = ("--input", "3x12x12", "--pruned", str(file), "--json")
+    found = latprune("check", "--model", of_file, *options)
+
+    said = json.loads(found.stdout)
+    assert said["removed"] == ["blocks.1"]
+    assert said["small"]["macs"] == network_macs(graph, plan.widths)
+    assert ("stem.0" in said["widths"]) is not is_noted
 
 
 def test_a_network_is_found_in_the_folder_that_prune_wrote(

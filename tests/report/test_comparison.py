@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from latprune.errors import ModelMismatch
 from latprune.latency.target import Target
 from latprune.latency.timing import Comparison, Measurement
 from latprune.planning import Budget
@@ -139,6 +140,50 @@ def test_check_counts_and_judges_both_networks() -> None:
     assert judged.small.macs < judged.dense.macs
     assert (judged.ratio, judged.dense.latency.median_ms) == (0.5, 2.0)
     assert judged.graph.widths == graph.widths
+
+
+def test_groups_that_the_plan_does_not_name_count_as_whole() -> None:
+    graph = chain(4, 8)
+    plan = plan_for(graph, {"conv1": 2}, HALF)
+    of_one = replace(plan, kept={"conv1": plan.kept["conv1"]})
+
+    found, whole = (
+        check(
+            networks(4, 8),
+            networks(4, 2),
+            one,
+            torch.zeros(1, 3, 8, 8),
+            graph=graph,
+            comparison=TAKEN,
+        )
+        for one in (of_one, plan)
+    )
+
+    assert found.to_json() == whole.to_json()
+    assert found.widths == {"conv0": (4, 4), "conv1": (8, 2)}
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"conv2": (0,)}, "cuts conv2, which has to stay"),
+        ({"conv1": (7, 8)}, "more channels in conv1"),
+        ({"conv1": ()}, "keeps no channels of conv1.*branches=True"),
+    ],
+)
+def test_a_plan_of_another_graph_is_refused_before_anything_is_timed(
+    kept: dict[str, tuple[int, ...]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latprune.report.comparison.compare", not_to_be_called)
+    graph = chain(4, 8)
+    plan = replace(plan_for(graph, {}, HALF), kept=kept)
+
+    with pytest.raises(ModelMismatch, match=said):
+        check(networks(4, 8), networks(4, 2), plan, torch.zeros(1, 3, 8, 8), graph=graph)
+
+
+def not_to_be_called(*_: object, **__: object) -> None:
+    raise AssertionError("it was timed")
 
 
 def test_check_measures_where_nothing_was_measured() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from latprune.errors import ModelMismatch
 from latprune.latency.devices import CutName
 from latprune.latency.devices.here import HERE
 from latprune.latency.foreign import BUSY_CORES
@@ -281,7 +282,8 @@ def check(
         small: What `plan` made of it.
         plan: Says the target and the budget.
         example: An input of both.
-        graph: The dense network's.
+        graph: The dense network's. Groups of it that the plan does not name, as those of layers
+            that had to stay when it was made, count as whole.
         evaluate: Judges a network: shares in [0, 1] by the metric's name. Where the
             target does not run in fp32 it also judges what ships, called like a module; an empty
             result means not judged.
@@ -291,10 +293,12 @@ def check(
         device: Where to measure.
 
     Raises:
+        ModelMismatch: If the plan is not one for the graph, before anything is measured.
         CannotQuantise: If the target runs in int8 and the quantiser fails on the network.
         MissingExtra: If the target's runtime is not installed.
         DeviceError: If the device fails.
     """
+    plan = _of_all_groups(plan, graph)
     batches = list(calibration or ())
     if comparison is None:
         comparison = compare(
@@ -330,6 +334,34 @@ def check(
         ratio_iqr=comparison.ratio_iqr,
         foreign_cores=comparison.foreign_cores,
     )
+
+
+def _of_all_groups(plan: Plan, graph: PruningGraph) -> Plan:
+    """Give a plan with the graph's groups that it does not name as whole ones.
+
+    Raises:
+        ModelMismatch: If it is not one for the graph.
+    """
+    whole = {group.name: tuple(range(group.channels)) for group in graph.groups}
+    full = replace(plan, kept={**whole, **plan.kept})
+    foreign = plan.kept.keys() - whole.keys()
+    if foreign:
+        raise ModelMismatch(
+            f"the plan cuts {min(foreign)}, which has to stay in the graph: trace the network as "
+            f"it was traced to be pruned, or check another"
+        )
+    larger = (name for name, kept in plan.kept.items() if not set(kept) <= set(whole[name]))
+    if name := next(larger, None):
+        raise ModelMismatch(f"the plan is for a network with more channels in {name}")
+    if not graph.allows(full.widths):
+        gone = ", ".join(name for name, width in plan.widths.items() if not width)
+        raise ModelMismatch(
+            f"the plan keeps no channels of {gone}, which the graph does not allow: trace the "
+            f"network with branches=True, or check another"
+            if gone
+            else "the plan keeps widths that the graph does not allow: it is another network's"
+        )
+    return full
 
 
 def _decided(budget: Budget, compared: Comparison) -> bool:

@@ -43,9 +43,8 @@ def check_command(
     """
     from latprune.batches import calibrating
     from latprune.cli.live import working
-    from latprune.graph.tracing import trace
     from latprune.report.targets import check_everywhere
-    from latprune.surgery import load, load_plan
+    from latprune.surgery import load, load_plan, retrace
 
     stored = load_plan(pruned)
     source = network.source().for_pruned(pruned)
@@ -60,7 +59,7 @@ def check_command(
             return data.judge(judged) if data and known else {}
 
         progress.stage("trace")
-        graph = trace(dense.model, example)
+        graph = retrace(pruned, dense.model, example)
         progress.stage("check")
         targets = [plan.target, *(promise.target for promise in plan.also)]
         loader = data.train if data else None

@@ -88,6 +88,16 @@ def test_what_is_printed_leads_to_a_table_and_a_plan(disk: Disk, tmp_path: Path)
     assert "budget 90%" in planned.stdout
 
 
+def test_a_runner_of_ones_own_is_not_replaced(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "runner.py").write_text("train()\n")
+
+    found = latprune("measure", *disk.model, "--pack", "jobs.zip")
+
+    assert found.exit_code == 2
+    assert "runner.py is not latprune's" in " ".join(found.stderr.replace("│", "").split())
+    assert (tmp_path / "runner.py").read_text() == "train()\n"
+
+
 def test_as_json_the_steps_are_data(disk: Disk) -> None:
     packed = latprune("measure", *disk.model, "--pack", "jobs.zip", "--json")
 

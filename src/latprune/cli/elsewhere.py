@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from latprune.cli.options import usage
-from latprune.errors import JobsPacked
+from latprune.errors import DeviceError, JobsPacked
 from latprune.latency.devices.here import HERE
 from latprune.latency.devices.jobs import MANIFEST
 from latprune.latency.devices.packed import Packed, Unpacked
+from latprune.latency.devices.packing import check_runner
 from latprune.latency.devices.ssh import Ssh
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ def _check_jobs(path: Path) -> None:
     if path.exists() and not _holds_jobs(path):
         sentence = f"{path} is there and holds no jobs: name a file that is not there"
         raise typer.BadParameter(sentence, param_hint="--pack")
+    try:
+        check_runner(path.parent)
+    except DeviceError as error:
+        raise typer.BadParameter(str(error), param_hint="--pack") from None
 
 
 def _holds_jobs(path: Path) -> bool:

@@ -130,6 +130,28 @@ def test_layers_are_timed_as_far_apart_there_as_they_would_be_here(
     assert clock.aparts == {4 * weights // 2}
 
 
+def test_a_runner_of_somebody_elses_is_not_replaced(desk: Desk) -> None:
+    own = desk.there / RUNNER
+    own.write_text("train()\n")
+
+    with pytest.raises(DeviceError, match=r"runner\.py is not latprune's"):
+        Packed(jobs=desk.jobs)
+
+    assert own.read_text() == "train()\n"
+    assert not desk.jobs.exists()
+
+
+def test_a_runner_of_another_version_is_replaced(desk: Desk) -> None:
+    desk.pack()
+    ours = desk.there / RUNNER
+    text = ours.read_text()
+    ours.write_text(text + "# as it once was\n")
+
+    desk.pack()
+
+    assert ours.read_text() == text
+
+
 def test_the_loop_closes_by_hand(desk: Desk) -> None:
     for _ in range(2):
         desk.pack()

@@ -11,6 +11,7 @@ from latprune.latency.devices.jobs import Job, read_results
 from latprune.latency.devices.packing import (
     Network,
     check_portable,
+    check_runner,
     layer_job,
     manifest_of,
     pack_network,
@@ -52,6 +53,13 @@ class Packed:
         jobs: Path | None = None,
         then: Sequence[str] = (),
     ) -> None:
+        """Open the device.
+
+        Raises:
+            DeviceError: If what is started there would replace a file beside `jobs`.
+        """
+        if jobs is not None:
+            check_runner(jobs.parent)
         self.table_file = table_file
         self.jobs = jobs
         self.then = tuple(then)

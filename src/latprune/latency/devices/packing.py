@@ -131,8 +131,27 @@ def write_jobs(path: Path, manifest: Manifest, networks: Iterable[Network] = ())
             packed.writestr(name, small, compress_type=zipfile.ZIP_STORED)
 
 
+def check_runner(folder: Path) -> None:
+    """See that no file of somebody else's has the name of what is started on the device.
+
+    Raises:
+        DeviceError: If one has.
+    """
+    path, begin = folder / RUNNER, _LAUNCH.read_bytes().splitlines()[0]
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(begin)):
+        raise DeviceError(
+            f"{path} is not latprune's, and would be replaced by what is started on the device: "
+            f"pack to another folder, such as {folder / 'jobs' / 'jobs.zip'}"
+        )
+
+
 def write_runner(folder: Path) -> Path:
-    """Write what is started on the device."""
+    """Write what is started on the device.
+
+    Raises:
+        DeviceError: If a file of somebody else's has its name.
+    """
+    check_runner(folder)
     path = folder / RUNNER
     path.write_text(_LAUNCH.read_text(encoding="utf-8"), encoding="utf-8")
     return path

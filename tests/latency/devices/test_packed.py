@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +20,13 @@ from latprune.errors import DamagedResults, DeviceError, JobsPacked, StaleTable
 from latprune.latency.devices import launch, runner
 from latprune.latency.devices.packed import Packed, unpack
 from latprune.latency.devices.packing import RUNNER, sources
+from latprune.latency.sentinel import SENTINEL
+from latprune.latency.table import LatencyTable
+from latprune.latency.timing import Measurement
 from tests.latency.devices.clock import RATIO, Clock
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from latprune.latency.table import LatencyTable
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 GUARD = """
@@ -308,6 +310,31 @@ def test_jobs_for_a_known_device_are_refused_by_others(
     monkeypatch.setattr(runner, "processor", lambda: "another")
 
     assert "these jobs are for" in str(desk.run())
+
+
+def test_results_at_a_pace_of_their_own_are_brought_to_the_tables(desk: Desk) -> None:
+    first, narrow, wide = (replace(SENTINEL, in_channels=width) for width in (64, 32, 96))
+    file = desk.folder / "table.jsonl"
+    table = LatencyTable.open(file, lp.Target.here())
+    table.add(SENTINEL, Measurement(1.0, 0.01, 24))
+    table.add(narrow, Measurement(0.5, 0.01, 24))
+    write_header(desk)
+    slower = [
+        {"shape": first.to_json(), **Measurement(1.25, 0.01, 24).to_json()},
+        {"shape": wide.to_json(), **Measurement(1.5 * 1.25, 0.01, 24).to_json()},
+        {"network": "a", **Measurement(7 * 1.25, 0.01, 24).to_json()},
+    ]
+    with desk.results.open("a") as lines:
+        lines.writelines(json.dumps({"job": str(n), **one}) + "\n" for n, one in enumerate(slower))
+
+    found = unpack(desk.results, table_file=file)
+
+    assert found.added == 2
+    for known in (found.table, LatencyTable.read(file)):
+        times = {shape.in_channels: round(known[shape].median_ms, 9) for shape in known}
+        assert times == {64: 1.0, 32: 0.5, 96: 1.5}
+        assert known.networks["a"].median_ms == pytest.approx(7.0)
+    assert unpack(desk.results, table_file=file).added == 0
 
 
 def test_a_table_of_other_settings_is_refused(desk: Desk) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from latprune.errors import DamagedResults, DeviceError, JobsPacked, LatpruneError, StaleTable
+from latprune.graph.layers import LayerShape
 from latprune.latency.devices.jobs import Job, read_results
 from latprune.latency.devices.packing import (
     Network,
@@ -19,19 +20,20 @@ from latprune.latency.devices.packing import (
     write_runner,
 )
 from latprune.latency.journal import whole_lines
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table import LatencyTable
 from latprune.latency.table_files import table_path
 from latprune.latency.target import Target
+from latprune.latency.timing import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from latprune.graph.layers import LayerShape
     from latprune.latency.devices import CutName, Ready
-    from latprune.latency.timing import Comparison, Measurement
+    from latprune.latency.timing import Comparison
 
 
 class Packed:
@@ -199,7 +201,8 @@ def unpack(
 ) -> Unpacked:
     """Add what a device answered to its table.
 
-    Reading the same results again changes nothing.
+    Results that bring a pace of their own, as those of jobs that were packed for no table, are
+    brought to the table's, whose sentinel stays. Reading the same results again changes nothing.
 
     Args:
         results: What `runner.py` wrote.
@@ -216,13 +219,27 @@ def unpack(
     found = read_results(results, whole_lines(results.read_bytes()))
     path = table_file or table_path(found.target, folder=folder)
     table = LatencyTable.open(path, found.target)
-    added = 0
-    for key, entry in found.entries.items():
+    added, pace = 0, 1.0
+    for key, entry in found.entries.items():  # the sentinel first
         try:
-            added += table.add_stored(entry)
+            if _is_sentinel(entry) and SENTINEL in table:
+                pace = table[SENTINEL].median_ms / Measurement.from_json(entry).median_ms
+            else:
+                added += table.add_stored(_at(pace, entry))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedResults(results, f"job {key}", f"no measurement ({error!r})") from error
     return Unpacked(table, added, tuple(found.failed.values()), found.then)
+
+
+def _is_sentinel(entry: Mapping[str, Any]) -> bool:
+    return "shape" in entry and LayerShape.from_json(entry["shape"]) == SENTINEL
+
+
+def _at(pace: float, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bring a line to another pace; two networks in turns are their own measure."""
+    if "cut" in entry:
+        return entry
+    return {**entry, **Measurement.from_json(entry).scaled(pace).to_json()}
 
 
 def _timings(table: LatencyTable, wanted: CutName) -> list[Comparison]:

@@ -140,6 +140,22 @@ def test_a_killed_measurement_goes_on_where_it_was(
     assert set(asked.values()) == {1}
 
 
+def test_tables_that_two_processes_begin_at_once_have_one_pace(bench: Bench) -> None:
+    wide, narrow = ({"stem": n, "expand": n, "project": n} for n in (16, 8))
+    path = bench.measure(widths=wide).path
+    assert path is not None
+    opened_before = LatencyTable(TARGET, path=path)
+    bench.processor.paces = [1.3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(here.Here, "table", lambda *_, **__: opened_before)
+        bench.measure(widths=narrow)
+
+    table = LatencyTable.read(path)
+    assert {layer.shape_at(at) for layer in GRAPH.layers for at in (wide, narrow)} < set(table)
+    for shape in table:
+        assert table[shape].median_ms == pytest.approx(bench.processor.ms(shape))
+
+
 def test_what_measuring_will_take_is_said_beforehand(bench: Bench) -> None:
     nothing = LatencyTable(TARGET)
     before = outlook(GRAPH, nothing)

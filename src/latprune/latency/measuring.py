@@ -299,11 +299,14 @@ class _Bench:
             )
         except JobsPacked as packed:
             raise JobsPacked(packed.path, packed.runner, packed.what, round=round) from None
-        for what, measurement in timed:
+        pace = 1.0
+        for what, found in timed:
+            if what == SENTINEL:
+                pace = self._table.add_sentinel(found).median_ms / found.median_ms
+                continue
+            measurement = found.scaled(pace)
             if isinstance(what, LayerShape):
                 self._table.add(what, measurement)
-                if what == SENTINEL:
-                    continue
                 self._tell(f"{what.kind} {what.in_channels} → {what.out_channels}")
             else:
                 self._table.add_network(self._graph, measurement)

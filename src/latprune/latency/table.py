@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from latprune.errors import DamagedTable, NotMeasured
 from latprune.graph.layers import LayerShape
-from latprune.latency.journal import append_line, mended_lines, whole_lines
+from latprune.latency.journal import append_line, begun_lines, is_torn, whole_lines
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.table_files import check_target, default_folder, header, read_header
 from latprune.latency.timing import Comparison, Measurement
 
@@ -64,7 +65,8 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
     def open(cls, path: Path, target: Target) -> LatencyTable:
         """Read a table's file, or begin one.
 
-        A last line that a killed process left half written is dropped from the file.
+        A line that a killed process left half written is passed over, and dropped if it is the last
+        one and nobody else has the file.
 
         Args:
             path: The file; folders are made as needed.
@@ -76,11 +78,8 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         """
         table = cls(target, path=path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = mended_lines(path)
-        if not lines:
-            append_line(path, header(target))
-            return table
-        check_target(path, read_header(path, lines[0]), target)
+        lines = begun_lines(path, header(target))
+        check_target(path, read_header(path, lines[0] if lines else ""), target)
         table._read_all(path, lines)
         return table
 
@@ -88,7 +87,7 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
     def read(cls, path: Path) -> LatencyTable:
         """Read a table of whatever target; its file stays as it is.
 
-        A last line that a killed process left half written is passed over.
+        A line that a killed process left half written is passed over.
 
         Args:
             path: The file.
@@ -180,6 +179,16 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
         stored = measurement.to_json()
         self._keep(shape, Measurement.from_json(stored))  # what the next process will read
         self._store({"shape": shape.to_json(), **stored})
+
+    def add_sentinel(self, measurement: Measurement) -> Measurement:
+        """Add the sentinel's first time, which all others are at the pace of; give what it is.
+
+        It is another one if another process that began the same file was the first to write it.
+        """
+        self.add(SENTINEL, measurement)
+        if self.path is not None:
+            self._keep(SENTINEL, LatencyTable.read(self.path)[SENTINEL])
+        return self[SENTINEL]
 
     def network(self, graph: PruningGraph) -> Measurement:
         """Give the measurement of a whole dense network.
@@ -285,13 +294,15 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
             self._networks[key] = measurement
             return is_new
         shape = LayerShape.from_json(entry["shape"])
+        if shape == SENTINEL and SENTINEL in self:
+            return False  # the pace that the table was begun at
         is_new = self.get(shape) != measurement
         self._keep(shape, measurement)
         return is_new
 
     def _store(self, entry: Mapping[str, Any]) -> None:
         if self.path is not None:
-            append_line(self.path, entry)
+            append_line(self.path, entry, header=header(self.target))
 
     def _entries(self) -> Iterator[Mapping[str, Any]]:
         """What `read` reads, line by line."""
@@ -307,7 +318,8 @@ class LatencyTable(Mapping[LayerShape, Measurement]):
 
     def _read_all(self, path: Path, lines: Sequence[str]) -> None:
         for number, line in enumerate(lines[1:], start=2):
-            self._read(path, number, line)
+            if not is_torn(line):
+                self._read(path, number, line)
 
     def _read(self, path: Path, number: int, line: str) -> None:
         try:

@@ -22,7 +22,7 @@ import numpy as np
 from latprune.errors import LatpruneError
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.jobs import MANIFEST, Manifest, header_of, read_header, read_results
-from latprune.latency.journal import append_line, mended_lines
+from latprune.latency.journal import append_line, begun_lines
 from latprune.latency.networks import steady, time_in_turns, time_whole
 from latprune.latency.onnx_sessions import ProfiledSession, open_session
 from latprune.latency.profiled import time_models
@@ -94,11 +94,8 @@ def _open(results: str, target: Target) -> tuple[Mapping[str, Outcome], Write]:
         print(json.dumps(header_of(target)), flush=True)
         return {}, lambda entry: print(json.dumps(entry), flush=True)
     path = Path(results)
-    lines = mended_lines(path)
-    if not lines:
-        append_line(path, header_of(target))
-        return {}, lambda entry: append_line(path, entry)
-    if (found := read_header(lines[0])) != target:
+    lines = begun_lines(path, header_of(target))
+    if (found := read_header(lines[0] if lines else "")) != target:
         raise ValueError(
             f"{path} holds what was timed on {found.describe()}; this is {target.describe()}. "
             f"Give another file."

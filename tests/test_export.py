@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -14,6 +15,7 @@ import latprune as lp
 from latprune import export
 from latprune.errors import ExportDisagrees
 from latprune.export import export_onnx, export_openvino, export_pt2
+from latprune.latency import onnx_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +83,7 @@ def test_an_onnx_file_computes_the_same_in_a_session_of_its_own(
 
 
 @pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
-def test_a_file_that_computes_something_else_is_refused_and_removed(
+def test_a_file_that_computes_something_else_is_not_written(
     exporter: Exporter,
     name: str,
     example: tuple[Tensor, Tensor],
@@ -95,7 +97,7 @@ def test_a_file_that_computes_something_else_is_refused_and_removed(
 
     monkeypatch.setattr(export, "_outputs", off)
 
-    with pytest.raises(ExportDisagrees, match="removed") as caught:
+    with pytest.raises(ExportDisagrees, match="Nothing was written") as caught:
         exporter(Network(), example, tmp_path / name)
     assert caught.value.difference == pytest.approx(0.01, rel=0.05)
     assert list(tmp_path.iterdir()) == []
@@ -124,6 +126,50 @@ def test_nan_never_agrees(tmp_path: Path) -> None:
 
     with pytest.raises(ExportDisagrees):
         export_onnx(model, torch.ones(1, 4), tmp_path / "net.onnx")
+
+
+class HalfUndefined(nn.Module):
+    """Its second output alone is not a number."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + 1, (x - x) / (x - x)
+
+
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
+def test_nan_in_a_later_output_never_agrees(exporter: Exporter, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportDisagrees):
+        exporter(HalfUndefined(), torch.ones(1, 4), tmp_path / name)
+
+
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
+def test_an_older_file_outlives_an_export_that_fails(
+    exporter: Exporter, name: str, tmp_path: Path
+) -> None:
+    exporter(nn.Linear(4, 4), torch.ones(1, 4), tmp_path / name)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    with pytest.raises(ExportDisagrees):
+        exporter(HalfUndefined(), torch.ones(1, 4), tmp_path / name)
+
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_weights_in_files_of_their_own_come_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = onnx_export.export_network
+
+    def apart(model: nn.Module, example: Tensor, path: Path) -> None:
+        whole(model, example, path)
+        network = onnx.load(path)
+        onnx.save(network, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+
+    monkeypatch.setattr("latprune.export.export_network", apart)
+
+    export_onnx(nn.Linear(4, 4), torch.ones(1, 4), tmp_path / "net.onnx")
+
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "w.bin"}
+    assert onnxruntime.InferenceSession(tmp_path / "net.onnx").get_outputs()
 
 
 def test_the_newer_exporter_takes_over_where_the_older_fails(
@@ -226,12 +272,12 @@ def test_a_file_in_fp16_reads_computes_and_writes_it(tmp_path: Path) -> None:
     assert next(model.parameters()).dtype == torch.float32
 
 
-def test_a_file_in_fp16_that_computes_something_else_is_removed(tmp_path: Path) -> None:
+def test_a_file_in_fp16_that_computes_something_else_is_not_written(tmp_path: Path) -> None:
     class Large(Classifier):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + (x.mean() + 300.0) ** 2  # beyond what fp16 holds
 
-    with pytest.raises(ExportDisagrees, match="removed"):
+    with pytest.raises(ExportDisagrees, match="Nothing was written"):
         export_onnx(Large(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx", precision="fp16")
 
     assert list(tmp_path.iterdir()) == []
@@ -252,14 +298,14 @@ def test_a_file_for_openvino_in_int8_runs_by_itself_near_the_network(tmp_path: P
 
 
 @pytest.mark.parametrize(("exporter", "name"), EXPORTERS[:2])
-def test_a_file_in_int8_that_computes_something_else_is_removed(
+def test_a_file_in_int8_that_computes_something_else_is_not_written(
     exporter: Callable[..., None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = export._outputs
     monkeypatch.setattr(export, "_outputs", lambda *given: [-one for one in expected(*given)])
     options: dict[str, Any] = {"precision": "int8", "calibration": [torch.randn(4, 3, 8, 8)]}
 
-    with pytest.raises(ExportDisagrees, match="removed") as caught:
+    with pytest.raises(ExportDisagrees, match="Nothing was written") as caught:
         exporter(Classifier(), torch.randn(1, 3, 8, 8), tmp_path / name, **options)
 
     assert caught.value.difference == pytest.approx(2.0, abs=0.1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,7 +61,7 @@ def export_onnx(
             differs by 1 and more.
 
     Raises:
-        ExportDisagrees: If the outputs differ by more; the file is removed.
+        ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
         ValueError: For an unknown precision, or for int8 without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If onnx, onnxscript or onnxruntime is not installed.
@@ -87,7 +89,7 @@ def export_openvino(
         tolerance: As for `export_onnx`.
 
     Raises:
-        ExportDisagrees: If the outputs differ by more; the files are removed.
+        ExportDisagrees: If the outputs differ by more; older files then stay as they were.
         ValueError: For an unknown precision, or for int8 without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If openvino, nncf or onnx is not installed.
@@ -104,7 +106,6 @@ class _Form(NamedTuple):
         write: Writes a network as it reads `example`, calibrated with batches to int8, or in fp32.
         read: Opens what was written, as a session of ONNX Runtime.
         precisions: That it is written in.
-        beside: What the names of further files end in.
     """
 
     name: str
@@ -112,7 +113,6 @@ class _Form(NamedTuple):
     write: Callable[[nn.Module, Inputs, Path, Sequence[Inputs] | None], None]
     read: Callable[[Path], Any]
     precisions: tuple[str, ...]
-    beside: tuple[str, ...] = ()
 
 
 def _export(
@@ -124,7 +124,7 @@ def _export(
     calibration: Iterable[Inputs] | None,
     tolerance: float | None,
 ) -> None:
-    """Write a network, read it back, and remove it if it computes something else."""
+    """Write a network, read it back, and keep it if it computes the same."""
     if precision not in form.precisions:
         *others, last = form.precisions
         offered = f"{', '.join(others)} or {last}"
@@ -139,21 +139,31 @@ def _export(
         batches, usual, by = list(calibration or ()), TOLERANCE_INT8, _usual_difference
         if not batches:
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
-    form.write(written, reads, path, batches)
-    shipped = Shipped(form.read(path), like=model, example=example)
-    try:
+    with _kept_if_sound(path) as file:
+        form.write(written, reads, file, batches)
         _check(
             path,
             _outputs(model, batches[0] if batches else example),
-            shipped.arrays(*(_tuple(batches[0]) if batches else reads)),
+            Shipped(form.read(file), like=model, example=example).arrays(
+                *(_tuple(batches[0]) if batches else reads)
+            ),
             tolerance=usual if tolerance is None else tolerance,
             reader=form.reader,
             by=by,
         )
-    except ExportDisagrees:
-        for suffix in form.beside:
-            path.with_suffix(suffix).unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _kept_if_sound(path: Path) -> Iterator[Path]:
+    """Lend a file's name in a folder beside it; what is in there takes its place if all went well.
+
+    The name is the same, since a file may name others that hold its weights.
+    """
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        beside = (file for file in Path(folder).iterdir() if file.name != path.name)
+        for file in (*beside, Path(folder) / path.name):  # the one that names the others last
+            file.replace(path.with_name(file.name))
 
 
 def _write_onnx(
@@ -181,9 +191,7 @@ def _read_openvino(path: Path) -> Called:
 
 
 _ONNX = _Form("ONNX", "ONNX Runtime", _write_onnx, open_session, ("fp32", "fp16", "int8"))
-_OPENVINO = _Form(
-    "OpenVINO", "OpenVINO", _write_openvino, _read_openvino, ("fp32", "int8"), beside=(".bin",)
-)
+_OPENVINO = _Form("OpenVINO", "OpenVINO", _write_openvino, _read_openvino, ("fp32", "int8"))
 
 
 def export_pt2(
@@ -198,25 +206,29 @@ def export_pt2(
         tolerance: The largest difference allowed, relative to the largest output.
 
     Raises:
-        ExportDisagrees: If the outputs differ by more; the file is removed.
+        ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
         Exception: Whatever `torch.export` raises for what it cannot capture.
     """
     path = Path(path)
+    with _kept_if_sound(path) as file:
+        _check(
+            path,
+            _outputs(model, example),
+            _outputs_of_pt2(model, example, file),
+            tolerance=tolerance,
+            reader="torch.export",
+            by=_largest_difference,
+        )
+
+
+def _outputs_of_pt2(model: nn.Module, example: Inputs, file: Path) -> list[np.ndarray]:
+    """Write a network with `torch.export`; give what it computes once it is read back."""
     inputs = _tuple(example)
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export speaks of its own future
-        torch.export.save(torch.export.export(model, inputs), str(path))
-        read = torch.export.load(str(path)).module()
-        found = [tensor.cpu().numpy() for tensor in _tensors(read(*inputs))]
-    expected = _outputs(model, example)
-    _check(
-        path,
-        expected,
-        found,
-        tolerance=tolerance,
-        reader="torch.export",
-        by=_largest_difference,
-    )
+        torch.export.save(torch.export.export(model, inputs), str(file))
+        read = torch.export.load(str(file)).module()
+        return [tensor.cpu().numpy() for tensor in _tensors(read(*inputs))]
 
 
 def _outputs(model: nn.Module, example: Inputs) -> list[np.ndarray]:
@@ -246,19 +258,19 @@ def _check(
     by: Callable[[np.ndarray, np.ndarray], float],
 ) -> None:
     if len(expected) != len(found):
-        path.unlink(missing_ok=True)
         raise ExportDisagrees(
-            f"the network has {len(expected)} outputs but {reader} finds {len(found)} in {path}, "
-            "which was removed",
+            f"the network has {len(expected)} outputs but {reader} finds {len(found)} in what was "
+            f"to become {path}",
             difference=float("inf"),
         )
-    difference = max(map(by, expected, found), default=0.0)
+    # Python's `max` passes a NaN over that is not the first.
+    difference = float(np.max([*map(by, expected, found)], initial=0.0))
     if not difference <= tolerance:
-        path.unlink(missing_ok=True)
         share = "the largest" if by is _largest_difference else "their size"
         raise ExportDisagrees(
-            f"the outputs that {reader} computes from {path} differ from the network's by "
-            f"{difference:.1e} of {share}; {tolerance:.1e} is allowed. The file was removed.",
+            f"the outputs that {reader} computes from what was to become {path} differ from the "
+            f"network's by {difference:.1e} of {share}; {tolerance:.1e} is allowed. Nothing was "
+            f"written.",
             difference=difference,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
+from torchvision import models
 from torchvision.models import ResNet18_Weights
 
 from latprune.tasks.models import load_model
@@ -54,6 +55,25 @@ def test_a_torchvision_model_brings_its_published_size() -> None:
     found = preprocessing_for("torchvision:inception_v3", torch.nn.Identity())
 
     assert (found.size, found.crop_pct) == ((299, 299), 299 / 342)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_b1", "vit_b_16"])
+def test_pictures_are_prepared_for_the_weights_that_are_fetched(
+    name: str, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(_: str, weights: str) -> torch.nn.Module:
+        fetched.append(weights)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(models, "get_model", fetch)
+    model = load_model(f"torchvision:{name}", pretrained=True)
+
+    ours = preprocessing_for(f"torchvision:{name}", model, pretrained=True).evaluation()(picture)
+
+    theirs = models.get_model_weights(name)[fetched[0]].transforms()(picture)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_a_factory_gets_imagenets_numbers() -> None:

@@ -105,7 +105,7 @@ class Source:
         model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)
         if self.weights is not None:
             load_weights(model, self.weights)
-        preprocessing = preprocessing_for(self.model, model)
+        preprocessing = preprocessing_for(self.model, model, pretrained=self.pretrained)
         channels = len(preprocessing.mean)
         if self.input is not None:
             channels, height, width = self.input

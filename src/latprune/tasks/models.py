@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latprune.errors import DamagedFile, ModelMismatch, UnknownModel, import_extra
+from latprune.tasks.preprocessing import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,7 +114,7 @@ def _from_torchvision(name: str, *, pretrained: bool, num_classes: int | None) -
         )
     classes = {} if num_classes is None else {"num_classes": num_classes}
     with naming_what_failed(f"torchvision:{name}", pretrained=pretrained), _quiet_about_init():
-        weights = "DEFAULT" if pretrained else None
+        weights = PUBLISHED if pretrained else None
         model: nn.Module = models.get_model(name, weights=weights, **classes)
     return model.train()
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+PUBLISHED = "DEFAULT"
+"""torchvision's name for those of a model's published weights that are fetched."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What happens between an RGB picture and the network; the defaults are ImageNet's.
@@ -92,22 +96,23 @@ def check_policy(name: str) -> None:
         ) from None
 
 
-def preprocessing_for(spec: str, model: nn.Module) -> Preprocessing:
+def preprocessing_for(spec: str, model: nn.Module, *, pretrained: bool = False) -> Preprocessing:
     """Give what a model's published weights expect.
 
     Args:
         spec: As given to `load_model`.
         model: What `load_model` gave.
+        pretrained: As given to `load_model`.
 
     Returns:
-        timm's data configuration for `timm:`, that of the first published weights for
-        `torchvision:`, ImageNet's usual numbers for anything else.
+        timm's data configuration for `timm:`; for `torchvision:` that of the weights that were
+        fetched, or of the first published ones; ImageNet's usual numbers for anything else.
     """
     library, _, name = spec.partition(":")
     if library == "timm":
         return _of_timm(model)
     if library == "torchvision":
-        return _of_torchvision(name)
+        return _of_torchvision(name, pretrained=pretrained)
     return Preprocessing()
 
 
@@ -123,11 +128,12 @@ def _of_timm(model: nn.Module) -> Preprocessing:
     )
 
 
-def _of_torchvision(name: str) -> Preprocessing:
-    published = list(import_extra("torchvision.models", "train").get_model_weights(name))
-    if not published:
+def _of_torchvision(name: str, *, pretrained: bool) -> Preprocessing:
+    published = import_extra("torchvision.models", "train").get_model_weights(name)
+    if not list(published):
         return Preprocessing()
-    preset = published[0].transforms()
+    weights = published[PUBLISHED] if pretrained else next(iter(published))
+    preset = weights.transforms()
     (size,), (resized,) = preset.crop_size, preset.resize_size
     return Preprocessing(
         size=(size, size),

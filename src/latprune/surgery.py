@@ -7,6 +7,7 @@ the places of its channels as JSON. `load` needs that file and a freshly built d
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from latprune.planning import Plan
 from latprune.states import state_of, tensors_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
@@ -94,7 +94,7 @@ def save(
         "ties": json.dumps([tie.only(plan.widths).to_json() for tie in graph.ties]),
         "notes": json.dumps(dict(notes or {})),
     }
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     # A tensor that two names share is stored twice: a file has no sharing.
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
     unfinished.write_bytes(to_bytes(tensors, metadata=metadata))

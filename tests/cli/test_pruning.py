@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -293,6 +295,49 @@ def test_the_folder_of_another_command_is_not_compared_with_it(tmp_path: Path) -
 
     with pytest.raises(FolderTaken, match=r"holds another run \(of prune, not of demo\)"):
         RunFolder.claim(tmp_path / "run", "demo", {"budget": "50%"})
+
+
+WORKS = """
+import sys, pathlib
+from latprune.cli.folder import RunFolder
+folder = RunFolder.claim(pathlib.Path(sys.argv[1]), "prune", {"budget": "60%"})
+with folder.held():
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", WORKS, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"at work\n"
+        for budget in ("60%", "50%"):
+            with pytest.raises(FolderTaken, match="Another process is at work"):
+                RunFolder.claim(out, "prune", {"budget": budget})
+        process.communicate(b"")
+
+    assert json.loads((out / "run.json").read_text())["budget"] == "60%"
+    with RunFolder.claim(out, "prune", {"budget": "60%"}).held():
+        pass
+
+
+def test_a_run_holds_its_folder_until_its_end(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (*disk.trained, *FORMULA, "--budget", "70%", "--out", str(tmp_path / "run"))
+    keep, seen = RunFolder.keep, []
+
+    def while_at_work(folder: RunFolder, *given: Any, **named: Any) -> None:
+        seen.append(latprune("prune", *asked))
+        keep(folder, *given, **named)
+
+    monkeypatch.setattr(RunFolder, "keep", while_at_work)
+
+    assert latprune("prune", *asked).exit_code == 0
+    assert seen[0].exit_code == 2
+    assert "Another process is at work" in " ".join(seen[0].stderr.replace("│", " ").split())
 
 
 def never(*_: object, **__: object) -> None:

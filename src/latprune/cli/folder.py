@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latprune.errors import TableInUse
+from latprune.latency.journal import alone
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from latprune.pipeline import Pruned
 
 
 PRUNED = "pruned.safetensors"
+LOCK = "run.lock"
 
 
 class FolderTaken(ValueError):
@@ -26,7 +32,8 @@ class RunFolder:
 
     Attributes:
         path: Holds `run.json` (the arguments), `checkpoint/`, and in the end
-            `pruned.safetensors`, `report.json` and `report.txt`.
+            `pruned.safetensors`, `report.json` and `report.txt`. `run.lock` is empty, and locked
+            by the process that is at work.
     """
 
     path: Path
@@ -37,12 +44,15 @@ class RunFolder:
 
         Raises:
             FolderTaken: If another command, or the same one with other arguments, has work in it,
-                or if it is a file.
+                if a process is at work in it, or if it is a file.
         """
         asked = json.loads(json.dumps({"command": command, **arguments}, default=str))
         if path.exists() and not path.is_dir():
             raise FolderTaken(f"{path} is a file; name a folder.")
         folder, file = cls(path), path / "run.json"
+        if (path / LOCK).exists():
+            with folder.held():
+                pass  # nobody else has it
         differences = _differences(_read(file), asked) if file.is_file() else []
         if differences and folder.holds_work:
             raise FolderTaken(
@@ -53,6 +63,25 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             _write(file, json.dumps(asked, indent=2) + "\n")
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working in the folder meanwhile.
+
+        Raises:
+            FolderTaken: If one is at work.
+        """
+        lock = self.path / LOCK
+        lock.touch()
+        with ExitStack() as meanwhile:
+            try:
+                meanwhile.enter_context(alone(lock))
+            except TableInUse:
+                raise FolderTaken(
+                    f"Another process is at work in {self.path}: wait until it is done, or give "
+                    f"another --out."
+                ) from None
+            yield
 
     @property
     def holds_work(self) -> bool:
@@ -103,7 +132,7 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 
 def _write(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    unfinished = file.with_name(file.name + ".part")
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(file)
 

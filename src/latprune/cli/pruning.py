@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 from latprune.cli.folder import RunFolder
 from latprune.cli.options import usage
 from latprune.gradual.course import GRADUAL_DEFAULT
-from latprune.gradual.processes import shared
+from latprune.gradual.processes import rank, shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
 from latprune.tuning.checkpoint import WEIGHTS, hash_of_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import ExitStack
     from pathlib import Path
 
     from latprune.cli.job import Data, Network, Source
@@ -99,9 +100,11 @@ class Asked:
         place.needs_table()
 
     def prune(
-        self, out: Path, *, device: Device, progress: Progress
+        self, out: Path, *, device: Device, progress: Progress, held: ExitStack
     ) -> tuple[RunFolder, Pruned, Network]:
         """Prune, or go on with what the folder holds; give the dense network, too.
+
+        The folder is this process's until `held` ends.
 
         Raises:
             BadParameter: If the device has no such target, or the folder holds another run.
@@ -115,6 +118,8 @@ class Asked:
             folder = shared(
                 lambda: RunFolder.claim(out, "prune", self._identity(network, target, also))
             )
+            if rank() == 0:
+                held.enter_context(folder.held())
         common: dict[str, Any] = {
             "target": target,
             "also": also,

@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         OSError: If it cannot be written, as on a full disk; the last one stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{FILE}.part"
+    unfinished = folder / f"{FILE}.{os.getpid()}.part"  # another may write there at once
     # Clones, since the format refuses tensors that share memory, as tied weights do.
     own = {k: v.detach().cpu().clone().contiguous() for k, v in checkpoint.tensors.items()}
     facts = {"run": checkpoint.run, "state": checkpoint.state}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,10 @@ def demo_command(
     from latprune.tasks.digits import SIZE
 
     allowed = budget_of(budget)
-    with working() as progress:
+    with working() as progress, ExitStack() as held:
         with usage("--out"):
             folder = RunFolder.claim(out, "demo", {"budget": str(allowed)})
+            held.enter_context(folder.held())
         pruned = run(folder.path, allowed, progress=progress)
         facts = {**pruned.report.to_json(), "before_tuning": dict(pruned.before_tuning)}
         size = (1, SIZE, SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +52,12 @@ def prune_command(
     asked = Asked(network, budget_of(budget), labelled, settings, choice, cuts, training)
     asked.check(place)
     meet()
-    with chosen_device(context, **vars(place)) as device, working() as progress:
-        folder, pruned, dense = asked.prune(out, device=device, progress=progress)
+    with (
+        chosen_device(context, **vars(place)) as device,
+        working() as progress,
+        ExitStack() as held,
+    ):
+        folder, pruned, dense = asked.prune(out, device=device, progress=progress, held=held)
         if rank():
             return  # the first process speaks and writes for all
         facts = {

@@ -251,6 +251,36 @@ def test_a_plan_for_fp16_is_exported_in_fp16_as_onnx(
     assert whole.get_inputs()[0].type == "tensor(float)"
 
 
+@pytest.mark.parametrize(
+    ("options", "batch", "said"),
+    [
+        ((), 2, "planned for int8, batch 2; this is fp32, batch 2"),
+        (("--batch", "3"), 3, "this is fp32, batch 3"),
+    ],
+)
+def test_a_file_has_the_plans_batch_and_says_what_it_has_not_of_the_plan(
+    disk: Disk,
+    pruned: tuple[Path, Result],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    batch: int,
+    said: str,
+) -> None:
+    file, to, dense = tmp_path / "two.safetensors", tmp_path / "net.onnx", load_model(disk.model[1])
+    plan = lp.load_plan(pruned[0] / "pruned.safetensors")
+    small = lp.load(pruned[0] / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    two = replace(plan, target=lp.Target.here("onnxruntime", precision="int8", batch=2))
+    lp.save(small, file, graph=graph, plan=two)
+    asked = ("export", *disk.model, "--pruned", str(file), "--to", str(to), "--precision", "fp32")
+
+    found = latprune(*asked, *options)
+
+    assert onnxruntime.InferenceSession(to).get_inputs()[0].shape == [batch, 3, 16, 16]
+    assert f"MB, fp32, batch {batch}) agrees" in " ".join(found.stdout.split())
+    assert said in " ".join(found.stderr.split())
+
+
 def test_a_precision_that_a_runtime_lacks_is_wrong_usage(disk: Disk) -> None:
     options = ("--runtime", "eager", "--precision", "int8", "--budget", "70%")
     found = latprune("plan", *disk.model, *options)

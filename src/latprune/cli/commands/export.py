@@ -11,8 +11,8 @@ from latprune.cli.options import spread
 from latprune.cli.options.data import Calibrating
 from latprune.cli.options.network import Architecture, PrunedFile
 from latprune.cli.options.output import AsJson
-from latprune.cli.options.place import Batch
-from latprune.cli.shown import show
+from latprune.cli.options.place import PlannedBatch
+from latprune.cli.shown import complain, show
 
 
 @spread
@@ -26,7 +26,7 @@ def export_command(
         str | None,
         typer.Option("--precision", help="fp32, int8 or fp16 (.onnx); by default the plan's."),
     ] = None,
-    batch: Batch = 1,
+    batch: PlannedBatch = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a pruned network as ONNX, for OpenVINO (.xml) or as .pt2.
@@ -42,13 +42,14 @@ def export_command(
     if to.suffix not in (".onnx", ".xml", ".pt2"):
         sentence = f"{to} ends in none of .onnx, .xml (OpenVINO), .pt2"
         raise typer.BadParameter(sentence, param_hint="--to")
-    wanted = precision or load_plan(pruned).target.precision
+    target = load_plan(pruned).target
+    wanted, samples = precision or target.precision, batch or target.batch
     in_int8, in_fp16 = wanted == "int8", wanted == "fp16" and to.suffix == ".onnx"
     _check_export(to, precision, in_int8=in_int8, has_data=labelled.data is not None)
     source = network.source().for_pruned(pruned)
     with working() as progress:
         dense = source.open()
-        small, example = load(pruned, dense.model), dense.example(batch)
+        small, example = load(pruned, dense.model), dense.example(samples)
         progress.stage("export")
         to.parent.mkdir(parents=True, exist_ok=True)
         write = export_openvino if to.suffix == ".xml" else export_onnx
@@ -68,8 +69,15 @@ def export_command(
             write(small, example, to)
     files = [to, to.with_suffix(".bin")] if to.suffix == ".xml" else [to]
     size = sum(file.stat().st_size for file in files)
-    text = f"{to} ({size / 1e6:.2f} MB) agrees with torch"
-    show({"file": str(to), "bytes": size} if as_json else text)
+    written = wanted if in_int8 or in_fp16 else "fp32"
+    found, planned = (
+        f"{one}, batch {many}"
+        for one, many in ((written, samples), (target.precision, target.batch))
+    )
+    if found != planned:
+        complain(f"planned for {planned}; this is {found}")
+    facts = {"file": str(to), "bytes": size, "precision": written, "batch": samples}
+    show(facts if as_json else f"{to} ({size / 1e6:.2f} MB, {found}) agrees with torch")
 
 
 def _check_export(to: Path, precision: str | None, *, in_int8: bool, has_data: bool) -> None:

@@ -37,6 +37,9 @@ Precision = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples per run.")]
+PlannedBatch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Samples per run; by default the plan's.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="That the runtime may use.")]
 Also = Annotated[
     list[str] | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from latprune.cli.job import Source
 from tests.cli.conftest import FORMULA, latprune
 from tests.networks import Plain
 
@@ -128,11 +129,32 @@ def test_the_frontier_as_json_has_the_widths_of_every_point(disk: Disk) -> None:
     assert all(point["widths"] for point in said["points"])
 
 
-def test_a_picture_of_no_known_format_is_wrong_usage(disk: Disk, tmp_path: Path) -> None:
-    found = latprune("frontier", *disk.model, *FORMULA, "--plot", str(tmp_path / "frontier.doc"))
+@pytest.mark.parametrize(
+    ("name", "said"), [("frontier.doc", "frontier.doc ends in none of"), ("no/f.png", "no folder")]
+)
+def test_a_picture_that_cannot_be_is_wrong_usage_before_anything_is_measured(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(Source, "open", None)
+
+    found = latprune("frontier", *disk.model, *FORMULA, "--plot", str(tmp_path / name))
 
     assert found.exit_code == 2
-    assert "doc" in found.stderr
+    assert said in " ".join(found.stderr.replace("│", " ").split())
+
+
+def test_a_frontier_is_shown_also_where_it_cannot_be_drawn(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+
+    found = latprune("frontier", *disk.model, *FORMULA, "--plot", str(tmp_path / "f.png"))
+
+    assert found.exit_code == 2
+    assert "next 0.1 ms buys" in found.stdout
 
 
 @pytest.mark.parametrize("command", ["trace", "plan", "frontier", "prune"])

@@ -87,7 +87,7 @@ class Drawn:
 
         Raises:
             MissingExtra: If matplotlib is not installed.
-            ValueError: If the suffix is no picture's.
+            ValueError: If the picture cannot be written, as on a full disk.
         """
         import_extra("matplotlib", "report")
         from matplotlib.figure import Figure
@@ -107,7 +107,24 @@ class Drawn:
         axes.set_ylabel(f"saliency kept in % ({self.plans[-1].criterion})")
         axes.set_title(self.plans[-1].target.describe(), fontsize="small")
         axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=150)
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def check_picture(path: Path) -> None:
+    """See that a picture can be drawn to a file, before there is anything to draw.
+
+    Raises:
+        MissingExtra: If matplotlib is not installed.
+        ValueError: If the suffix is no picture's, or there is no such folder.
+    """
+    known = import_extra("matplotlib.backend_bases", "report").FigureCanvasBase.filetypes
+    if path.suffix.removeprefix(".") not in known:
+        raise ValueError(f"{path} ends in none of {', '.join(f'.{name}' for name in known)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path} is a folder" if path.is_dir() else f"no folder {path.parent}")
 
 
 def draw(known: Known, *, points: int, progress: Progress) -> Drawn:

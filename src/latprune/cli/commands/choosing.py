@@ -75,18 +75,21 @@ def frontier_command(
 
     Without --data, channels are scored by relative_magnitude.
     """
-    from latprune.cli.drawn import draw
+    from latprune.cli.drawn import check_picture, draw
     from latprune.cli.live import working
 
+    if plot is not None:
+        with usage("--plot"):
+            check_picture(plot)
     asked = _Asked(network.source(), labelled, choice, choice.one(labelled.data))
     place.needs_table()
     with chosen_device(context, **vars(place)) as device, working() as progress:
         known = asked.look(setting.on(device), device, progress)
         drawn = draw(known, points=points, progress=progress)
+    show(drawn.to_json() if as_json else drawn.render())
     if plot is not None:
         with usage("--plot"):
             drawn.plot(plot)
-    show(drawn.to_json() if as_json else drawn.render())
 
 
 @dataclass(frozen=True, eq=False)

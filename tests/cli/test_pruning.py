@@ -297,6 +297,31 @@ def test_the_folder_of_another_command_is_not_compared_with_it(tmp_path: Path) -
         RunFolder.claim(tmp_path / "run", "demo", {"budget": "50%"})
 
 
+@pytest.mark.parametrize(
+    ("channels", "input", "said"),
+    [
+        (1, "1x16x16", None),
+        (2, "2x16x16", "pictures have three channels, or one in grey"),
+        (1, "3x16x16", "does not run on an input of 3x16x16"),
+    ],
+)
+def test_pictures_come_in_the_networks_channels_or_are_refused(
+    disk: Disk, tmp_path: Path, channels: int, input: str, said: str | None
+) -> None:
+    factory = tmp_path / "net.py"
+    factory.write_text((disk.folder / "net.py").read_text().replace("(3, 32", f"({channels}, 32"))
+    options = ("--input", input, "--budget", "70%", "--epochs", "1", "--train-precision", "no")
+
+    found = latprune(
+        *("prune", "--model", f"{factory}:network", *disk.data, *FORMULA, *options),
+        *("--out", str(tmp_path / "run")),
+    )
+
+    assert (found.exit_code == 0) is (said is None)
+    assert said is None or said in " ".join(found.stderr.split())
+    assert (tmp_path / "run").exists() is (said is None)
+
+
 WORKS = """
 import sys, pathlib
 from latprune.cli.folder import RunFolder

@@ -34,6 +34,18 @@ def test_a_picture_of_the_right_size_is_only_normalised(picture: Image.Image) ->
     torch.testing.assert_close(seen, expected)
 
 
+@pytest.mark.parametrize("policy", [None, "rand-m9-mstd0.5"])
+def test_a_network_of_one_channel_sees_pictures_in_grey(
+    picture: Image.Image, policy: str | None
+) -> None:
+    wanted = Preprocessing(size=(260, 300), crop_pct=1.0).in_grey()
+    grey = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
+
+    expected = (grey.view(1, 260, 300) / 255 - 0.449) / 0.226
+    torch.testing.assert_close(wanted.evaluation()(picture), expected)
+    assert wanted.training(auto_augment=policy)(picture).shape == (1, 260, 300)
+
+
 def test_training_pictures_vary_and_have_the_right_size(picture: Image.Image) -> None:
     transform = Preprocessing(size=(32, 24)).training(scale=(0.2, 1.0))
     first, second = transform(picture), transform(picture)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from latprune.batches import first
 from latprune.cli.shown import complain
-from latprune.errors import DataError, ModelMismatch
+from latprune.errors import DataError, ModelMismatch, UntraceableModel
 from latprune.outputs import main_output
 from latprune.surgery import load_notes
 from latprune.tasks.classification import evaluate
@@ -110,6 +110,8 @@ class Source:
         if self.input is not None:
             channels, height, width = self.input
             preprocessing = replace(preprocessing, size=(height, width))
+            if channels == 1:
+                preprocessing = preprocessing.in_grey()
         if self.crop_pct is not None:
             preprocessing = replace(preprocessing, crop_pct=self.crop_pct)
         return Network(model.eval(), preprocessing, channels)
@@ -156,8 +158,19 @@ class Network:
 
     @torch.no_grad()
     def outputs(self) -> int:
-        """Count the model's outputs."""
-        return int(main_output(self.model(self.example(1))).shape[-1])
+        """Count the model's outputs.
+
+        Raises:
+            UntraceableModel: If the model does not run.
+        """
+        example = self.example(1)
+        try:
+            return int(main_output(self.model(example)).shape[-1])
+        except Exception as error:  # whatever a stranger's forward raises
+            raise UntraceableModel(
+                f"the model does not run on an input of {_size(self.input)} ({error}): give its "
+                f"own, --input CxHxW"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,11 +218,17 @@ def open_data(
         auto_augment: timm's policy for a classifier's pictures.
 
     Raises:
-        DataError: If a split is missing or empty.
+        DataError: If a split is missing or empty, or pictures do not have the network's channels.
+        UntraceableModel: If the network does not run on its input.
         ModelMismatch: If the classes do not fit the network's outputs.
     """
     if network.detector is not None:
         return _open_voc(path, network.detector, batch=batch, workers=workers, splits=splits)
+    if network.channels != len(network.preprocessing.mean):
+        raise DataError(
+            f"pictures have three channels, or one in grey, and the network reads "
+            f"{network.channels}: prune it without --data, or in Python with a loader of its own"
+        )
     images = open_images(path)
     outputs = network.outputs()
     labels = images.labels_for(outputs)

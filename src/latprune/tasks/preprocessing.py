@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latprune.errors import import_extra
@@ -23,7 +23,7 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the input.
-        mean: Per channel, of values in [0, 1].
+        mean: Per channel, of values in [0, 1]; one for a network that reads pictures in grey.
         std: As `mean`.
         crop_pct: The share of the resized picture's side that evaluation keeps. 1 for pictures
             that already have the network's size.
@@ -43,6 +43,11 @@ class Preprocessing:
             raise ValueError(f"crop_pct is a share above 0 and up to 1, not {self.crop_pct}")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} need a value for each channel")
+
+    def in_grey(self) -> Preprocessing:
+        """Give the same for a network of one channel."""
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,), std=(std,))
 
     def training(
         self, *, scale: tuple[float, float] = (0.08, 1.0), auto_augment: str | None = None
@@ -67,14 +72,26 @@ class Preprocessing:
         return self._transform(is_training=False, crop_pct=self.crop_pct)
 
     def _transform(self, **options: Any) -> Callable[[Any], Tensor]:
+        is_grey = len(self.mean) == 1
         transform: Callable[[Any], Tensor] = import_extra("timm.data", "train").create_transform(
-            input_size=(len(self.mean), *self.size),
-            mean=self.mean,
-            std=self.std,
+            input_size=(3, *self.size),
+            mean=3 * self.mean if is_grey else self.mean,
+            std=3 * self.std if is_grey else self.std,
             interpolation=self.interpolation,
             **options,
         )
-        return transform
+        return _InGrey(transform) if is_grey else transform
+
+
+@dataclass(frozen=True)
+class _InGrey:
+    """A transform of pictures in grey, which are RGB on the way: augmentations know no others."""
+
+    transform: Callable[[Any], Tensor]
+
+    def __call__(self, picture: Any) -> Tensor:
+        """Give the one channel, [1, height, width]."""
+        return self.transform(picture.convert("L").convert("RGB"))[:1]
 
 
 def check_policy(name: str) -> None:

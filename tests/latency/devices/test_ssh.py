@@ -31,6 +31,8 @@ REFERENCE = Measurement(1.0, 0.0, 10)
     ("url", "address"),
     [
         ("ssh://pi", Address("pi")),
+        ("ssh://MyPi", Address("MyPi")),
+        ("ssh://Pi@PI:22", Address("Pi@PI", 22)),
         ("ssh://me@pi.local:2222", Address("me@pi.local", 2222)),
         ("ssh://pi/opt/env/bin/python", Address("pi", None, "/opt/env/bin/python")),
         ("ssh://pi/~/env/bin/python", Address("pi", None, "~/env/bin/python")),

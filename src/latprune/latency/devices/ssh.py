@@ -86,6 +86,9 @@ class Address:
             raise ValueError("a device's address holds no password: use a key that ssh finds")
         if not all(re.fullmatch(r"[\w.:%][\w.:%-]*", part) for part in (host, user or host)):
             raise ValueError(wanted)
+        # `hostname` is in small letters, and a name in ssh's configuration may have others.
+        at = parts.netloc.lower().rindex(host.lower())
+        host = parts.netloc[at : at + len(host)]
         return cls(f"{user}@{host}" if user else host, port, _python(parts.path))
 
     def __str__(self) -> str:

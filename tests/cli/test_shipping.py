@@ -119,6 +119,29 @@ def test_check_says_if_the_plan_was_made_for_another_machine(
     assert "another machine" in " ".join(found.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--on", "ssh://pi"), "Invalid value for --on: only onnxruntime can be timed"),
+        ((), "Invalid value for --pruned"),
+    ],
+)
+def test_a_plan_that_a_device_cannot_run_is_put_down_to_an_option_of_check(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, option: tuple[str, ...], said: str
+) -> None:
+    dense, file = load_model(disk.model[1]), tmp_path / "other.safetensors"
+    plan = lp.load_plan(pruned[0] / "pruned.safetensors")
+    small = lp.load(pruned[0] / "pruned.safetensors", dense)
+    graph = lp.trace(dense, torch.zeros(1, 3, 16, 16))
+    other = replace(plan, target=replace(plan.target, runtime="eager", precision="int8"))
+    lp.save(small, file, graph=graph, plan=other)
+
+    found = latprune("check", *disk.model, "--pruned", str(file), *option)
+
+    assert found.exit_code == 2
+    assert said in " ".join(found.stderr.replace("│", " ").split())
+
+
 def test_an_untrained_dense_network_is_not_judged(
     pruned: tuple[Path, Result], disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def check_command(
     stored = load_plan(pruned)
     source = network.source().for_pruned(pruned)
     with chosen_device(context, on) as device, working() as progress:
-        plan = _on(device, stored)
+        plan = _on(device, stored, option="--pruned" if on is None else "--on")
         dense = source.open()
         small, example = load(pruned, dense.model), dense.example(plan.target.batch)
         data = labelled.open(dense)
@@ -78,11 +78,15 @@ def check_command(
     conclude(reports, facts if as_json else None)
 
 
-def _on(device: Device, stored: Plan) -> Plan:
-    """Give a plan as one for this device, and say so if it was made for another."""
+def _on(device: Device, stored: Plan, *, option: str) -> Plan:
+    """Give a plan as one for this device, and say so if it was made for another.
+
+    Raises:
+        BadParameter: If the device offers no such runtime or precision; it blames this option.
+    """
 
     def here(was: Target) -> Target:
-        found = Setting.of(was).on(device)
+        found = Setting.of(was).on(device, option=option)
         if found != was:
             complain(f"planned for {was.describe()}; measured on {found.describe()}")
         return found

@@ -95,13 +95,17 @@ class Setting:
             threads=target.threads,
         )
 
-    def on(self, device: Device) -> Target:
+    def on(self, device: Device, *, option: str | None = None) -> Target:
         """Read what the network will run on.
+
+        Args:
+            device: That runs it.
+            option: What the settings come from, where they are not options themselves.
 
         Raises:
             BadParameter: If the device offers no such runtime or precision.
         """
-        with usage("--runtime" if self.precision == "fp32" else "--precision"):
+        with usage(option or ("--runtime" if self.precision == "fp32" else "--precision")):
             return self._on(device)
 
     def _on(self, device: Device) -> Target:

@@ -118,6 +118,17 @@ def test_results_can_go_to_a_table_of_ones_own(disk: Disk, tmp_path: Path) -> No
     assert len(LatencyTable.read(tmp_path / "pi.jsonl")) > 0
 
 
+def test_options_that_reading_results_would_ignore_are_wrong_usage(tmp_path: Path) -> None:
+    ignored = ("--model", "m", "--threads", "2", "--pack", "jobs.zip", "--table", "t", "--json")
+
+    found = latprune("measure", "--unpack", "results.jsonl", *ignored)
+
+    said = " ".join(found.stderr.replace("│", " ").split())
+    assert found.exit_code == 2
+    assert "leave out" in said
+    assert all((word in said) == (word in ignored[:6:2]) for word in ignored[::2])
+
+
 def test_a_job_that_failed_on_the_device_is_said(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

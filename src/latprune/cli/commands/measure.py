@@ -35,6 +35,7 @@ def measure_command(
     The measurements go into a table that all later commands use.
     """
     if unpack is not None:
+        _check_alone(context)
         _unpack(unpack, place.table, as_json)
         return
     if model is None:
@@ -88,6 +89,23 @@ def measure_command(
             f"`latprune table check {measured.path}` says how far off that was"
         )
     show(facts if as_json else text)
+
+
+def _check_alone(context: typer.Context) -> None:
+    """See that `--unpack` is given nothing that it would ignore.
+
+    Raises:
+        BadParameter: If it is.
+    """
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in ("unpack", "table", "as_json")
+        and context.params.get(str(option.name)) != option.get_default(context)
+    ]
+    if given:
+        sentence = f"it reads what the results say: leave out {', '.join(given)}"
+        raise typer.BadParameter(sentence, param_hint="--unpack")
 
 
 def _unpack(results: Path, table: Path | None, as_json: bool) -> None:

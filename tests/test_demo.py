@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ def test_the_demonstration_leaves_a_network_that_loads_and_fits(
 
     assert pruned.report.met
     assert set(pruned.report.small.accuracy) == {"top1", "top5"}
+    assert not (tmp_path / "pruned.safetensors").exists()  # it is the caller's to keep, with notes
+    pruned.save(tmp_path / "pruned.safetensors")
     loaded = load(tmp_path / "pruned.safetensors", network()).eval()
     pictures = torch.rand(2, 1, 16, 16)
     assert torch.equal(loaded(pictures), pruned.model(pictures))
@@ -94,8 +97,8 @@ def test_what_to_type_next_can_be_typed(tmp_path: Path) -> None:
 
     from latprune.cli.app import app
 
-    for command in demo.next_commands(tmp_path):
-        program, *arguments = command.split()
+    for command in demo.next_commands(tmp_path / "my networks"):
+        program, *arguments = shlex.split(command)
         said = CliRunner().invoke(app, arguments)
 
         assert program == "latprune"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,7 @@ def run(
     """Train a compact residual network on handwritten digits, prune and tune it.
 
     Args:
-        folder: Keeps `dense.safetensors` (weights), `pruned.safetensors` and what an interrupted
-            run needs to go on.
+        folder: Keeps `dense.safetensors` (weights) and what an interrupted run needs to go on.
         budget: What the pruned network may take.
         dense: How the network is trained.
         small: How the pruned network is tuned.
@@ -63,7 +63,7 @@ def run(
     train, test = _loaders()
     judge = partial(evaluate, loader=test)
     model = _trained(train, dense, folder, progress)
-    pruned = prune(
+    return prune(
         model,
         torch.zeros(1, 1, task.SIZE, task.SIZE),
         budget,
@@ -74,19 +74,18 @@ def run(
         checkpoint=folder / "checkpoint",
         progress=progress,
     )
-    pruned.save(folder / "pruned.safetensors")
-    return pruned
 
 
 def next_commands(folder: Path, *, program: str = "latprune") -> list[str]:
     """Give what to type after the demonstration, the shell finding the command as `program`."""
-    model = f"--model {task.__file__}:network --input 1x{task.SIZE}x{task.SIZE}"
-    pruned = f"--pruned {folder / 'pruned.safetensors'}"
-    return [
-        f"{program} check {model} {pruned}",
-        f"{program} export {model} {pruned} --to {folder / 'pruned.onnx'}",
-        f"{program} prune --help",
+    model = ("--model", f"{task.__file__}:network", "--input", f"1x{task.SIZE}x{task.SIZE}")
+    pruned = ("--pruned", str(folder / "pruned.safetensors"))
+    commands = [
+        (program, "check", *model, *pruned),
+        (program, "export", *model, *pruned, "--to", str(folder / "pruned.onnx")),
+        (program, "prune", "--help"),
     ]
+    return [*map(shlex.join, commands)]
 
 
 def _trained(train: Loader, recipe: Recipe, folder: Path, progress: Progress) -> nn.Module:

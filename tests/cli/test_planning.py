@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from latprune.cli.job import Source
 from tests.cli.conftest import FORMULA, latprune
@@ -65,6 +66,17 @@ def test_plan_cuts_nothing_and_keeps_to_the_budget_by_its_own_prediction(disk: D
     assert said["budget_ms"] == pytest.approx(0.8 * said["baseline_ms"])
     assert said["criterion"] == "relative_gauss_newton"
     assert all(0 < after <= before for before, after in said["widths"].values())
+
+
+def test_every_plan_is_made_from_the_same_pictures(disk: Disk) -> None:
+    options = ("--budget", "80%", "--train-batch", "3", "--criterion", "fisher", "--json")
+    said = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found = latprune("plan", *disk.trained, *disk.data[:2], *FORMULA, *options)
+        said.append(json.loads(found.stdout)["value"])
+
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("criterion", ["taylor_squared", "fisher", "probe", "magnitude"])

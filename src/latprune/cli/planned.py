@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
+from latprune.batches import first
 from latprune.fitting import refine
 from latprune.graph.tracing import trace
 from latprune.latency.devices.here import HERE
@@ -23,7 +23,7 @@ from latprune.tuning import cross_entropy
 from latprune.tuning.losses import distil_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
     from torch import Tensor, nn
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from latprune.progress import Progress
     from latprune.saliency import Saliency
     from latprune.tuning.losses import Loss
+    from latprune.tuning.replay import Batches
 
 SCORE_BATCHES = 16
 
@@ -125,7 +126,7 @@ def look(
     target: Target,
     *,
     criterion: str,
-    loader: Iterable[Any] | None,
+    loader: Batches | None,
     keep: Sequence[str],
     branches: bool = False,
     progress: Progress,
@@ -139,7 +140,7 @@ def look(
     graph = trace(model, example, keep=keep, branches=branches)
     table = _measured(model, graph, example, target, device, progress)
     progress.stage("score")
-    batches = None if loader is None else islice(loader, SCORE_BATCHES)
+    batches = None if loader is None else first(loader, SCORE_BATCHES, seed=0)
     distil = distil_beside(loss, distil)
     saliency = scored(criterion, model, graph, batches, loss, distil=distil, progress=progress)
     return Known(model, example, graph, table, saliency, device)

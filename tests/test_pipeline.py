@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import latprune as lp
 import latprune.report.comparison
+from latprune.batches import first
 from latprune.surgery import load_notes
 from tests.synthetic import Synthetic
 from tests.test_fitting import EXAMPLE, Network, Told
@@ -80,19 +81,23 @@ def test_a_network_is_pruned_tuned_and_reported(
     assert "Met" in str(result.report)
 
 
-def test_in_int8_what_ships_is_calibrated_with_the_first_batches_and_judged(
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_int8_what_ships_is_calibrated_with_the_same_batches_and_judged(
     loader: DataLoader[tuple[torch.Tensor, ...]],
     evaluate: Callable[..., Mapping[str, float]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    seed: int,
 ) -> None:
     Synthetic(whole=1.2, precisions=("fp32", "int8")).install(monkeypatch)
-    asked: list[list[torch.Size]] = []
+    asked: list[torch.Tensor] = []
+    torch.manual_seed(seed)
+    others = DataLoader(TensorDataset(torch.randn(32, 3, 16, 16), torch.zeros(32)), batch_size=8)
 
     def ships(
         model: nn.Module, example: object, target: lp.Target, batches: list[torch.Tensor]
     ) -> nn.Module:
-        asked.append([batch.shape for batch in batches])
+        asked.append(torch.cat(batches))
         return model
 
     monkeypatch.setattr(latprune.report.comparison, "as_shipped", ships)
@@ -102,12 +107,16 @@ def test_in_int8_what_ships_is_calibrated_with_the_first_batches_and_judged(
         "50%",
         loader=loader,
         target=lp.Target.here("synthetic", precision="int8"),
+        calibration=others if seed else None,
         calibration_batches=3,
+        recipe=replace(RECIPE, epochs=1, seed=seed),
         evaluate=evaluate,
         folder=tmp_path,
     )
 
-    assert asked == [3 * [torch.Size([16, 3, 16, 16])]] * 2
+    expected = [inputs for inputs, _ in first(others if seed else loader, 3, seed=0)]
+    assert len(asked) == 2
+    assert all(torch.equal(batches, torch.cat(expected)) for batches in asked)
     assert result.report.small.shipped == result.report.small.accuracy
     assert "top1 in int8" in str(result.report)
 

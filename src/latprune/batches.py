@@ -37,10 +37,16 @@ def a_batch(loader: Batches, *, seed: int) -> Batch:
     raise DataError("there is nothing to score with or to tune on: the loader gave no batch")
 
 
-def calibrating(
-    loader: Batches | None, count: int, targets: Iterable[Target], *, seed: int
-) -> list[Any]:
-    """Give the inputs that int8 is calibrated with, if a target asks for it and there are any."""
+def calibrating(loader: Batches | None, count: int, targets: Iterable[Target]) -> list[Any]:
+    """Give the inputs that int8 is calibrated with, if a target asks for it and there are any.
+
+    They are the same ones whatever a run's seed is: what is judged is what then ships.
+    """
     if loader is None or not any(target.precision == "int8" for target in targets):
         return []
-    return [inputs for inputs, _ in first(loader, count, seed=seed)]
+    return inputs_of_first(loader, count)
+
+
+def inputs_of_first(loader: Batches, count: int) -> list[Any]:
+    """Give the inputs of a loader's first batches, always the same ones."""
+    return [inputs for inputs, _ in first(loader, count, seed=0)]

@@ -61,6 +61,7 @@ def prune_gradually(
     keep: Sequence[str] = (),
     solver: Solver = joint,
     criterion: GradualCriterion = GRADUAL_DEFAULT,
+    calibration: Batches | None = None,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -94,7 +95,8 @@ def prune_gradually(
         keep: Modules whose output channels must stay.
         solver: Chooses the widths of every cut.
         criterion: What they are worth, as for `prune_in_steps`.
-        calibration_batches: Set the scales of a target in int8.
+        calibration: Batches that set the scales of a target in int8.
+        calibration_batches: How many of them.
         evaluate: Judges a network, where it was trained: shares by the metric's name.
         folder: Of latency tables.
         checkpoint: A folder that keeps the run: the same call, interrupted, goes on from there.
@@ -166,7 +168,9 @@ def prune_gradually(
             example,
             graph=graph,
             evaluate=None if evaluate is None else _where_training_is(evaluate),
-            calibration=calibrating(loader, calibration_batches, budgets, seed=recipe.seed),
+            calibration=calibrating(
+                loader if calibration is None else calibration, calibration_batches, budgets
+            ),
             device=device,
         )
     )

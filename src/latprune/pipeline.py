@@ -137,6 +137,7 @@ def prune(
     held_out_batches: int = 16,
     trial_steps: int = 0,
     reconstruct: bool = True,
+    calibration: Batches | None = None,
     calibration_batches: int = 8,
     evaluate: Evaluate | None = None,
     folder: Path | None = None,
@@ -183,8 +184,10 @@ def prune(
         reconstruct: Whether layers of the cut network get weights by which they give what they gave
             in the dense one, before anything is tuned (`latprune.reconstruct`); without a loader
             they do not.
-        calibration_batches: Batches of `loader` that set the scales of a target in int8, where
-            `evaluate` then also judges what ships. Scoring and tuning stay in floating point.
+        calibration: Batches that set the scales of a target in int8, where `evaluate` then also
+            judges what ships: pictures prepared as for judging, if `loader` augments them. None:
+            `loader`. Scoring and tuning stay in floating point.
+        calibration_batches: How many of them.
         evaluate: Judges a network: shares in [0, 1] by the metric's name.
         folder: Of latency tables; None: the user's cache.
         checkpoint: A folder that keeps the cut network and the state of tuning: the same call,
@@ -264,7 +267,9 @@ def prune(
         example,
         graph=graph,
         evaluate=evaluate,
-        calibration=calibrating(loader, calibration_batches, budgets, seed=seed),
+        calibration=calibrating(
+            loader if calibration is None else calibration, calibration_batches, budgets
+        ),
         device=device,
     )
     found = report, history, before, tuple(reports), reranked

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import latprune as lp
+from latprune.batches import inputs_of_first
 from latprune.cli.job import Source
+from latprune.cli.options.data import Labelled
 from latprune.latency.timing import Comparison, Measurement
 from latprune.report.counting import network_macs
 from latprune.tasks.models import load_model
@@ -22,8 +26,6 @@ from tests.graph.test_branching import kept_without
 from tests.test_surgery import a_plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typer.testing import Result
 
     from tests.cli.conftest import Disk
@@ -250,6 +252,38 @@ def test_a_plan_for_int8_is_checked_and_exported_in_int8(
     assert said["unjudged"] == ""
     assert "accuracy in int8 was not measured" in " ".join(without.stdout.split())
     assert refused.exit_code == 2
+
+
+def test_what_is_judged_in_int8_is_calibrated_as_what_is_exported(
+    disk: Disk, pruned: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Labelled(data=Path(disk.data[1]), train_batch=4)
+    network = Source(disk.model[1], input=(3, 16, 16)).open()
+    data = pictures.open(network)
+    assert data is not None
+    exported = data.calibration(2)
+    given: list[Any] = []
+
+    def capture(*_: object, calibration: Any, **__: object) -> None:
+        given.append(calibration)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latprune.cli.pruning.prune", capture)
+    monkeypatch.setattr("latprune.report.targets.check_everywhere", capture)
+    saved = ("--pruned", str(pruned[0]))
+    options = ("--budget", "70%", "--out", str(tmp_path / "run"))
+    monkeypatch.setattr("latprune.batches.calibrating", lambda *asked: asked)
+    latprune("prune", *disk.trained, *disk.data, *FORMULA, *options)
+    latprune("check", *disk.trained, *disk.data, *saved)
+
+    in_prune, (in_check, *_) = given
+    for loader in (in_prune, in_check):
+        assert all(map(torch.equal, inputs_of_first(loader, 2), exported))
+    prepare = network.preprocessing.evaluation()
+    files = (disk.folder / "pictures" / "train").rglob("*.png")
+    plain = [prepare(Image.open(file).convert("RGB")) for file in files]
+    for picture in torch.cat(exported):
+        assert any(torch.equal(picture, one) for one in plain)
 
 
 def test_a_plan_for_fp16_is_exported_in_fp16_as_onnx(

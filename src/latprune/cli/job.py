@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from latprune.batches import first
+from latprune.batches import inputs_of_first
 from latprune.cli.shown import complain
 from latprune.errors import DataError, ModelMismatch, UntraceableModel
 from latprune.outputs import main_output
@@ -179,6 +179,7 @@ class Data:
 
     Attributes:
         train: Batches to score and tune with.
+        calibrating: The same pictures prepared as for judging, which set the scales of int8.
         judge: Gives a network's accuracy on the split `judged`.
         judged: The split's name.
         loss: Of (outputs, labels), to score and tune with.
@@ -187,6 +188,7 @@ class Data:
     """
 
     train: DataLoader[Any]
+    calibrating: DataLoader[Any]
     judge: Callable[[nn.Module], Mapping[str, float]]
     judged: str
     loss: Loss = cross_entropy
@@ -194,8 +196,8 @@ class Data:
     remark: str = ""
 
     def calibration(self, batches: int) -> list[Tensor]:
-        """Give the pictures of the first batches of `train`, the same ones every time."""
-        return [pictures for pictures, _ in first(self.train, batches, seed=0)]
+        """Give the pictures that set the scales of int8, the same ones every time."""
+        return inputs_of_first(self.calibrating, batches)
 
 
 def open_data(
@@ -237,12 +239,16 @@ def open_data(
         raise DataError(f"{path} has neither test/ nor val/ to judge networks on")
     training = network.preprocessing.training(auto_augment=auto_augment)
     evaluation = network.preprocessing.evaluation()
-    train = images.split("train", transform=training, labels=labels)
+    train, plain = (
+        images.split("train", transform=transform, labels=labels)
+        for transform in (training, evaluation)
+    )
     test = images.split(judged, transform=evaluation, labels=labels)
     options: dict[str, Any] = {"batch_size": batch, "num_workers": workers}
-    full = len(train) >= batch
+    shuffled = {"shuffle": True, "drop_last": len(train) >= batch, **options}
     return Data(
-        train=DataLoader(train, shuffle=True, drop_last=full, **options),
+        train=DataLoader(train, **shuffled),
+        calibrating=DataLoader(plain, **shuffled),
         judge=partial(
             evaluate,
             loader=DataLoader(test, **options),
@@ -271,14 +277,17 @@ def _open_voc(path: Path, detector: Detector, *, batch: int, workers: int, split
     numbers: dict[str, Any] = {"mean": detector.mean, "std": detector.std}
     training = detection.training_transform(detector.size, **numbers)
     evaluation = detection.evaluation_transform(detector.size, **numbers)
-    train, judged = data.split(data.train, training), data.split(data.judged, evaluation)
+    train, plain = (data.split(data.train, transform) for transform in (training, evaluation))
+    judged = data.split(data.judged, evaluation)
     options: dict[str, Any] = {
         "batch_size": batch,
         "num_workers": workers,
         "collate_fn": detection.collate,
     }
+    shuffled = {"shuffle": True, "drop_last": len(train) >= batch, **options}
     return Data(
-        train=DataLoader(train, shuffle=True, drop_last=len(train) >= batch, **options),
+        train=DataLoader(train, **shuffled),
+        calibrating=DataLoader(plain, **shuffled),
         judge=partial(detection.evaluate, loader=DataLoader(judged, **options), detector=detector),
         judged=data.judged_name,
         loss=detector.loss,

@@ -125,6 +125,7 @@ class Asked:
             "also": also,
             "keep": self.choice.kept,
             "evaluate": data.judge if data and self.source.is_trained else None,
+            "calibration": data.calibrating if data else None,
             "calibration_batches": self.labelled.calibration,
             "checkpoint": folder.checkpoint,
             "progress": progress,

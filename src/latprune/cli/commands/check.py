@@ -62,7 +62,7 @@ def check_command(
         graph = retrace(pruned, dense.model, example)
         progress.stage("check")
         targets = [plan.target, *(promise.target for promise in plan.also)]
-        loader = data.train if data else None
+        loader = data.calibrating if data else None
         reports = check_everywhere(
             dense.model,
             small,
@@ -70,7 +70,7 @@ def check_command(
             example,
             graph=graph,
             evaluate=judge,
-            calibration=calibrating(loader, labelled.calibration, targets, seed=0),
+            calibration=calibrating(loader, labelled.calibration, targets),
             device=device,
         )
     first, *also = reports

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,7 +129,8 @@ class Costing:
     """A layer that takes what its cost is in a world at that moment."""
 
     def __init__(self, world: World, cost_ms: float) -> None:
-        self.warm, self._world, self._cost_ms = True, world, cost_ms
+        self.name, self.warm = "layer", True
+        self._world, self._cost_ms = world, cost_ms
         self._times_ms: list[float] = []
 
     def run(self) -> None:
@@ -162,6 +164,34 @@ def test_a_machine_that_is_slow_for_moments_makes_no_single_layer_slow(
     assert found.keys() == {"sentinel", *COSTS}
     for key, cost_ms in COSTS.items():
         assert found[key].median_ms / pace == pytest.approx(cost_ms, rel=0.01)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_layer_is_run_again_until_its_time_is_known(
+    warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(slow=1.0, spell_s=1.0)
+    monkeypatch.setattr(profiled, "time", world)
+    costs = {"steady": cycle([1.0]), "spread": cycle([1.0, 3.0, 2.0])}
+
+    class Varying(Costing):
+        def run(self) -> None:
+            self._cost_ms = next(costs[self.name])
+            super().run()
+
+    def open_model(name: str) -> Costing:
+        model = Varying(world, 1.0)
+        model.name, model.warm = name, warm
+        return model
+
+    found = dict(
+        time_models(
+            [(name, name) for name in costs], open_model, clock=world.perf_counter, apart=100
+        )
+    )
+
+    assert 10 <= found["steady"].runs < 14
+    assert 24 <= found["spread"].runs < 28
 
 
 def test_the_sentinel_is_timed_beside_layers_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:

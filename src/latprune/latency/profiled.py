@@ -36,7 +36,7 @@ _AT_THE_END = (*_LAYOUT, "Transpose", "DequantizeLinear")
 _LAYERS_AT_ONCE = 16
 _BYTES_AT_ONCE = 256 * 2**20
 _LEAST_RUNS, _MOST_RUNS = 10, 24
-_MOST_ROUNDS = 12
+_LEAST_ROUNDS = 12  # for the sentinel's sake, where layers are soon known
 _STEADY = 0.015  # standard error of a layer's median, relative, at which it is known well enough
 _VISIT_S = 1e-3
 _LEAST_REPEATS, _MOST_REPEATS = 2, 4  # one alone would cost as much again for its warm caches
@@ -160,7 +160,9 @@ def _time_together(
     pace = _Pace(layers[0] if has_sentinel else None)
     order = layers[has_sentinel:]
     shuffle = random.Random(0).shuffle
-    for _ in range(_MOST_ROUNDS):
+    for number in range(_MOST_RUNS):  # a layer that is not warm has one run in each
+        if number >= _LEAST_ROUNDS and all(layer.steady for layer in order):
+            break
         shuffle(order)
         if any(not (layer.warm or layer.steady) for layer in order):
             between.read()

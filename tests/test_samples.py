@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from latprune.errors import DataError
-from latprune.samples import at_most, is_finite, joined, outputs_of, pair_of, samples_of, taken
+from latprune.samples import (
+    at_most,
+    is_finite,
+    joined,
+    outputs_of,
+    pair_of,
+    samples_of,
+    several,
+    taken,
+)
 
 CLASSES, BOXES = torch.arange(4), torch.arange(8.0).view(4, 2)
 Pair = namedtuple("Pair", ["classes", "boxes"])
@@ -127,3 +136,57 @@ def test_inputs_that_move_in_their_own_way_are_moved() -> None:
     inputs, _ = pair_of((Pictures(BOXES), CLASSES))
 
     assert torch.equal(outputs_of(Network(), inputs, torch.device("cpu")), BOXES)
+
+
+SIX = torch.arange(6.0).view(6, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [
+        ([2, 3, 1], [2, 3]),  # a lone last one beside larger ones is left out
+        ([1, 3, 2], [3, 2]),
+        ([3, 1, 2], [3, 2]),
+        ([1, 4, 1], [4, 2]),
+        ([1] * 6, [6]),
+        ([1], [1]),
+        ([1] * 65, [32, 33]),
+        ([], []),
+    ],
+)
+def test_lone_samples_become_batches_and_only_one_beside_larger_ones_is_left_out(
+    sizes: list[int], given: list[int]
+) -> None:
+    samples = torch.arange(float(sum(sizes))).view(-1, 1)
+    batches = list(several((own, own.int()) for own in torch.split(samples, sizes)))
+
+    assert [samples_of(inputs) for inputs, _ in batches] == given
+    assert all(torch.equal(inputs, labels) for inputs, labels in batches)
+
+
+@pytest.mark.parametrize(
+    ("labels", "together"),
+    [
+        ([None, None], [None]),
+        ([[{"boxes": BOXES}], [{"boxes": BOXES[:1]}]], [[{"boxes": BOXES}, {"boxes": BOXES[:1]}]]),
+        ([BOXES, BOXES[:1]], [BOXES, BOXES[:1]]),  # boxes of all samples: whose are they?
+        ([[BOXES[:1]], [BOXES[:1]]], [[BOXES[:1]], [BOXES[:1]]]),
+    ],
+)
+def test_lone_samples_are_joined_where_their_labels_can_be(labels: Any, together: Any) -> None:
+    found = list(several((SIX[:1], own) for own in labels))
+
+    assert [plain(own) for _, own in found] == [plain(own) for own in together]
+    assert sum(samples_of(inputs) for inputs, _ in found) == 2
+
+
+def test_lone_pictures_of_several_sizes_all_count() -> None:
+    sizes = [8, 8, 9, 8, 9, 9]
+    batches = [torch.full((1, 3, size, size), size) for size in sizes]
+
+    assert [list(inputs.shape[::2]) for inputs, _ in several(batches)] == [
+        [2, 8],
+        [1, 9],
+        [1, 8],
+        [2, 9],
+    ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Batch = tuple[Any, Any]
 
 MOST_TOLD = 4  # parts of a batch, in an error
+TOGETHER = 32  # lone samples that make a batch, of which batch norms can take statistics
 
 
 def pairs(batches: Iterable[Any]) -> Iterator[Batch]:
@@ -52,6 +53,71 @@ def pair_of(batch: Any) -> Batch:
         f"loader gave {_told(batch)}. Let it give pairs, such as by a collate_fn of its own; "
         f"labels may have any form that a loss= of your own takes"
     )
+
+
+def several(batches: Iterable[Any]) -> Iterator[Batch]:
+    """Give batches of which batch norms can take statistics.
+
+    Over one position there is no variance in a batch of one, and over a few there is little. So
+    lone samples that can be are joined, about `TOGETHER` at a time. One that is left is given as it
+    is by a loader that gives no others, and left out beside larger batches.
+
+    Args:
+        batches: As `pair_of` reads them.
+
+    Raises:
+        DataError: If one is no batch.
+    """
+    lone: list[Batch] = []
+    only_lone = True
+    for batch in pairs(batches):
+        if samples_of(batch[0]) > 1:
+            only_lone = False
+            yield batch
+            continue
+        if lone and not _joins(lone[-1], batch):
+            yield from _together(lone, only_lone=only_lone)
+            lone = []
+        lone.append(batch)
+        if len(lone) == TOGETHER + 2:  # so that none is ever left over
+            yield from _together(lone[:TOGETHER], only_lone=only_lone)
+            lone = lone[TOGETHER:]
+    yield from _together(lone, only_lone=only_lone)
+
+
+def _together(lone: Sequence[Batch], *, only_lone: bool) -> Iterator[Batch]:
+    """Give lone samples as a batch; a single one if there are no others."""
+    if len(lone) > 1:
+        inputs, labels = zip(*lone, strict=True)
+        yield joined(inputs), _joined_labels(labels)
+    elif only_lone:
+        yield from lone
+
+
+def _joins(one: Batch, other: Batch) -> bool:
+    """Whether two lone samples are of one form, and can be given as one batch."""
+    of_one, of_other = (
+        [*(inputs if isinstance(inputs, tuple) else (inputs,)), labels]
+        for inputs, labels in (one, other)
+    )
+    return len(of_one) == len(of_other) and all(map(_are_alike, of_one, of_other))
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        forms = {(part.shape, part.dtype, part.device) for part in (one, other)}
+        return len(forms) == 1 and one.shape[:1] == (1,)
+    if isinstance(one, list) and isinstance(other, list):  # an entry per sample
+        return len(one) == len(other) == 1 and not hasattr(one[0], "shape")
+    return one is None and other is None
+
+
+def _joined_labels(parts: Sequence[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], list):
+        return [own for part in parts for own in part]
+    return torch.cat(list(parts))
 
 
 def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:

@@ -332,3 +332,26 @@ def test_a_batch_norm_of_one_value_says_what_it_needs() -> None:
 
     with pytest.raises(DataError, match="make batches larger"):
         trial.loss("the network")
+
+
+def test_pictures_that_come_one_by_one_all_count() -> None:
+    ones = [
+        (x[None], y[None])
+        for inputs, labels in BATCHES
+        for x, y in zip(inputs, labels, strict=True)
+    ]
+
+    found = price_branches(VALUES, MODEL, GRAPH, iter(ones), F.cross_entropy)
+
+    whole = price_branches(VALUES, MODEL, GRAPH, BATCHES, F.cross_entropy)
+    assert costs(found) == pytest.approx(costs(whole), rel=1e-5)
+
+
+def test_what_branches_are_not_judged_on_scores_all_the_same() -> None:
+    batches = [*BATCHES[:2], (BATCHES[2][0][:1], BATCHES[2][1][:1])]
+
+    found = scored("relative_fisher", MODEL, GRAPH, iter(batches), F.cross_entropy)
+
+    expected = fisher(MODEL, GRAPH, batches, F.cross_entropy).scores
+    for name, scores in expected.items():
+        np.testing.assert_allclose(found.scores[name], scores)

@@ -202,3 +202,15 @@ def test_what_is_probed_by_is_the_loss_or_the_outputs() -> None:
 
     with pytest.raises(ValueError, match="by 'loss' or by 'outputs', not by 'typo'"):
         probe(model, graph, random_batches(1), F.cross_entropy, by="typo")  # type: ignore[arg-type]
+
+
+def test_pictures_that_come_one_by_one_all_count() -> None:
+    model, graph = traced(Residual)
+    (batch,) = random_batches(1)
+    order = magnitude(model, graph)
+    ones = list(zip(*(torch.split(part, 1) for part in batch), strict=True))
+
+    found = probe(model, graph, ones, F.cross_entropy, order=order).curves
+
+    for name, curve in probe(model, graph, [batch], F.cross_entropy, order=order).curves.items():
+        np.testing.assert_allclose(found[name], curve, atol=1e-6)

@@ -124,3 +124,14 @@ def test_too_many_batches_of_nan_are_an_error_that_leaves_the_norms(
 
     after = norm_of(model).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_pictures_that_come_one_by_one_all_count() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    images = torch.randn(64, 3) * torch.linspace(0.1, 3, 64)[:, None]
+
+    assert recalibrate(model, torch.split(images, 1)) == 64
+    of_ones = model.get_buffer("1.running_var").clone()
+    recalibrate(model, torch.split(images, 32))
+
+    assert torch.equal(model.get_buffer("1.running_var"), of_ones)

@@ -19,7 +19,7 @@ import numpy as np
 from latprune.errors import NotFinite
 from latprune.progress import Quiet
 from latprune.saliency.masking import MaskedTrial
-from latprune.samples import pairs, samples_of
+from latprune.samples import samples_of, several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -129,17 +129,15 @@ def price_branches(
 
 
 def enough(batches: Iterable[Any], images: int) -> list[Batch]:
-    """Take the first batches, until they hold so many samples; a lone one if there is no other.
+    """Take the first batches, until they hold so many samples; lone ones are joined.
 
     Raises:
         ValueError: If there are none.
     """
     samples: list[Batch] = []
     left = images
-    for batch in pairs(batches):
-        # Over one position a batch norm has no variance in a batch of one.
-        if samples_of(batch[0]) > 1 or not samples:
-            samples.append(batch)
+    for batch in several(batches):
+        samples.append(batch)
         left -= samples_of(batch[0])
         if left <= 0:
             break

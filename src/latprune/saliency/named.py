@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import tee
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from latprune.distances import Curved, distillation
@@ -151,9 +151,9 @@ def scored(
     name = absolute(criterion)
     judging: list[tuple[Tensor, Any]] = []
     if batches is not None and name != criterion and graph.branches:
-        rest = iter(batches)
-        judging = enough(rest, IMAGES)
-        batches = chain(judging, rest)
+        batches, judges = tee(batches)  # all batches score, as they come
+        judging = enough(judges, IMAGES)
+        del judges  # it would keep whatever scores
     if batches is None or not needs_data(name):
         found = magnitude(model, graph)
     elif name == BY_ANSWERS:

@@ -15,7 +15,7 @@ from latprune.progress import Quiet
 from latprune.saliency.fisher import fisher
 from latprune.saliency.masking import MaskedTrial
 from latprune.saliency.scores import Saliency
-from latprune.samples import at_most, pairs, samples_of
+from latprune.samples import at_most, samples_of, several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -101,12 +101,13 @@ def probe(
 
 
 def _first(batches: Iterable[Batch], images: int) -> list[Batch]:
-    """Take the first samples; a lone one only if there is no other."""
+    """Take the first samples; lone ones are joined."""
     samples: list[Batch] = []
     left = images
-    for batch in pairs(batches):
+    for batch in several(batches):
         inputs, labels = at_most(batch, left)
-        if samples_of(inputs) > 1 or not samples:
+        is_cut_to_one = samples_of(inputs) == 1 < samples_of(batch[0])
+        if not (samples and is_cut_to_one):
             samples.append((inputs, labels))
         left -= samples_of(inputs)
         if left <= 0:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latprune.errors import DataError, NotFinite
 from latprune.graph.shortcuts import settle
 from latprune.modes import device_of, evaluating
-from latprune.samples import outputs_of, pairs, samples_of, several_at_once
+from latprune.samples import outputs_of, pairs, samples_of, several, several_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +38,7 @@ def recalibrate(
             would with their own batch norms re-estimated. Without either nothing happens.
         loader: Batches of (images, labels), or of images alone, in random order: the first
             `images` must be a fair sample. Several inputs come in a tuple. Moved to the model's
-            device.
+            device. Lone images are joined into batches, one beside larger batches is left out.
         images: After which to stop, at the end of a batch.
         max_skips: How many batches may make statistics nan or infinite; they count for nothing.
 
@@ -58,18 +58,15 @@ def recalibrate(
     device = device_of(model)
     seen = skipped = 0
     with evaluating(model), _averaging(norms):
-        for inputs, _ in pairs(loader):
-            samples = samples_of(inputs)
-            # A norm over 1x1 pictures has no variance in a batch of one.
-            if samples > 1 or not seen:
-                before = _buffers(norms)
-                with several_at_once():
-                    outputs_of(model, inputs, device)
-                if _finite(norms):
-                    seen += samples
-                else:
-                    skipped += 1
-                    _put_back(norms, before)
+        for inputs, _ in several((inputs, None) for inputs, _ in pairs(loader)):
+            before = _buffers(norms)
+            with several_at_once():
+                outputs_of(model, inputs, device)
+            if _finite(norms):
+                seen += samples_of(inputs)
+            else:
+                skipped += 1
+                _put_back(norms, before)
             if seen >= images or skipped > max_skips:
                 break
         _check(seen, skipped, max_skips)

@@ -12,7 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from latprune.errors import DataError
 from latprune.tuning import replay
@@ -58,6 +64,23 @@ class Drawing:
         return ((torch.rand(2), torch.ones(2)) for _ in range(4))
 
 
+class Doubled(DataLoader[Any]):
+    """A loader that does something to its batches."""
+
+    def __iter__(self) -> Any:
+        return ((2 * images, labels) for images, labels in super().__iter__())
+
+
+class ReadAtOnce(Noisy):
+    """Pictures that are read a batch at a time."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        raise AssertionError("one by one is slower")
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        return [super(ReadAtOnce, self).__getitem__(index) for index in indices]
+
+
 class Threes:
     """An order of pictures that tells no length."""
 
@@ -90,6 +113,8 @@ def loaders() -> list[Any]:
         pytest.param(lambda: DataLoader(Endless(), batch_size=3), id="stream without length"),
         pytest.param(lambda: DataLoader(Noisy(), batch_sampler=Threes()), id="own order"),
         pytest.param(Drawing, id="own batches"),
+        pytest.param(lambda: Doubled(Noisy(), batch_size=3, shuffle=True), id="own loader"),
+        pytest.param(lambda: DataLoader(ReadAtOnce(), batch_size=3, shuffle=True), id="at once"),
     ]
 
 
@@ -124,6 +149,14 @@ def test_skipped_pictures_are_not_read() -> None:
 
     assert isinstance(loader.dataset, Noisy)
     assert loader.dataset.read == 1
+
+
+def test_what_a_loader_of_ones_own_does_to_batches_is_done() -> None:
+    pictures = TensorDataset(torch.arange(6.0), torch.arange(6))
+
+    batches = replayed(Doubled(pictures, batch_size=3), seed=0).epoch(0)
+
+    assert [images.tolist() for images, _ in batches] == [[0, 2, 4], [6, 8, 10]]
 
 
 @given(length=st.integers(1, 40), processes=st.integers(1, 5), epoch=st.integers(0, 3))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from latprune.errors import DataError
 from latprune.samples import pair_of, pairs
@@ -54,8 +54,9 @@ def replayed(loader: Batches, *, seed: int, process: int = 0, processes: int = 1
 
     Args:
         loader: With a `DataLoader` over an indexed dataset, skipped batches cost nothing and
-            processes share each epoch's batches. Anything else is run through and skipped batches
-            are thrown away; it has to give each process its own share.
+            processes share each epoch's batches. Anything else, such as a subclass of `DataLoader`
+            with an `__iter__` of its own, is run through and skipped batches are thrown away; it
+            has to give each process its own share.
         seed: Of everything random.
         process: Which of `processes` this is.
         processes: That train together.
@@ -144,6 +145,9 @@ def seed_everything(*position: int, device: torch.device | None = None) -> None:
 
 
 def _indexed(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives what its dataset and its order say, and does nothing besides."""
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return False
     return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
@@ -217,6 +221,14 @@ class _SeededPictures(Dataset[Any]):
     def __getitem__(self, position: _Position) -> Any:
         seed_everything(self._seed, PICTURE, *position[:3])
         return self._dataset[position.index]
+
+    def __getitems__(self, positions: list[_Position]) -> Any:
+        # A subset asks its dataset, if that reads several at once, and then for one after another.
+        several = getattr(self._dataset, "__getitems__", None)
+        if several is None or isinstance(self._dataset, Subset):
+            return [self[position] for position in positions]
+        seed_everything(self._seed, PICTURE, *positions[0][:3])
+        return several([position.index for position in positions])
 
 
 class _DeafToCtrlC:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     TensorDataset,
     WeightedRandomSampler,
@@ -174,6 +175,34 @@ def test_processes_share_an_epoch_and_take_equally_many_steps(
     assert labels == set(range(length))
     for number, batch in enumerate(alone):
         assert shares[number % processes][number // processes] == batch
+
+
+def distributed(process: int, processes: int) -> DataLoader[Any]:
+    pictures = TensorDataset(torch.arange(24.0), torch.arange(24))
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        pictures, num_replicas=processes, rank=process
+    )
+    return DataLoader(pictures, batch_size=3, sampler=sampler)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shares_that_a_sampler_gives_are_not_split_again_and_are_shuffled_anew(
+    processes: int,
+) -> None:
+    loaders = [distributed(process, processes) for process in range(processes)]
+    replays = [
+        replayed(loader, seed=0, process=process, processes=processes)
+        for process, loader in enumerate(loaders)
+    ]
+
+    first, second = (
+        [torch.cat([labels for _, labels in one.epoch(epoch)]).tolist() for one in replays]
+        for epoch in range(2)
+    )
+
+    assert {one.steps for one in replays} == {8 // processes}
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(24))
+    assert first != second
 
 
 def test_a_loader_without_a_length_is_counted_once() -> None:

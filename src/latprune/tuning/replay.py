@@ -54,7 +54,8 @@ def replayed(loader: Batches, *, seed: int, process: int = 0, processes: int = 1
 
     Args:
         loader: With a `DataLoader` over an indexed dataset, skipped batches cost nothing and
-            processes share each epoch's batches. Anything else, such as a subclass of `DataLoader`
+            processes share each epoch's batches, unless its sampler gives each its own, as a
+            `DistributedSampler` does. Anything else, such as a subclass of `DataLoader`
             with an `__iter__` of its own, is run through and skipped batches are thrown away; it
             has to give each process its own share.
         seed: Of everything random.
@@ -189,23 +190,30 @@ class _Order(Sampler[list[_Position]]):
         self.epoch, self.start = 0, 0
         self._loader, self._seed = loader, seed
         self._process, self._processes = process, processes
+        by: Any = loader.batch_sampler
+        self._drawers: list[Any] = [loader.sampler, by, getattr(by, "sampler", None)]
+        # A sampler that draws one process's share, as `DistributedSampler`, is not split again.
+        is_share = any(getattr(one, "num_replicas", 1) == processes for one in self._drawers)
+        self._of = 1 if is_share else processes
 
     def __len__(self) -> int:
         known = _length(self._loader)
         batches = len(self._drawn()) if known is None else known
-        return (batches + self._processes - 1) // self._processes
+        return (batches + self._of - 1) // self._of
 
     def __iter__(self) -> Iterator[list[_Position]]:
         batches = self._drawn()
         for step in range(self.start, len(self)):
             # The last round begins again at the front, so that every process takes each step.
             batch = step * self._processes + self._process
-            indices = batches[batch % len(batches)]
+            indices = batches[(batch if self._of > 1 else step) % len(batches)]
             yield [_Position(self.epoch, batch, place, i) for place, i in enumerate(indices)]
 
     def _drawn(self) -> list[list[Any]]:
         seed_everything(self._seed, ORDER, self.epoch)
-        for drawer in (self._loader.sampler, self._loader.batch_sampler):
+        for drawer in self._drawers:
+            if hasattr(drawer, "set_epoch"):
+                drawer.set_epoch(self.epoch)
             generator = getattr(drawer, "generator", None)
             if generator is not None:
                 generator.manual_seed(torch.initial_seed())

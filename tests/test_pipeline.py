@@ -19,7 +19,7 @@ from tests.synthetic import Synthetic
 from tests.test_fitting import EXAMPLE, Network, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -382,6 +382,57 @@ def test_several_are_tuned_a_little_before_held_out_batches_decide(
     assert on_trial.plan.criterion == next(iter(on_trial.reranked))
     assert sum("on trial" in step for step in told.steps) == 40
     assert len(on_trial.history) == RECIPE.epochs  # tuned as long as ever, from the cut on
+
+
+class Seen:
+    """Two batches, told apart by their brightness, and who scored and who judged them."""
+
+    def __init__(self) -> None:
+        self.scored: set[int] = set()
+        self.judged: set[int] = set()
+
+    def __iter__(self) -> Iterator[Any]:
+        labels = torch.arange(8) % 5
+        return iter([(torch.randn(8, 3, 16, 16), labels + 10 * number) for number in range(2)])
+
+    def __len__(self) -> int:
+        return 2
+
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen = self.scored if torch.is_grad_enabled() else self.judged
+        seen.update((labels // 10).tolist())
+        return F.cross_entropy(outputs, labels % 10)
+
+
+def test_batches_that_decide_did_not_score_however_few_there_are(tmp_path: Path) -> None:
+    loader, target = Seen(), lp.Target.here("synthetic")
+    lp.prune(
+        Network(),
+        EXAMPLE,
+        "50%",
+        loader=loader,
+        loss=loader.loss,
+        target=target,
+        criterion=["fisher", "magnitude"],
+        folder=tmp_path,
+    )
+
+    assert loader.scored == {0}
+    assert loader.judged == {1}
+
+
+def test_a_single_batch_cannot_score_and_decide(tmp_path: Path) -> None:
+    with pytest.raises(lp.DataError, match=r"decide between 2 networks .* 1 in the loader"):
+        lp.prune(
+            Network(),
+            EXAMPLE,
+            "50%",
+            loader=[(torch.randn(8, 3, 16, 16), torch.arange(8) % 5)],
+            solver=[lp.joint, lp.uniform],
+            folder=tmp_path,
+        )
+
+    assert not list(tmp_path.iterdir())  # nothing was measured
 
 
 @pytest.mark.parametrize(("steps", "recipe"), [(10, None), (-1, RECIPE)])

@@ -26,6 +26,20 @@ def last(loader: Batches, count: int, *, seed: int) -> Iterator[Batch]:
     return batches.epoch(0, start=max(batches.steps - count, 0))
 
 
+class ButLast:
+    """The batches of the same epoch before the last ones, as often as they are asked for."""
+
+    def __init__(self, loader: Batches, count: int, *, seed: int) -> None:
+        self._batches = replayed(loader, seed=seed)
+        self._length = max(self._batches.steps - count, 0)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._batches.epoch(0), len(self))
+
+
 def a_batch(loader: Batches, *, seed: int) -> Batch:
     """Give a loader's first batch, to see whether it is one.
 

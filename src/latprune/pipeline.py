@@ -176,8 +176,8 @@ def prune(
         solver: What chooses the widths. Of several, each with every criterion, likewise.
         recipe: How to tune, the dense network teaching; None: not at all.
         score_batches: Batches to score with.
-        held_out_batches: Batches to re-rank with, the last ones of the loader; after a trial at
-            most half of them.
+        held_out_batches: Batches to re-rank with, the last ones of the loader, at most half of
+            them; where they decide they neither score nor calibrate.
         trial_steps: Steps by which every network is tuned before they decide, with the recipe's
             schedule squeezed into them, on the loader's other batches. Who is ahead after a cut
             need not be after tuning. 0: not at all.
@@ -204,8 +204,9 @@ def prune(
         MissingExtra: If the runtime, or a library for tuning, is not installed.
         ValueError: If a criterion has no such name, or there are several, or several solvers, and
             no loader; if there are `trial_steps` and no recipe.
-        DataError: If the loader gives no batch, none that is (inputs, labels), or none that the
-            loss takes; before anything is measured, where that can be seen.
+        DataError: If the loader gives no batch, none that is (inputs, labels), none that the loss
+            takes, or a single one where another has to decide; before anything is measured, where
+            that can be seen.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run, as of other weights or criteria.
@@ -232,6 +233,7 @@ def prune(
         distil=distil_beside(loss, distil),
         trial=_trial(trial_steps, recipe, loss, distil),
         reconstruct=reconstruct,
+        ways=len(criteria) * len(solvers),
     )
     dense = copied(model)
     dense.eval()

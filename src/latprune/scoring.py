@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from latprune.batches import first, last
+from latprune.batches import ButLast, first, last
+from latprune.errors import DataError
 from latprune.reranking import rerank
 from latprune.saliency import check_name, scored
 from latprune.trial import Trials
@@ -38,14 +40,19 @@ class Scoring:
         criteria: Names or functions of model and graph; at least one.
         loader: Batches of (inputs, labels); without them channels are scored by `magnitude`.
         loss: Of (outputs, labels).
-        score_batches: How many of the loader's first batches score.
-        held_out_batches: How many of its last ones decide between several criteria; before a
-            trial at most half of them.
+        score_batches: How many of the loader's first batches score, at the most.
+        held_out_batches: How many of its last ones decide between several networks, and then do
+            nothing else: at most half of all.
         seed: Of the loader's order.
         distil: Of (outputs, the dense network's outputs, temperature=), by which branches are
             priced; None: by the loss.
         trial: How the networks are tuned before they decide; None: not at all.
         reconstruct: Whether layers of cut networks are fitted to the dense one's.
+        ways: How many networks are decided between.
+
+    Raises:
+        ValueError: If there is no criterion, none of its name, or no loader to decide by.
+        DataError: If there are not batches enough for some to score and others to decide.
     """
 
     criteria: tuple[str | Score, ...]
@@ -58,6 +65,7 @@ class Scoring:
     distil: Distil | None = None
     trial: Trial | None = None
     reconstruct: bool = True
+    ways: int = 1
 
     def __post_init__(self) -> None:
         for criterion in self.criteria:
@@ -68,6 +76,31 @@ class Scoring:
                 f"give one criterion, or several and a loader with images that decide, not "
                 f"{len(self.criteria)} and {'no' if self.loader is None else 'a'} loader"
             )
+        if self.loader is not None and self.ways > 1 and not self.held_out:
+            raise DataError(
+                f"to decide between {self.ways} networks takes a batch that did not score, and "
+                f"with {self._steps} in the loader and held_out_batches={self.held_out_batches} "
+                f"there is none: give more batches, or smaller ones, or one criterion and solver"
+            )
+
+    @cached_property
+    def held_out(self) -> int:
+        """How many of the loader's last batches decide, and do nothing else."""
+        if self.loader is None or self.ways == 1:
+            return 0
+        return min(self.held_out_batches, self._steps // 2)
+
+    @property
+    def _scoring_batches(self) -> int:
+        if not self.held_out:  # one that has no length need not be counted
+            return self.score_batches
+        return min(self.score_batches, self._steps - self.held_out)
+
+    @cached_property
+    def _steps(self) -> int:
+        """How many batches the loader gives."""
+        assert self.loader is not None
+        return replayed(self.loader, seed=self.seed).steps
 
     def score(self, model: nn.Module, graph: PruningGraph, *, progress: Progress) -> list[Saliency]:
         """Score all channels by every criterion."""
@@ -78,9 +111,8 @@ class Scoring:
     ) -> list[Candidate]:
         """Sort plans by what their networks lose on the held-out batches, the best first."""
         assert self.loader is not None  # there are several criteria
-        tuner, held_out = None, self.held_out_batches
+        tuner, held_out = None, self.held_out
         if self.trial is not None:
-            held_out = min(held_out, replayed(self.loader, seed=self.seed).steps // 2)
             progress = Trials(progress, plans=len(plans), steps=self.trial.steps)
             tuner = self.trial.tuner(
                 model, self.loader, held_out=held_out, seed=self.seed, progress=progress.tuned
@@ -89,7 +121,7 @@ class Scoring:
             model,
             graph,
             plans,
-            calibration=self.loader,
+            calibration=ButLast(self.loader, held_out, seed=self.seed),
             held_out=last(self.loader, held_out, seed=self.seed),
             loss=self.loss,
             tuner=tuner,
@@ -105,7 +137,7 @@ class Scoring:
             return criterion(model, graph)
         batches = None
         if self.loader is not None:
-            batches = first(self.loader, self.score_batches, seed=self.seed)
+            batches = first(self.loader, self._scoring_batches, seed=self.seed)
         return scored(
             criterion, model, graph, batches, self.loss, distil=self.distil, progress=progress
         )

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from latprune.batches import ButLast
 from latprune.errors import DataError
 from latprune.tuning import tune
 from latprune.tuning.replay import replayed
@@ -110,12 +111,12 @@ class _Shown:
     """A loader's batches but the last ones, over and over, until there were enough."""
 
     def __init__(self, loader: Batches, steps: int, *, held_out: int, seed: int) -> None:
-        self._replay, self._steps = replayed(loader, seed=seed), steps
-        self._others = self._replay.steps - held_out
-        if self._others < 1 or held_out < 1:
+        self._others, self._steps = ButLast(loader, held_out, seed=seed), steps
+        if not len(self._others) or held_out < 1:
             raise DataError(
                 f"a trial takes a batch to tune on and another to judge by, and of the loader's "
-                f"{self._replay.steps} {held_out} are held out: give more batches, or smaller ones"
+                f"{replayed(loader, seed=seed).steps} {held_out} are held out: give more batches, "
+                f"or smaller ones"
             )
 
     def __len__(self) -> int:
@@ -128,7 +129,7 @@ class _Shown:
         given = 0
         while True:  # another epoch's order would bring the held-out images in
             before = given
-            for batch in islice(self._replay.epoch(0), self._others):
+            for batch in self._others:
                 given += 1
                 yield batch
             if given == before:  # a loader that runs through but once

@@ -145,9 +145,11 @@ def test_what_is_left_answers_more_like_the_dense_network_once_it_is_reconstruct
 def test_without_data_channels_are_scored_by_magnitude_and_nothing_is_tuned(
     tmp_path: Path,
 ) -> None:
-    result = lp.prune(Network(), EXAMPLE, 0.6, target=lp.Target.here("synthetic"), folder=tmp_path)
+    model, before = Network(), torch.get_rng_state()
+    result = lp.prune(model, EXAMPLE, 0.6, target=lp.Target.here("synthetic"), folder=tmp_path)
 
     assert result.plan.criterion == "relative_magnitude"
+    assert torch.equal(torch.get_rng_state(), before)
     assert result.history == ()
     assert result.report.met
 

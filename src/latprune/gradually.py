@@ -19,7 +19,7 @@ from latprune.pipeline import Pruned, batch_of, budgets_of, looked_at, own, teac
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.tuning import cross_entropy, tune
-from latprune.tuning.replay import replayed
+from latprune.tuning.replay import own_chance, replayed
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from latprune.tuning.replay import Batches
 
 
+@own_chance(on_gpus=True)
 def prune_gradually(
     model: nn.Module,
     example: Tensor | tuple[Tensor, ...],

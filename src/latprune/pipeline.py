@@ -29,7 +29,7 @@ from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.checkpoint import hash_of_weights
 from latprune.tuning.losses import check_labels, distil_beside
-from latprune.tuning.replay import counted, replayed
+from latprune.tuning.replay import counted, own_chance, replayed
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Pruned:
         )
 
 
+@own_chance(on_gpus=True)
 def prune(
     model: nn.Module,
     example: Tensor | tuple[Tensor, ...],

@@ -20,7 +20,7 @@ from latprune.progress import Quiet
 from latprune.samples import outputs_of, pairs, samples_of
 from latprune.surgery import cut
 from latprune.tuning import cross_entropy, recalibrate
-from latprune.tuning.replay import replayed
+from latprune.tuning.replay import own_chance, replayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +51,7 @@ class Candidate:
     loss: float
 
 
+@own_chance(on_gpus=True)
 def rerank(
     model: nn.Module,
     graph: PruningGraph,

@@ -232,6 +232,21 @@ def test_the_model_is_tuned_in_place_and_handed_back_ready_to_use() -> None:
     assert model.get_parameter("0.weight").is_contiguous()
 
 
+def test_the_random_numbers_of_the_caller_are_as_they_were() -> None:
+    def drawn() -> list[float]:
+        return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+    model, batches = network(), loader(generator=torch.Generator())
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    before, order = drawn(), batches.generator.get_state()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+
+    run(model=model, loader=batches)
+
+    assert drawn() == before
+    assert torch.equal(batches.generator.get_state(), order)
+
+
 def test_every_epoch_trains_in_training_mode() -> None:
     def judged(model: nn.Module) -> dict[str, float]:
         model.eval()

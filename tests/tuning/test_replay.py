@@ -134,6 +134,29 @@ def test_another_epoch_is_another_order(make: Any) -> None:
     assert read(make(), 0) != read(make(), 1)
 
 
+def drawn() -> list[float]:
+    """Give the next number of every generator."""
+    return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+
+@pytest.mark.parametrize("make", loaders())
+def test_whoever_draws_between_batches_draws_as_without_them(make: Any) -> None:
+    loader = make()
+    generator = getattr(loader, "generator", None) or torch.Generator()
+    own = generator.get_state()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    alone = [drawn() for _ in range(6)]
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+
+    batches = replayed(loader, seed=5)
+    beside = [drawn()]
+    beside += [drawn() for _ in batches.epoch(1)]
+    beside.append(drawn())
+
+    assert beside == alone
+    assert torch.equal(own, generator.get_state())
+
+
 # Python 3.12 and later warn of any fork beside threads; these workers only draw numbers.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("persistent", [False, True])

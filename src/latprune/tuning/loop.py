@@ -25,7 +25,7 @@ from latprune.tuning.checkpoint import (
 from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
-from latprune.tuning.replay import Batches, Replay, replayed
+from latprune.tuning.replay import Batches, Replay, own_chance, replayed
 from latprune.tuning.together import together
 from latprune.tuning.training import Epoch, Lesson, Training
 
@@ -82,6 +82,7 @@ class Tuned:
     precision: Precision
 
 
+@own_chance(on_gpus=True)
 def tune(
     model: nn.Module,
     loader: Batches,

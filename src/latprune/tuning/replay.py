@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -145,6 +146,33 @@ def seed_everything(*position: int, device: torch.device | None = None) -> None:
         torch.manual_seed(seed)
 
 
+@contextmanager
+def own_chance(*, on_gpus: bool = False) -> Iterator[None]:
+    """Draw from seeds of one's own: the caller's generators are then as they were.
+
+    Args:
+        on_gpus: Whether the accelerators' are kept, too.
+    """
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    is_there = on_gpus and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if is_there else ()):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def _apart(batches: Iterator[Any]) -> Iterator[Any]:
+    """Fetch every batch by seeds of its own."""
+    while True:
+        with own_chance():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def _indexed(loader: DataLoader[Any]) -> bool:
     """Whether a loader gives what its dataset and its order say, and does nothing besides."""
     if type(loader).__iter__ is not DataLoader.__iter__:
@@ -180,7 +208,9 @@ class _Indexed:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         self._order.epoch, self._order.start = epoch, start
-        return pairs(self._loader)
+        with own_chance():
+            batches = iter(self._loader)
+        return pairs(_apart(batches))
 
 
 class _Order(Sampler[list[_Position]]):
@@ -210,14 +240,16 @@ class _Order(Sampler[list[_Position]]):
             yield [_Position(self.epoch, batch, place, i) for place, i in enumerate(indices)]
 
     def _drawn(self) -> list[list[Any]]:
-        seed_everything(self._seed, ORDER, self.epoch)
-        for drawer in self._drawers:
-            if hasattr(drawer, "set_epoch"):
-                drawer.set_epoch(self.epoch)
-            generator = getattr(drawer, "generator", None)
-            if generator is not None:
-                generator.manual_seed(torch.initial_seed())
-        return [list(batch) for batch in self._loader.batch_sampler]  # type: ignore[union-attr]
+        with own_chance(), ExitStack() as stack:
+            seed_everything(self._seed, ORDER, self.epoch)
+            for drawer in self._drawers:
+                if hasattr(drawer, "set_epoch"):
+                    drawer.set_epoch(self.epoch)
+                generator = getattr(drawer, "generator", None)
+                if generator is not None:
+                    stack.callback(generator.set_state, generator.get_state())
+                    generator.manual_seed(torch.initial_seed())
+            return [list(batch) for batch in self._loader.batch_sampler]  # type: ignore[union-attr]
 
 
 class _SeededPictures(Dataset[Any]):
@@ -262,11 +294,13 @@ class _RunThrough:
         return len(_Counted(self._loader)) if known is None else known
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        seed_everything(self._seed, ORDER, epoch)
-        batches = iter(self._loader)
+        with own_chance():
+            seed_everything(self._seed, ORDER, epoch)
+            batches = iter(self._loader)
         for number in count():
-            seed_everything(self._seed, FETCH, epoch, number)
-            batch = next(batches, None)
+            with own_chance():
+                seed_everything(self._seed, FETCH, epoch, number)
+                batch = next(batches, None)
             if batch is None:
                 return
             if number >= start:

@@ -12,7 +12,7 @@ from torch import nn
 from latprune.copying import shared_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @contextmanager
@@ -49,15 +49,16 @@ def train_without_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a model to a device, channels last, and back afterwards."""
+    """Move a model to a device, channels last, and back afterwards, laid out as it was."""
     home = device_of(model)
+    lay_last = {name for name, parameter in model.named_parameters() if _lies_last(parameter)}
     model.to(device)
     arrange(model, torch.channels_last)
     try:
         yield
     finally:
         model.to(home)
-        arrange(model, torch.contiguous_format)
+        arrange(model, torch.contiguous_format, besides=lay_last)
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -142,8 +143,17 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay the 4-D parameters out; `Module.to` would refuse a model with 5-D ones."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
+def _lies_last(parameter: torch.Tensor) -> bool:
+    """Whether a parameter lies channels last, and not also as most do."""
+    if parameter.dim() != 4 or parameter.is_contiguous():
+        return False
+    return parameter.is_contiguous(memory_format=torch.channels_last)
+
+
+def arrange(
+    model: nn.Module, memory_format: torch.memory_format, *, besides: Collection[str] = ()
+) -> None:
+    """Lay the 4-D parameters out, but some; `Module.to` would refuse a model with 5-D ones."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 4 and name not in besides:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)

@@ -232,6 +232,23 @@ def test_the_model_is_tuned_in_place_and_handed_back_ready_to_use() -> None:
     assert model.get_parameter("0.weight").is_contiguous()
 
 
+def test_networks_come_back_as_they_lay_in_memory_and_without_gradients() -> None:
+    def lie_last(model: nn.Module) -> list[bool]:
+        kernels = [p for p in model.parameters() if p.dim() == 4]
+        return [p.is_contiguous(memory_format=torch.channels_last) for p in kernels]
+
+    for is_last in (True, False):
+        model, teaches = network(), network()
+        if is_last:
+            for one in (model, teaches):
+                one.to(memory_format=torch.channels_last)
+
+        run(model=model, teacher=teaches)
+
+        assert lie_last(model) == lie_last(teaches) == [is_last]
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_the_random_numbers_of_the_caller_are_as_they_were() -> None:
     def drawn() -> list[float]:
         return [random.random(), np.random.rand(), torch.rand(1).item()]

@@ -207,6 +207,7 @@ def tune(
         if training.judged is not model:
             model.load_state_dict(training.judged.state_dict())
     model.eval()
+    model.zero_grad(set_to_none=True)  # the last step's: nobody asked for them
     return Tuned(model, tuple(training.state.history), precision)
 
 

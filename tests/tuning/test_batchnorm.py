@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from latprune.errors import DataError, NotFinite
+from latprune.graph.shortcuts import Constant
 from latprune.tuning.batchnorm import recalibrate
 
 
@@ -135,3 +136,16 @@ def test_pictures_that_come_one_by_one_all_count() -> None:
     recalibrate(model, torch.split(images, 32))
 
     assert torch.equal(model.get_buffer("1.running_var"), of_ones)
+
+
+def test_removed_branches_settle_with_the_norms_or_not_at_all(model: nn.Module) -> None:
+    branch = Constant(torch.ones(2, 1, 1), torch.full((2, 1, 1), 0.25))
+    both, images = nn.Sequential(model, branch).eval(), torch.randn(4, 3, 8, 8)
+
+    for broken, error in (([], DataError), ([images * float("nan")] * 5, NotFinite)):
+        with pytest.raises(error):
+            recalibrate(both, broken)
+        assert torch.equal(branch.drift, torch.full((2, 1, 1), 0.25))
+
+    recalibrate(both, [images])
+    assert not branch.drift.any()

@@ -9,7 +9,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latprune.errors import DataError, NotFinite
-from latprune.graph.shortcuts import settle
+from latprune.graph.shortcuts import Constant, settle
 from latprune.modes import device_of, evaluating
 from latprune.samples import outputs_of, pairs, samples_of, several, several_at_once
 
@@ -48,16 +48,16 @@ def recalibrate(
     Raises:
         DataError: If the loader gives nothing, no batches of inputs, or first a single sample, of
             which a batch norm cannot take statistics.
-        NotFinite: If more than `max_skips` batches are not finite, or all are; the norms are as
-            they were.
+        NotFinite: If more than `max_skips` batches are not finite, or all are; after any error
+            norms and removed branches are as they were.
     """
-    settle(model)
     norms = [norm for norm in batch_norms(model) if norm.track_running_stats]
     if not norms:
+        settle(model)
         return 0
     device = device_of(model)
     seen = skipped = 0
-    with evaluating(model), _averaging(norms):
+    with evaluating(model), settled(model), _averaging(norms):
         for inputs, _ in several((inputs, None) for inputs, _ in pairs(loader)):
             before = _buffers(norms)
             with several_at_once():
@@ -117,6 +117,21 @@ def by_batch(model: nn.Module) -> Iterator[None]:
         _put_back(norms, before)
         for norm in norms:
             norm.training = False
+
+
+@contextmanager
+def settled(model: nn.Module) -> Iterator[None]:
+    """Let removed branches settle; on an error they are as they were."""
+    drifts = [module.drift for module in model.modules() if isinstance(module, Constant)]
+    before = [drift.clone() for drift in drifts]
+    settle(model)
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for drift, value in zip(drifts, before, strict=True):
+                drift.copy_(value)
+        raise
 
 
 @contextmanager

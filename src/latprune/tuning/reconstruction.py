@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latprune.errors import DataError
-from latprune.graph.shortcuts import settle
 from latprune.graph.slicing import kept_entries
 from latprune.modes import device_of, evaluating
 from latprune.planning import Plan
@@ -37,7 +36,7 @@ from latprune.samples import (
     several_at_once,
     taken,
 )
-from latprune.tuning.batchnorm import batch_norms, by_batch
+from latprune.tuning.batchnorm import batch_norms, by_batch, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,7 +126,6 @@ def reconstruct(
         3.1, whose layers are given what the small network gives them, too; Luo et al., "ThiNet",
         ICCV 2017.
     """
-    settle(small)
     parts = _enough(dense, loader, images)
     kept = plan.kept if isinstance(plan, Plan) else plan
     fits = _fits(small, dense, graph, kept, sizes=list(map(samples_of, parts)), seed=seed)
@@ -148,7 +146,8 @@ def reconstruct(
             found.append(done)
             progress.step(len(found), len(fits), "layers reconstructed")
 
-    with evaluating(small), by_batch(small), several_at_once(), _hooked() as hooked:
+    at_once = several_at_once()
+    with evaluating(small), settled(small), by_batch(small), at_once, _hooked() as hooked:
         for fit in fits:
             hooked(fit.of_small.register_forward_pre_hook(partial(solve, fit)))
         outputs_of(small, joined(parts), device_of(small))

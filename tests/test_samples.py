@@ -60,6 +60,28 @@ def test_the_labels_of_a_sample_are_its_own(labels: Any, second: Any) -> None:
     assert labels is None or type(found) is type(labels)
 
 
+@pytest.mark.parametrize(
+    ("labels", "second"),
+    [
+        ([BOXES[:2], BOXES[2:]], [[[4.0, 5.0], [6.0, 7.0]]]),  # a list has one for each
+        ([CLASSES[:2], BOXES[:2]], [[1], [[2.0, 3.0]]]),  # classes and boxes of both
+        ((BOXES[:2], BOXES[2:]), [[[2.0, 3.0]], [[6.0, 7.0]]]),  # as two inputs
+        (Pair(BOXES[:2], BOXES[2:]), [[[2.0, 3.0]], [[6.0, 7.0]]]),
+        ([{"boxes": BOXES[:2]}, {"boxes": BOXES[2:]}], [{"boxes": [[4.0, 5.0], [6.0, 7.0]]}]),
+    ],
+)
+def test_as_many_labels_of_a_picture_as_there_are_pictures_stay_its_own(
+    labels: Any, second: Any
+) -> None:
+    assert plain(taken(labels, 1, 2, of=2)) == second
+
+
+def test_labels_that_may_be_of_one_sample_or_of_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="one for each of 2 samples, or 2 things of all of them"):
+        taken([CLASSES[:2], CLASSES[2:]], 1, 2, of=2)
+    assert plain(taken([BOXES[:1]], 0, 1, of=1)) == [[[0.0, 1.0]]]
+
+
 @pytest.mark.parametrize("labels", [BOXES[:3], {"boxes": BOXES[:3]}, [CLASSES, BOXES[:3]], {1, 2}])
 def test_what_nothing_tells_apart_is_refused(labels: Any) -> None:
     with pytest.raises(ValueError, match="does not say what belongs to which of 4 samples"):

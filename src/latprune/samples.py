@@ -164,7 +164,8 @@ def taken(value: Any, begin: int, end: int, *, of: int) -> Any:
     Args:
         value: None, or a tensor or array [of, ...]; dicts, lists and tuples of these, however
             nested, with what is the same for all samples; or a list with one entry per sample,
-            such as a detector's dicts of boxes.
+            such as a detector's dicts of boxes. As many equal tensors [of, k, ...] as there are
+            samples, in a list, are taken for one of each.
         begin: The first sample.
         end: Behind the last one.
         of: Samples there are.
@@ -179,7 +180,7 @@ def taken(value: Any, begin: int, end: int, *, of: int) -> Any:
     if isinstance(value, dict):
         return {name: taken(part, begin, end, of=of) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        if len(value) == of and not _holds_batched(value, of):
+        if len(value) == of and _has_one_each(value):
             return value[begin:end]
         parts = [taken(part, begin, end, of=of) for part in value]
         if isinstance(value, list):
@@ -240,7 +241,26 @@ def _is_batched(value: Any, of: int) -> bool:
     return len(shape) > 0 and shape[0] == of
 
 
-def _holds_batched(value: Sequence[Any], of: int) -> bool:
-    """Whether all tensors and arrays that lie in a list as they are hold all samples."""
-    arrays = [part for part in value if len(getattr(part, "shape", ())) > 0]
-    return bool(arrays) and all(_is_batched(part, of) for part in arrays)
+def _has_one_each(value: Sequence[Any]) -> bool:
+    """Whether a list as long as there are samples has an entry for each, or entries that hold all.
+
+    Tensors and arrays that are all as long as there are samples may be either. A tuple holds things
+    of all, as several inputs, and so does a list whose tensors are unlike, as classes beside boxes.
+
+    Raises:
+        ValueError: If nothing tells.
+    """
+    of, arrays = len(value), [part for part in value if len(getattr(part, "shape", ())) > 0]
+    if hasattr(value, "_fields"):
+        return False
+    if not arrays or not all(_is_batched(part, of) for part in arrays):
+        return True
+    forms = {(tuple(array.shape), str(array.dtype)) for array in arrays}
+    if of == 1 or isinstance(value, tuple) or len(forms) > 1 or len(arrays) < of:
+        return False
+    if arrays[0].ndim > 1:
+        return True
+    raise ValueError(
+        f"a list of {of} tensors [{of}] may hold one for each of {of} samples, or {of} things of "
+        f"all of them"
+    )

@@ -618,3 +618,34 @@ def test_a_target_has_one_budget(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="has two budgets: 60% and 50%"):
         lp.prune(Network(), EXAMPLE, "60%", target=target, also={target: "50%"}, folder=tmp_path)
+
+
+class Packed:
+    """Pictures that move in their own way, and do not come apart."""
+
+    def __init__(self, pictures: torch.Tensor) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def to(self, _: torch.device) -> torch.Tensor:
+        return self.pictures
+
+
+def test_batches_that_cannot_be_joined_are_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    batches = [(Packed(torch.randn(8, 3, 16, 16)), torch.arange(8) % 5)] * 2
+
+    def pruned(*, reconstruct: bool) -> lp.Pruned:
+        target = lp.Target.here("synthetic")
+        return lp.prune(
+            Network(), EXAMPLE, "70%", loader=batches, criterion="taylor", target=target,
+            reconstruct=reconstruct, folder=tmp_path,
+        )  # fmt: skip
+
+    with pytest.raises(lp.DataError, match=r"a Packed does not say .* leave reconstruction out"):
+        pruned(reconstruct=True)
+    assert not list(tmp_path.iterdir())
+    assert pruned(reconstruct=False).report.met

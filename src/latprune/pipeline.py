@@ -29,6 +29,7 @@ from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.checkpoint import hash_of_weights
 from latprune.tuning.losses import check_labels, distil_beside
+from latprune.tuning.reconstruction import first_of
 from latprune.tuning.replay import counted, own_chance, replayed
 from latprune.tuning.telling import tuning_steps
 
@@ -217,7 +218,8 @@ def prune(
     told = progress or Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     seed = 0 if recipe is None else recipe.seed
-    loader = None if loader is None else looked_at(loader, recipe, loss, distil)
+    if loader is not None:
+        loader = looked_at(loader, recipe, loss, distil, joins=reconstruct)
     solvers = (solver,) if callable(solver) else tuple(solver)
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
@@ -309,14 +311,30 @@ def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
     return recipe.distillation > 0 and (own(loss) is None or distil is not None)
 
 
-def looked_at(loader: Batches, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Batches:
+def looked_at(
+    loader: Batches,
+    recipe: Recipe | None,
+    loss: Loss,
+    distil: Distil | None,
+    *,
+    joins: bool = False,
+) -> Batches:
     """Look at a loader's first batch before anything that takes long; give it a length.
 
+    Args:
+        loader: Batches of (inputs, labels).
+        recipe: See `prune`.
+        loss: See `prune`.
+        distil: See `prune`.
+        joins: Whether batches are joined, as to reconstruct layers.
+
     Raises:
-        DataError: If there is no batch, or it is none to score or to tune with.
+        DataError: If there is no batch, or it is none to score, to reconstruct or to tune with.
     """
     loader = counted(loader)
-    _, labels = a_batch(loader, seed=0 if recipe is None else recipe.seed)
+    inputs, labels = a_batch(loader, seed=0 if recipe is None else recipe.seed)
+    if joins:
+        first_of(inputs)
     if own(loss) is None and recipe is not None:
         is_taught_alone = recipe.distillation == 1 and teaches(recipe, loss, distil)
         if not is_taught_alone:

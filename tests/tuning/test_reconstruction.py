@@ -271,6 +271,17 @@ def test_a_batch_with_nan_is_left_out() -> None:
     torch.testing.assert_close(spoilt.state_dict(), sound.state_dict(), rtol=0, atol=0)
 
 
+def test_pictures_of_another_size_than_the_first_are_left_out() -> None:
+    dense, graph, plan = a_cut()
+    alone, beside = lp.cut(dense, graph, plan), lp.cut(dense, graph, plan)
+
+    found = lp.reconstruct(alone, dense, graph, plan, IMAGES)
+    sizes = [IMAGES[0], (torch.randn(8, 3, 16, 12), None), *IMAGES[1:]]
+
+    assert lp.reconstruct(beside, dense, graph, plan, sizes) == found
+    torch.testing.assert_close(beside.state_dict(), alone.state_dict(), rtol=0, atol=0)
+
+
 def test_batches_may_differ_in_size() -> None:
     dense, graph, plan = a_cut()
     whole, apart = lp.cut(dense, graph, plan), lp.cut(dense, graph, plan)

@@ -108,7 +108,7 @@ def reconstruct(
             finds them in a network that another tool cut.
         loader: Batches of (inputs, labels), or of inputs alone: labels are not looked at. Several
             inputs come in a tuple. The small network is given all that are used as one batch; those
-            with nan or infinite numbers are left out.
+            with nan or infinite numbers, or of another size than the first, are left out.
         images: How many to use, at the most; fewer where a layer would give more numbers for them
             than `MOST_NUMBERS`: a ResNet-50 gets 192 of 224 x 224, EfficientNet-Lite0 128.
         seed: Of the positions.
@@ -118,7 +118,7 @@ def reconstruct(
         What became of every layer that was looked at, in the order in which they run.
 
     Raises:
-        DataError: If the loader gives no batch of finite images.
+        DataError: If the loader gives no batch of finite images, or they cannot be taken apart.
         ModelMismatch: If `graph` was traced from another model.
 
     Source:
@@ -156,15 +156,17 @@ def reconstruct(
 
 def _enough(dense: nn.Module, loader: Iterable[Any], images: int) -> list[Any]:
     parts: list[Any] = []
+    form: Any = None
     wanted, there = images, 0
     for inputs, _ in pairs(loader):
         if not is_finite(inputs):
             continue
-        samples = samples_of(inputs)
         if not parts:
-            one = taken(inputs, 0, 1, of=samples)
-            wanted = max(1, min(images, MOST_NUMBERS // _largest(dense, one)))
-        parts.append(taken(inputs, 0, wanted - there, of=samples))
+            one = first_of(inputs)
+            form, wanted = _form(one), max(1, min(images, MOST_NUMBERS // _largest(dense, one)))
+        elif _form(inputs) != form:
+            continue
+        parts.append(taken(inputs, 0, wanted - there, of=samples_of(inputs)))
         there += samples_of(parts[-1])
         if there >= wanted:
             break
@@ -174,6 +176,28 @@ def _enough(dense: nn.Module, loader: Iterable[Any], images: int) -> list[Any]:
             "it reads, or leave reconstruction out (reconstruct=False)"
         )
     return parts
+
+
+def first_of(inputs: Any) -> Any:
+    """Give the first sample of a batch's inputs.
+
+    Raises:
+        DataError: If they cannot be taken apart by samples, and then not joined, either.
+    """
+    try:
+        return taken(inputs, 0, 1, of=samples_of(inputs))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"layers are reconstructed on the pictures of several batches as one, and of these "
+            f"{error}: let the loader give tensors [samples, ...], or leave reconstruction out "
+            f"(reconstruct=False)"
+        ) from error
+
+
+def _form(inputs: Any) -> list[Any]:
+    """Give what is the same in batches that can be joined."""
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    return [(type(part), part.shape[1:] if isinstance(part, Tensor) else None) for part in parts]
 
 
 def _largest(dense: nn.Module, inputs: Any) -> int:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import latprune as lp
 import latprune.report.comparison
 from latprune.batches import first
+from latprune.pipeline import ALWAYS_NOTED
 from latprune.surgery import load_notes
 from tests.synthetic import Synthetic
 from tests.test_fitting import EXAMPLE, Network, Told
@@ -286,6 +287,39 @@ def test_a_cut_of_another_network_or_by_other_means_is_refused(
         run(**change)
 
 
+OTHERWISE: list[tuple[dict[str, Any], str]] = [
+    ({"keep": ["0"]}, r"keep: \[\] there and \['0'\] here"),
+    ({"branches": True}, "branches: False there and True here"),
+    ({"reconstruct": False}, "reconstruct: True there and False here"),
+    ({"score_batches": 1}, "score_batches: 16 there and 1 here"),
+    ({"recipe": replace(RECIPE, seed=3)}, "seed: 0 there and 3 here"),
+    ({"loss": F.multi_margin_loss}, "loss: .*cross_entropy there and .*multi_margin_loss here"),
+    ({"distil": F.mse_loss}, "distil: .*Distillation there and .*mse_loss here"),
+]
+
+
+def test_a_cut_that_was_asked_for_otherwise_is_refused_but_for_what_older_files_do_not_say(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    model, file = Network(), tmp_path / "run" / "cut.safetensors"
+
+    def run(**options: Any) -> lp.Pruned:
+        return lp.prune(
+            model, EXAMPLE, "50%", loader=loader, target=lp.Target.here("synthetic"),
+            criterion="taylor", folder=tmp_path / "tables", checkpoint=file.parent, **options,
+        )  # fmt: skip
+
+    made = run()
+    for options, message in OTHERWISE:
+        with pytest.raises(lp.ModelMismatch, match=message):
+            run(**options)
+
+    notes = {name: load_notes(file)[name] for name in (*ALWAYS_NOTED, "reranked")}
+    lp.save(made.model, file, graph=made.graph, plan=made.plan, notes=notes)
+
+    assert run(score_batches=1).plan == made.plan
+
+
 def test_a_resumed_run_still_knows_how_the_criteria_were_ranked(
     loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
@@ -454,6 +488,15 @@ def test_a_trial_needs_a_recipe(
             recipe=recipe,
             trial_steps=steps,
             folder=tmp_path,
+        )
+
+
+def test_a_trial_needs_several_to_decide_between(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="3 trial_steps decide between several"):
+        lp.prune(
+            Network(), EXAMPLE, "50%", loader=loader, recipe=RECIPE, trial_steps=3, folder=tmp_path
         )
 
 

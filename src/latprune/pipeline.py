@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
+WEIGHTS = "the hash of the dense network's weights"
+ALWAYS_NOTED = (WEIGHTS, "criteria", "solvers")
+"""What the files of cuts say since there are any; the rest came later."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pruned:
     """What `prune` made.
@@ -205,7 +210,7 @@ def prune(
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
         ValueError: If a criterion has no such name, or there are several, or several solvers, and
-            no loader; if there are `trial_steps` and no recipe.
+            no loader; if there are `trial_steps` and no recipe, or nothing to decide between.
         DataError: If the loader gives no batch, none that is (inputs, labels), none that the loss
             takes, or a single one where another has to decide; before anything is measured, where
             that can be seen.
@@ -226,6 +231,11 @@ def prune(
     if criterion is None:
         criterion = default(by_answers=own(loss) is None or isinstance(distil, Curved))
     criteria = as_criteria(criterion)
+    if trial_steps and len(criteria) * len(solvers) == 1:
+        raise ValueError(
+            f"{trial_steps} trial_steps decide between several criteria or solvers, and there is "
+            f"one of each: give several, or no trial_steps"
+        )
     scoring = Scoring(
         criteria,
         loader,
@@ -248,7 +258,8 @@ def prune(
     }
     graph = trace(dense, example, **traced)
     bench = Bench(dense, graph, example, budgets, folder, device)
-    plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, told)
+    asked = _asked(bench, scoring, solvers, keep=keep, branches=may_go)
+    plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, asked, told)
     before: Mapping[str, float] = {}
     history: tuple[Epoch, ...] = ()
     if loader is not None and recipe is not None:
@@ -363,19 +374,20 @@ def _cut(
     scoring: Scoring,
     solvers: Sequence[Solver],
     checkpoint: Path | None,
+    asked: Mapping[str, Any],
     told: Progress,
 ) -> _Cut:
     """Measure, score, plan and cut; or read what a checkpoint kept of that."""
     kept = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
     if kept is not None and kept.is_file():
-        plan, asked = _resumed_plan(kept, bench), _asked(bench, scoring, solvers)
-        return _Cut(plan, load(kept, bench.model), _resumed_ranking(kept, asked))
+        plan = _resumed_plan(kept, bench, asked)
+        return _Cut(plan, load(kept, bench.model), load_notes(kept)["reranked"])
     told.stage("measure")
     demands = bench.measured(progress=told)
     told.stage("score")
     saliencies = scoring.score(bench.model, bench.graph, progress=told)
     ways = list(product(saliencies, solvers))
-    best, reranked = ways[0], {}
+    best, reranked = ways[0], dict[str, float]()
     if len(ways) > 1:
         told.stage("re-rank")
         planned = _planned(bench, demands, ways)
@@ -392,7 +404,7 @@ def _cut(
     if scoring.loader is not None:
         _repair(fitted.model, fitted.plan, bench, scoring, told)
     if kept is not None:
-        notes = _asked(bench, scoring, solvers) | {"reranked": reranked}
+        notes = {**asked, "reranked": reranked}
         save(fitted.model, kept, graph=bench.graph, plan=fitted.plan, notes=notes)
     return _Cut(fitted.plan, fitted.model, reranked)
 
@@ -418,7 +430,7 @@ def _planned(
     return found
 
 
-def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:
+def _resumed_plan(cut_file: Path, bench: Bench, asked: Mapping[str, Any]) -> Plan:
     """Read the plan that a checkpoint's network was cut to, if it is this run's."""
     plan = load_plan(cut_file)
     kept = {plan.target: plan.budget, **{one.target: one.budget for one in plan.also}}
@@ -427,25 +439,40 @@ def _resumed_plan(cut_file: Path, bench: Bench) -> Plan:
             f"{cut_file} was cut to {_in_words(kept)}, not to {_in_words(bench.budgets)}: give "
             f"another checkpoint folder, or delete this one"
         )
+    _check_asked(cut_file, asked)
     if not bench.graph.allows(plan.widths):
         raise ModelMismatch(
-            f"{cut_file} was cut with other branches than now can go: ask for branches= as it "
-            f"was, give another checkpoint folder, or delete this one"
+            f"{cut_file} was cut with other branches than now can go: ask for branches= and keep= "
+            f"as it was, give another checkpoint folder, or delete this one"
         )
     return plan
 
 
-def _asked(bench: Bench, scoring: Scoring, solvers: Sequence[Solver]) -> dict[str, Any]:
+def _asked(
+    bench: Bench,
+    scoring: Scoring,
+    solvers: Sequence[Solver],
+    *,
+    keep: Sequence[str],
+    branches: bool,
+) -> dict[str, Any]:
     """Say, as JSON values, by what and of what a cut is made, beside its plan."""
     return {
-        "the hash of the dense network's weights": hash_of_weights(bench.model),
+        WEIGHTS: hash_of_weights(bench.model),
         "criteria": [_qualified(criterion) for criterion in scoring.criteria],
         "solvers": [_qualified(solver) for solver in solvers],
+        "keep": list(keep),
+        "branches": branches,
+        "reconstruct": scoring.reconstruct,
+        "score_batches": scoring.score_batches,
+        "seed": scoring.seed,
+        "loss": _qualified(scoring.loss),
+        "distil": None if scoring.distil is None else _qualified(scoring.distil),
     }
 
 
 def _qualified(choice: str | Callable[..., Any]) -> str:
-    """Name a criterion or a solver; a function by where it is defined."""
+    """Name a criterion, a solver or a loss; a function by where it is defined."""
     if isinstance(choice, str):
         return choice
     function = getattr(choice, "func", choice)  # of one with arguments filled in
@@ -453,21 +480,19 @@ def _qualified(choice: str | Callable[..., Any]) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _resumed_ranking(cut_file: Path, asked: Mapping[str, Any]) -> Mapping[str, float]:
-    """Read how criteria and solvers were ranked, if they are this run's, and so is the network."""
+def _check_asked(cut_file: Path, asked: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint's network was cut as this run would."""
     notes = load_notes(cut_file)
     differences = [
         f"{name}: {notes.get(name)} there and {value} here"
         for name, value in asked.items()
-        if notes.get(name) != value
+        if notes.get(name) != value and (name in notes or name in ALWAYS_NOTED)
     ]
     if differences:
         raise ModelMismatch(
             f"{cut_file} was cut in another run ({'; '.join(differences)}): give another "
             f"checkpoint folder, or delete this one"
         )
-    ranking: dict[str, float] = notes["reranked"]
-    return ranking
 
 
 def _in_words(budgets: Mapping[Target, Budget]) -> str:

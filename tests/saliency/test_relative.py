@@ -104,13 +104,20 @@ def test_beside_no_trunk_a_branch_is_like_any_group() -> None:
     np.testing.assert_allclose(costs["inner"], costs["trunk"])
 
 
-def test_a_group_without_worth_stays_without() -> None:
+def test_nothing_is_worth_about_as_much_as_next_to_nothing() -> None:
     nothing, something = valued(np.zeros(3), np.ones(3))
+    hardly, _ = valued(np.full(3, 1e-12), np.ones(3), prior=0.0)
 
-    assert not nothing.any()
-    assert something[-1] > 0
+    np.testing.assert_allclose(nothing, something / 2)  # what is typical, and no sum besides
+    np.testing.assert_allclose(hardly, 1e-12 * something / 2)
+
+
+def test_where_nothing_is_typical_a_group_without_worth_stays_without() -> None:
     (alone,) = valued(np.zeros(3))
+    nothing, _ = valued(np.zeros(3), np.ones(3), prior=0.0)
+
     assert not alone.any()
+    assert not nothing.any()
 
 
 def test_the_order_of_channels_stays() -> None:

@@ -40,7 +40,8 @@ def relative(
     minds noise there; in a residual branch (`graph.in_branches`) S·(1 - q)/(q + trunk). To second
     order S is the sum of the group's scores, if these are `fisher`'s. A network that is sure of the
     pictures that score it gives sums near nothing to groups that it cannot do without, so S is the
-    sum and, besides, what is typical of the network: the geometric mean of the sums. What it costs
+    sum and, besides, what is typical of the network: the geometric mean of the sums; that alone,
+    shared out by the number of channels, where all scores of a group are 0. What it costs
     that a branch is gone as a whole is for `price_branches` to say.
 
     Args:
@@ -70,7 +71,9 @@ def relative(
         total = of_widths[-1]
         sensitivity = total + prior * typical
         beside = trunk if group in graph.in_branches else 0.0
-        curves[group] = sensitivity * _kept(of_widths / total, beside) if total else of_widths
+        # Where scores are 0 nothing tells channels apart.
+        shares = of_widths / total if total else np.linspace(0, 1, len(of_widths))
+        curves[group] = sensitivity * _kept(shares, beside)
     return Saliency(saliency.scores, criterion=f"relative_{saliency.criterion}", curves=curves)
 
 

@@ -115,6 +115,19 @@ def test_a_block_that_is_asked_for_more_than_its_result_stays(network: type[nn.M
     assert graph.in_branches == {"blocks.0.first.0", "blocks.1.first.0"}
 
 
+def test_a_block_that_is_asked_for_more_stays_where_outputs_tell_nothing() -> None:
+    class Asked(blocks.Asking):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, second = self.blocks
+            x = first(self.stem(x))
+            x = self.head(second(x) if hasattr(first, "down") else x)
+            return torch.relu(x - 1e4)
+
+    graph = trace(Asked(), EXAMPLE, branches=True)
+
+    assert [branch.name for branch in graph.branches] == ["blocks.1"]
+
+
 def test_a_block_whose_hook_leads_to_a_network_that_keeps_its_results_stays() -> None:
     graph = trace(blocks.Keeping(), EXAMPLE, branches=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from latprune.graph.tracing import trace
 from latprune.graph.verifying import uneven_kept
 from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Fixed(nn.Module):
@@ -282,3 +286,79 @@ def test_what_only_holds_while_one_width_is_the_larger_is_found(swapped: bool) -
         zero_channels(masked, graph.groups, kept)
         slice_model(small, graph.groups, kept)
         assert torch.allclose(masked(EXAMPLE), small(EXAMPLE), atol=1e-5)
+
+
+class Ending(nn.Module):
+    """A number of its own follows the cut of `first`, which only what it returns would show."""
+
+    def __init__(self, end: Callable[[torch.Tensor], Any], classes: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.head, self.end = nn.Linear(6, classes), end
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.first(x).relu() * (8 / len(self.first.weight))
+        return self.end(self.head(self.second(x).relu().mean((2, 3))))
+
+
+def real(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+ENDS: list[Callable[[torch.Tensor], Any]] = [
+    real,
+    torch.relu,
+    lambda x: torch.relu(-x),
+    lambda x: torch.relu_(x - 10),
+    lambda x: -x.exp().neg().relu(),
+    lambda x: x > 0,
+    lambda x: x.round().long(),
+    lambda x: (x > 0, x.new_zeros(2)),
+    lambda x: torch.complex(x, x),
+    lambda x: torch.complex(x, x).conj(),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_wrong_cut_is_found_whatever_is_left_of_it_in_the_outputs(
+    end: Callable[[torch.Tensor], Any],
+) -> None:
+    assert trace(Ending(end), EXAMPLE).widths == {"second": 6}
+
+
+def test_a_wrong_cut_is_found_where_training_mode_alone_returns_what_tells_nothing() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.early, self.head = nn.Conv2d(3, 8, 3), Head(8), Head(8)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = self.first(x).relu()
+            early = x * (8 / len(self.first.weight))
+            return (self.head(x), self.early(early) > 0) if self.training else self.head(x)
+
+    assert not trace(Early(), EXAMPLE).groups
+
+
+class Masking(nn.Module):
+    """No module gives what it makes its mask, or zeros, of."""
+
+    def __init__(self, classes: int, end: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.stem, self.end = nn.Conv2d(3, 8, 3), end
+        self.weight = nn.Parameter(torch.ones(classes, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(nn.functional.linear(self.stem(x).relu().mean((2, 3)), self.weight))
+
+
+def test_what_cannot_be_judged_stays() -> None:
+    graph = trace(Masking(2, lambda x: x > 0), EXAMPLE)
+
+    assert not graph.groups
+    assert any("cannot be judged" in frozen.reason for frozen in graph.frozen)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_what_some_weights_do_not_show_others_do(sign: int) -> None:
+    assert trace(Masking(1, lambda x: (sign * x).relu()), EXAMPLE).widths == {"stem": 8}

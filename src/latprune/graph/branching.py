@@ -18,6 +18,7 @@ from torch import Tensor
 from latprune.graph.dispensing import Proven, dispensable
 from latprune.graph.groups import Branch
 from latprune.graph.removing import added, emptied, holds
+from latprune.graph.results import tensors_in
 from latprune.graph.shadows import shrunk, varying
 from latprune.graph.slicing import TOUCHING
 
@@ -46,6 +47,7 @@ class Shown:
     def __init__(self, mode: LabelMode, model: nn.Module) -> None:
         self._mode, self._model = mode, model
         self._shadows: dict[str, tuple[IntArray, ...]] = {}
+        self._returned: list[tuple[str, list[IntArray]]] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -55,6 +57,8 @@ class Shown:
         def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 self._shadows[names[module]] = self._mode.shadows(output)
+            every = [s for t in tensors_in(output) for s in self._mode.known_shadows(t)]
+            self._returned.append((names[module], every))
 
         hooks = [module.register_forward_hook(remember) for module in names]
         try:
@@ -76,6 +80,25 @@ class Shown:
                 yield classes.ravel()
             elif shadow.ndim + axis in axes:
                 raise ValueError(f"{module}: its channels lie on several axes")
+
+    def ends(self) -> Iterator[str]:
+        """Give the modules behind which nothing is cut any more, the heads among them.
+
+        What they return is whole, and no module returns channels that could go after them.
+        """
+        frozen = [
+            all(self._mode.classes.is_frozen(shadow).all() for shadow in shadows)
+            for _, shadows in self._returned
+        ]
+        last = max((index for index, whole in enumerate(frozen) if not whole), default=-1)
+        cut = {name for (name, _), whole in zip(self._returned, frozen, strict=True) if not whole}
+        for name, shadows in self._returned[last + 1 :]:
+            # What has neither labels nor weights is made of the input alone.
+            if name and name not in cut and (shadows or self._has_weights(name)):
+                yield name
+
+    def _has_weights(self, module: str) -> bool:
+        return any(True for _ in self._model.get_submodule(module).parameters())
 
 
 def groups_in_branches(
@@ -101,6 +124,7 @@ def find_branches(
     places: Sequence[tuple[ReadGraph, Shown]],
     *,
     witnesses: Collection[str] = (),
+    ends: Collection[str] = (),
 ) -> tuple[Branch, ...]:
     """Give the branches that can be removed, in the order in which they run.
 
@@ -114,6 +138,7 @@ def find_branches(
         places: Where the groups' channels lie, and what every module returned: per run in which
             the model was traced.
         witnesses: Modules whose outputs are compared instead of the network's.
+        ends: Modules whose outputs are compared, too, where the network's tell nothing.
     """
     model.double()
     found: list[Proven] = []
@@ -130,9 +155,8 @@ def find_branches(
             found.append(proven._replace(branch=replace(proven.branch, layers=gone, lies=lies)))
             taken.append(side)
     found.sort(key=lambda proven: flow.calls[proven.branch.modules[0]].order)
-    return tuple(
-        proven.branch for proven in dispensable(model, inputs, groups, found, witnesses=witnesses)
-    )
+    able = dispensable(model, inputs, groups, found, witnesses=witnesses, ends=ends)
+    return tuple(proven.branch for proven in able)
 
 
 class _Side(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from latprune.graph.removing import take_out
-from latprune.graph.results import tensors_in
+from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import zero_channels
 from latprune.graph.standins import WithoutChance
 from latprune.graph.trails import twice
@@ -48,6 +48,7 @@ def dispensable(
     found: Sequence[Proven],
     *,
     witnesses: Collection[str] = (),
+    ends: Collection[str] = (),
 ) -> Sequence[Proven]:
     """Give those branches without which the network as a whole computes what it should.
 
@@ -57,10 +58,11 @@ def dispensable(
         groups: What can be cut.
         found: What can go as far as its block is concerned.
         witnesses: Modules whose outputs are compared instead of the network's.
+        ends: Modules whose outputs are compared, too, where the network's tell nothing.
     """
     if not found:
         return found
-    trial = _Trial(model, inputs, groups, witnesses)
+    trial = _Trial(model, inputs, groups, witnesses, ends)
     return _admitted(found, trial.holds, ())
 
 
@@ -88,12 +90,13 @@ class _Trial:
         inputs: tuple[Any, ...],
         groups: Sequence[ChannelGroup],
         witnesses: Collection[str],
+        ends: Collection[str],
     ) -> None:
         self._groups = {group.name: group for group in groups}
-        self._witnesses = witnesses
+        self._witnesses, self._ends = witnesses, ends
         self._model, self._dtype = copied(model), torch.float64
         inputs = _in(self._dtype, inputs)
-        if _outputs(self._model, inputs, ()) is None:  # its code may make tensors of one precision
+        if _outputs(self._model, inputs) is None:  # its code may make tensors of one precision
             self._model, self._dtype = self._model.float(), torch.float32
             inputs = _in(self._dtype, inputs)
         self._inputs = (inputs, tree_map(_otherwise, inputs))
@@ -112,18 +115,23 @@ class _Trial:
                 take_out(small, branch, constant, torch.zeros_like(constant))
         except Exception:  # a stranger's module that cannot be replaced
             return False
-        if not all(self._agree(masked, small, inputs) for inputs in self._inputs):
+        agree = [self._agree(masked, small, inputs) for inputs in self._inputs]
+        if False in agree or True not in agree:
             return False
         return self._runs_in_training(masked, small)
 
-    def _agree(self, masked: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    def _agree(self, masked: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> bool | None:
+        """Whether both compute the same; None where nothing can be told by this input."""
         ran = dict(small.named_modules())
-        stay = [n for n, m in masked.named_modules() if n in ran and type(m) is type(ran[n])]
-        witnesses = [name for name in self._witnesses if name in stay]
-        expected = _outputs(masked, inputs, witnesses)
-        found = _outputs(small, inputs, witnesses)
-        if expected is None or not all(bool(t.isfinite().all()) for t in expected):
-            return True  # nothing can be told by this input
+        stay = {n for n, m in masked.named_modules() if n in ran and type(m) is type(ran[n])}
+        at = [name for name in self._witnesses if name in stay] or [""]
+        expected = _outputs(masked, inputs, at)
+        if expected is not None and not all(map(tells, expected)):
+            at = [*at, *stay.intersection(self._ends).difference(at)]
+            expected = _outputs(masked, inputs, at)
+        if expected is None or not any(map(tells, expected)) or not _are_finite(expected):
+            return None
+        found = _outputs(small, inputs, at)
         return found is not None and _alike(expected, found, _TOLERANCES[self._dtype])
 
     def _runs_in_training(self, masked: nn.Module, small: nn.Module) -> bool:
@@ -132,7 +140,9 @@ class _Trial:
         expected, found = (_outputs_in_training(model, pair) for model in (masked, small))
         if expected is None:
             return True
-        return found is not None and [t.shape for t in expected] == [t.shape for t in found]
+        return found is not None and [t.shape for t in numbers_in(expected)] == [
+            t.shape for t in numbers_in(found)
+        ]
 
 
 def _outputs_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | None:
@@ -141,37 +151,33 @@ def _outputs_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tens
     except Exception:  # a network for evaluation alone
         return None
     with torch.random.fork_rng(devices=[]):
-        return _outputs(model, inputs, ())
+        return _outputs(model, inputs)
 
 
 @torch.no_grad()
 def _outputs(
-    model: nn.Module, inputs: tuple[Any, ...], witnesses: Collection[str]
+    model: nn.Module, inputs: tuple[Any, ...], at: Collection[str] = ("",)
 ) -> list[Tensor] | None:
-    """Give what a network returns, or what some of its modules do; None if it does not run."""
-    seen: list[Tensor] = []
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output: seen.extend(t.clone() for t in tensors_in(output))
-        )
-        for name in witnesses
-    ]
+    """Give what a network, "", or some of its modules return; None if it does not run."""
     try:
         with WithoutChance():
-            outputs = list(tensors_in(model(*tree_map(_apart, inputs))))
+            return returned(model, tree_map(_apart, inputs), at)
     except Exception:  # whatever a stranger's code raises, for one where it misses a module
         return None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [t for t in (seen if hooks else outputs) if t.is_floating_point()]
+
+
+def _are_finite(outputs: Sequence[Tensor]) -> bool:
+    return all(bool(t.isfinite().all()) for t in numbers_in(outputs))
 
 
 def _alike(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
-    if [t.shape for t in expected] != [t.shape for t in found]:
+    both = list(numbers_in(expected)), list(numbers_in(found))
+    if [t.shape for t in both[0]] != [t.shape for t in both[1]]:
         return False
-    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
-    return all(float((a - b).abs().max()) <= tolerance * float(a.abs().max()) for a, b in pairs)
+    pairs = [(a, b) for a, b in zip(*both, strict=True) if a.numel()]
+    return all(
+        float((a - b).abs().max()) <= tolerance * (float(a.abs().max()) or 1.0) for a, b in pairs
+    )
 
 
 def _in(dtype: torch.dtype, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

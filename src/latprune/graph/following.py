@@ -35,6 +35,7 @@ class Followed(NamedTuple):
         mode: The labels.
         read: The groups and layers that these are.
         shown: The labels of what modules returned.
+        ends: Modules behind which nothing is cut, in evaluation and in training mode.
         idle: Modules that did not run.
         pair: Inputs with which training mode shows more than evaluation does, if it does.
     """
@@ -42,6 +43,7 @@ class Followed(NamedTuple):
     mode: LabelMode
     read: ReadGraph
     shown: Shown
+    ends: tuple[frozenset[str], frozenset[str]]
     idle: list[Frozen]
     pair: tuple[Any, ...]
 
@@ -83,13 +85,15 @@ def follow(
             f"the model returns no tensor, but {type(result).__name__}: latprune cannot tell what "
             f"must stay. Wrap it in a module whose forward returns its outputs."
         )
-    idle, pair = _run_in_training(mode, working, training)
+    trained = Shown(mode, working)
+    idle, pair = _run_in_training(mode, working, training, trained)
     mode.freeze_unread()
     _freeze_kept(mode, keep)
     if exact:
         for label, why in mode.classes.approximations().items():
             mode.classes.freeze(np.array([label]), why)
-    return Followed(mode, ReadGraph(mode, suffix=SUFFIX * within), shown, idle, pair)
+    ends = frozenset(shown.ends()), frozenset(trained.ends())
+    return Followed(mode, ReadGraph(mode, suffix=SUFFIX * within), shown, ends, idle, pair)
 
 
 def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
@@ -107,7 +111,7 @@ def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
 
 
 def _run_in_training(
-    mode: LabelMode, working: nn.Module, training: Training
+    mode: LabelMode, working: nn.Module, training: Training, shown: Shown
 ) -> tuple[list[Frozen], tuple[Any, ...]]:
     """Run once more in training mode if that does something else; say what still does not run.
 
@@ -121,7 +125,7 @@ def _run_in_training(
         mode.seen.recording = False
         train_without_dropout(working)  # its noise would meet every channel that it draws for
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), shown.watching():
                 mode.run(*training.inputs)
             pair = training.inputs
         except Exception as error:  # whatever a stranger's forward raises is the finding

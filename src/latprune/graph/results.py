@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 # Modules hold tensors, but not as results.
 _HOLDS_NONE = (str, bytes, int, float, complex, type(None), type, torch.dtype, nn.Module)
@@ -18,6 +18,37 @@ _HOLDS_NONE = (str, bytes, int, float, complex, type(None), type, torch.dtype, n
 def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
     """Give all tensors in sequences, mappings, and attributes of objects, however nested."""
     return _tensors_in(tree, [])
+
+
+def numbers_in(tree: Any) -> Iterator[torch.Tensor]:
+    """Give those of them that agree but for rounding where two runs do; complex ones as pairs."""
+    for tensor in tensors_in(tree):
+        if tensor.is_complex():
+            yield torch.view_as_real(tensor.resolve_conj())
+        elif tensor.is_floating_point():
+            yield tensor
+
+
+def tells(tensor: torch.Tensor) -> bool:
+    """Whether a result shows what was computed: whole numbers, truth values and zeros do not."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.any())
+
+
+def returned(model: nn.Module, inputs: tuple[Any, ...], at: Collection[str]) -> list[torch.Tensor]:
+    """Run a model and give what some of its modules return, as it is then; "" is the whole."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output: seen.extend(t.clone() for t in tensors_in(output))
+        )
+        for name in at
+    ]
+    try:
+        model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def _tensors_in(tree: Any, above: list[int]) -> Iterator[torch.Tensor]:

@@ -138,7 +138,14 @@ def _graph(
         unpriced=(*found.mode.seen.unpriced, *passed_over),
         in_branches=groups_in_branches(working, flow, sound) if flow else frozenset(),
         branches=find_branches(
-            working, inputs, flow, free, priced, places, witnesses=reading.witnesses
+            working,
+            inputs,
+            flow,
+            free,
+            priced,
+            places,
+            witnesses=reading.witnesses,
+            ends=reading.ends[0],
         )
         if flow and branches
         else (),
@@ -179,6 +186,14 @@ class _Reading(NamedTuple):
         """The modules to look at where the last bit decides what the network gives."""
         return _witnesses(self.found.mode) if self.found.mode.data_dependent else ()
 
+    @property
+    def ends(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The modules to look at where what the network gives tells nothing, as in `Followed`."""
+        evaluated, trained = self.found.ends
+        if self.inner:
+            evaluated, trained = evaluated & self.inner.ends[0], trained & self.inner.ends[1]
+        return evaluated, trained
+
     def try_out(self, working: nn.Module, inputs: tuple[Any, ...]) -> Mapping[str, str]:
         """Cut every group on trial; say why some cannot be."""
         mode = self.found.mode
@@ -186,6 +201,7 @@ class _Reading(NamedTuple):
         judgement = Judgement(
             mixed,
             self.witnesses,
+            *self.ends,
             training=self.found.pair,
             draws=mode.draws,
             compares=mode.numbers.compares,

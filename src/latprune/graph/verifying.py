@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from latprune.graph.labels import labelled_tensors
-from latprune.graph.results import tensors_in
+from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import WithoutChance, channel_wise
 from latprune.graph.ties import tied_groups
@@ -50,6 +50,10 @@ _LEAST_GONE, _MOST_GONE = 0.15, 0.55  # of a group's channels, in a trial
 _MOST_TRIALS = 32
 _MORE_TRIALS = 6  # for what is tried then
 
+_OTHER_WEIGHTS = 4  # that are tried where nothing can be compared
+
+_MODEL = ("",)  # the name of the whole
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -59,6 +63,9 @@ class Judgement:
         mixed: Calls (operator, count) that take statistics over channels.
         witnesses: Modules whose outputs are compared instead of the network's, in float64: what a
             detector makes of its heads' outputs changes with the last bit.
+        ends: Modules whose outputs are compared, too, where what is compared tells nothing: zeros
+            behind a ReLU, truth values, whole numbers.
+        ends_in_training: The same in training mode.
         training: Inputs for training mode, if the network does something else there.
         draws: Whether random numbers are drawn.
         compares: Whether code asks which of two widths is larger: each has to be so once.
@@ -66,6 +73,8 @@ class Judgement:
 
     mixed: Collection[tuple[str, int]] = ()
     witnesses: Collection[str] = ()
+    ends: Collection[str] = ()
+    ends_in_training: Collection[str] = ()
     training: tuple[Any, ...] = ()
     draws: bool = False
     compares: bool = False
@@ -315,6 +324,7 @@ class _Trial:
         self._single = (model, inputs, judgement.training)
         self._precise = self._rough = False
         self.count, self.most = 0, _MOST_TRIALS
+        self._weights_left = _OTHER_WEIGHTS
         if judgement.witnesses:
             self._be_precise()
 
@@ -357,8 +367,9 @@ class _Trial:
         with channel_wise(self._judgement.mixed):
             settle(masked, self._inputs, small)
         try:
-            expected = self._outputs(masked)
-            trained = self._trained(masked)
+            at = self._judgement.witnesses or _MODEL
+            at, expected = self._telling(masked, at, self._judgement.ends)
+            trained_at, trained = self._trained(masked)
         except (
             Exception
         ) as error:  # it casts to float32 by itself, or random weights lead it astray
@@ -366,11 +377,13 @@ class _Trial:
                 return _Failure(f"it does not run on random weights: {_first_line(error)}")
             self._be_rough()
             return self._failure_of(groups, mirrored=mirrored)
+        if not any(map(tells, expected)):
+            return self._with_other_weights(groups, mirrored=mirrored)
         slice_model(small, groups, kept, ties=ties)
         with _watched(small) as running:
             try:
-                reason = _difference(expected, self._outputs(small), self._tolerance)
-                reason = reason or self._difference_in_training(trained, small)
+                reason = _difference(expected, self._outputs(small, at), self._tolerance)
+                reason = reason or self._difference_in_training(trained, small, trained_at)
             except Exception as error:  # whatever a stranger's forward raises is the finding
                 how = " in training mode" * small.training
                 return _Failure(f"cut, it no longer runs{how}: {_first_line(error)}", running[-1])
@@ -378,29 +391,55 @@ class _Trial:
             reason += ", and it draws random numbers"
         return None if reason is None else _Failure(reason)
 
-    def _trained(self, masked: nn.Module) -> Sequence[Sequence[torch.Tensor]]:
+    def _with_other_weights(
+        self, groups: Sequence[ChannelGroup], *, mirrored: bool
+    ) -> _Failure | None:
+        """Try again where nothing can be compared: with others a ReLU at the end may be open."""
+        if self._weights_left:
+            self._weights_left -= 1
+            randomise(self._model)
+            return self._failure_of(groups, mirrored=mirrored)
+        self.most = 0  # it is no fault of some groups
+        return _Failure("its outputs are zero or hold no floats, so a cut cannot be judged")
+
+    def _telling(
+        self, masked: nn.Module, at: Collection[str], ends: Collection[str]
+    ) -> tuple[Collection[str], list[torch.Tensor]]:
+        """Give what modules return, and whose it is: the ends', too, where the rest is not enough.
+
+        Who only looked at zeros behind a ReLU, or at a mask, would call any two networks equal.
+        """
+        outputs = self._outputs(masked, at)
+        if outputs and all(map(tells, outputs)):
+            return at, outputs
+        at = list(dict.fromkeys((*at, *ends)))
+        return at, self._outputs(masked, at)
+
+    def _trained(
+        self, masked: nn.Module
+    ) -> tuple[Collection[str], Sequence[Sequence[torch.Tensor]]]:
         """Give what training mode returns, twice: it differs where a network draws at random."""
         if not self._pair:
-            return ()
+            return (), ()
         train_without_dropout(masked)
-        return [self._in_training(masked, seed=seed) for seed in (0, 1)]
+        at, expected = self._telling(masked, _MODEL, self._judgement.ends_in_training)
+        return at, (expected, self._outputs(masked, at, seed=1))
 
     def _difference_in_training(
-        self, trained: Sequence[Sequence[torch.Tensor]], small: nn.Module
+        self,
+        trained: Sequence[Sequence[torch.Tensor]],
+        small: nn.Module,
+        at: Collection[str],
     ) -> str | None:
         """Compare auxiliary heads, too, or their shapes where a network draws at random."""
         if not trained:
             return None
         train_without_dropout(small)
-        found = self._in_training(small, seed=0)
+        found = self._outputs(small, at)
         expected, again = trained
         if self._judgement.mixed or not all(map(torch.equal, expected, again)):
             return _difference_of_shapes(expected, found)
         return _difference(expected, found, self._tolerance)
-
-    def _in_training(self, model: nn.Module, *, seed: int) -> list[torch.Tensor]:
-        with torch.no_grad(), self._alike(seed):
-            return [t for t in tensors_in(model(*self._pair)) if t.is_floating_point()]
 
     @contextmanager
     def _alike(self, seed: int) -> Iterator[None]:
@@ -410,19 +449,15 @@ class _Trial:
             torch.manual_seed(seed)
             yield
 
-    def _outputs(self, model: nn.Module) -> list[torch.Tensor]:
-        seen: list[torch.Tensor] = []
-        hooks = [
-            model.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output: seen.extend(tensors_in(output))
-            )
-            for name in self._judgement.witnesses
-        ]
-        with torch.no_grad(), channel_wise(self._judgement.mixed), self._alike(0):
-            outputs = list(tensors_in(model(*self._inputs)))
-        for hook in hooks:
-            hook.remove()
-        return [t for t in (seen if hooks else outputs) if t.is_floating_point()]
+    def _outputs(
+        self, model: nn.Module, at: Collection[str], *, seed: int = 0
+    ) -> list[torch.Tensor]:
+        """Run a model in its mode; give what some of its modules return, as it was then."""
+        mixed, inputs = self._judgement.mixed, self._inputs
+        if model.training:
+            mixed, inputs = (), self._pair
+        with torch.no_grad(), channel_wise(mixed), self._alike(seed):
+            return returned(model, inputs, at)
 
 
 def _double(leaf: Any) -> Any:
@@ -464,12 +499,12 @@ def _difference(
     if (reason := _difference_of_shapes(expected, found)) is not None:
         return reason
     off = [0.0]
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(numbers_in(expected), numbers_in(found), strict=True):
         scale = float(a.abs().max()) if a.numel() else 0.0
         if not np.isfinite(scale):
             return "its outputs on random weights are not finite, so a cut cannot be judged"
-        if scale:
-            off.append(float((a - b).abs().max()) / scale)
+        if a.numel():
+            off.append(float((a - b).abs().max()) / (scale or 1.0))
     worst = float(np.max(off))  # not Python's: what is not a number is no agreement
     return None if worst <= tolerance else f"cut, its outputs change by {worst:.2g} of their size"
 
@@ -477,7 +512,7 @@ def _difference(
 def _difference_of_shapes(
     expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
 ) -> str | None:
-    same = [t.shape for t in expected] == [t.shape for t in found]
+    same = [t.shape for t in numbers_in(expected)] == [t.shape for t in numbers_in(found)]
     return None if same else "cut, its outputs have other shapes"
 
 

@@ -11,11 +11,12 @@ from latprune.errors import import_extra
 from latprune.gradual import prune_in_steps
 from latprune.gradual.course import GRADUAL_DEFAULT, check_criterion
 from latprune.gradual.processes import meet, rank, shared, world
+from latprune.graph.results import batch_of
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied, placed
-from latprune.pipeline import Pruned, batch_of, budgets_of, looked_at, own, teaches
+from latprune.pipeline import Pruned, budgets_of, looked_at, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.tuning import cross_entropy, tune

@@ -13,6 +13,7 @@ from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
 from latprune.distances import Curved
 from latprune.errors import BudgetTooSmall, ModelMismatch
+from latprune.graph.results import batch_of
 from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
@@ -305,11 +306,6 @@ def budgets_of(
     if also and target in also:
         raise ValueError(f"{target.describe()} has two budgets: {budget} and {also[target]}")
     return {place: as_budget(asked) for place, asked in {target: budget, **(also or {})}.items()}
-
-
-def batch_of(example: Tensor | tuple[Tensor, ...]) -> int:
-    """Count the samples of an input."""
-    return (example[0] if isinstance(example, tuple) else example).shape[0]
 
 
 def own(loss: Loss) -> Loss | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from benchmarks.coverage.judge import judge
 from torch import nn
 
 from latprune.errors import UntraceableModel
+from latprune.graph.results import batch_of
 from latprune.graph.slicing import slice_model
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import random_kept
@@ -363,6 +364,35 @@ def test_inputs_and_outputs_are_never_cut() -> None:
     assert graph.layers[0].reads.groups == ()
     assert graph.layers[-1].writes.groups == ()
     assert any(f.where == "head.2" and "output" in f.reason for f in graph.frozen)
+
+
+@pytest.mark.parametrize("positions", [(1, 50, 4), (50, 4)])
+def test_samples_are_counted_in_the_first_input(positions: tuple[int, ...]) -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place, self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x + self.place(positions)).relu())  # type: ignore[no-any-return]
+
+    graph = trace(Placed(), (torch.randn(1, 50, 6), torch.randn(positions)))
+
+    assert {layer.name: layer.shape.size for layer in graph.layers}["last"] == (50,)
+
+
+@pytest.mark.parametrize(
+    ("example", "samples"),
+    [
+        (EXAMPLE, len(EXAMPLE)),
+        ((torch.tensor(0.5), torch.zeros(3, 2), torch.zeros(7)), 3),
+        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)], torch.zeros(7)), 2),
+        (({"ids": torch.zeros(4, 5)},), 4),
+        (("words",), 1),
+    ],
+)
+def test_samples_are_counted_in_whatever_is_given(example: Any, samples: int) -> None:
+    assert batch_of(example) == samples
 
 
 def test_keep_protects_a_module_and_what_lies_inside() -> None:

@@ -16,7 +16,7 @@ from latprune.graph.crossing import SUFFIX
 from latprune.graph.groups import Frozen
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
-from latprune.graph.results import tensors_in
+from latprune.graph.results import batch_of, tensors_in
 from latprune.graph.rules import RULES, unknown
 from latprune.modes import train_without_dropout
 
@@ -67,7 +67,7 @@ def follow(
         working,
         rules=RULES,
         default=unknown,
-        batch=_batch(inputs),
+        batch=batch_of(inputs),
         loose=loose,
         within=within,
     )
@@ -134,13 +134,6 @@ def _run_in_training(
     names = {name for name, p in working.named_parameters() if p.is_floating_point()}
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names - mode.used))
     return [Frozen(owner or "model", 0, reason) for owner in owners], pair
-
-
-def _batch(inputs: tuple[Any, ...]) -> int:
-    """Count the samples: images in a batch, or in a list."""
-    counts = [len(entry) for entry in inputs if isinstance(entry, list)]
-    counts += [t.shape[0] for t in inputs if isinstance(t, torch.Tensor) and t.dim()]
-    return max(counts, default=1)
 
 
 def _shapes(inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:

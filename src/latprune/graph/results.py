@@ -20,6 +20,17 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
     return _tensors_in(tree, [])
 
 
+def batch_of(inputs: Any) -> int:
+    """Count the samples: of the first input that has any, along its first axis, or in its list."""
+    for entry in inputs if isinstance(inputs, tuple) else (inputs,):
+        if isinstance(entry, list):
+            return len(entry)
+        for tensor in tensors_in(entry):
+            if tensor.dim():
+                return len(tensor)
+    return 1
+
+
 def numbers_in(tree: Any) -> Iterator[torch.Tensor]:
     """Give those of them that agree but for rounding where two runs do; complex ones as pairs."""
     for tensor in tensors_in(tree):

@@ -46,7 +46,7 @@ def greedy(problem: Problem) -> Choice:
         best = narrowings.best(excess_ms)
         if best is None:
             target = int(excess_ms.argmax())
-            raise BudgetTooSmall(problem.budgets_ms[target], costs_ms[target])
+            raise BudgetTooSmall(problem.budgets_ms[target], costs_ms[target], target=target)
         variable, option = best
         picks = following.follow({v: picks[v] for v in following.chosen} | {variable: option})
         narrowings.update(variable, picks)

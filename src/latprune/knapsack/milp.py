@@ -102,7 +102,7 @@ def _cheapest(problem: Problem, program: _Program, *, until: float) -> list[tupl
             )
         costs_ms = problem.costs_of(solved.picks)
         if costs_ms[target] > budget_ms:
-            raise BudgetTooSmall(budget_ms, costs_ms[target])
+            raise BudgetTooSmall(budget_ms, costs_ms[target], target=target)
         cheapest.append(costs_ms)
     return cheapest
 

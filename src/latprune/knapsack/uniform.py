@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latprune.errors import BudgetTooSmall
+from latprune.errors import BudgetsTooSmall, BudgetTooSmall
 from latprune.knapsack.elimination import Elimination
 from latprune.knapsack.problem import Choice, Problem, Table
 
@@ -29,18 +29,25 @@ def uniform(problem: Problem) -> Choice:
 
     Raises:
         BudgetTooSmall: If no factor fits; it carries the least cost of any factor.
+        BudgetsTooSmall: If some factor fits each budget, and none all of them.
         ValueError: If the tables forbid every factor.
     """
-    least_ms = math.inf
+    tried_ms: list[tuple[float, ...]] = []
     for factor in reversed(_factors(problem)):
         picks = _follow(problem, _at_factor(problem, factor))
         costs_ms = problem.costs_of(picks)
         if problem.fits(costs_ms):
             return Choice.of(problem, picks, bound=math.fsum(v.max() for v in problem.values))
-        least_ms = min(least_ms, costs_ms[0])
-    if math.isinf(least_ms):
+        if np.isfinite(costs_ms).all():
+            tried_ms.append(costs_ms)
+    if not tried_ms:
         raise ValueError("the tables forbid every width factor")
-    raise BudgetTooSmall(problem.budget_ms, least_ms)
+    for target, budget_ms in enumerate(problem.budgets_ms):
+        least_ms = min(costs_ms[target] for costs_ms in tried_ms)
+        if least_ms > budget_ms:
+            raise BudgetTooSmall(budget_ms, least_ms, target=target)
+    over_ms = np.max(np.array(tried_ms) - problem.budgets_ms, axis=1)
+    raise BudgetsTooSmall(problem.budgets_ms, tried_ms[over_ms.argmin()])
 
 
 def _factors(problem: Problem) -> list[float]:

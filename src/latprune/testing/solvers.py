@@ -81,6 +81,24 @@ class SolverContract:
                 assert error.value.floor_ms == least_ms
 
     @inherited
+    @given(problem=problems(targets=2), target=st.integers(0, 1))
+    def test_of_two_budgets_the_impossible_one_is_named(
+        self, problem: Problem, target: int
+    ) -> None:
+        least_ms = float(all_costs(problem, target=target).min())
+        budgets_ms = [math.inf, math.inf]
+        budgets_ms[target] = least_ms - 0.25
+        asked = replace(problem, budget_ms=budgets_ms[0], further_ms=budgets_ms[1:])
+
+        with pytest.raises((BudgetTooSmall, ValueError)) as error:
+            self.solver(asked)
+
+        if isinstance(error.value, BudgetTooSmall):
+            assert error.value.target == target
+            assert error.value.budget_ms == budgets_ms[target]
+            assert error.value.floor_ms >= least_ms
+
+    @inherited
     @given(problem=problems(targets=2))
     def test_two_budgets_hold_at_once_or_are_refused(self, problem: Problem) -> None:
         if not self.several:

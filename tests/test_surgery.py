@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +158,39 @@ def test_a_network_cut_before_is_refused() -> None:
 
     with pytest.raises(lp.ModelMismatch, match="cut before"):
         lp.cut(lp.cut(model, graph, plan), graph, plan)
+
+
+@pytest.mark.parametrize("width", [12, 4])
+def test_a_network_of_another_width_is_refused(width: int) -> None:
+    graph = lp.trace(networks.Plain(), EXAMPLE)
+
+    with pytest.raises(lp.ModelMismatch, match="another model"):
+        lp.cut(networks.Plain(width=width), graph, a_plan(graph))
+
+
+@pytest.mark.parametrize("kept", [(8, 9), (-1, 0), (0, 0, 1), (2, 1)])
+def test_a_plan_that_keeps_no_channels_of_the_graph_is_refused(kept: tuple[int, ...]) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    wrong = replace(plan, kept={**plan.kept, "first.0": kept})
+
+    with pytest.raises(lp.ModelMismatch, match="some of the 8 channels of first"):
+        lp.cut(model, graph, wrong)
+
+
+def test_files_that_do_not_know_the_sizes_of_axes_still_load(tmp_path: Path) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    groups = tuple(
+        replace(group, members=tuple(replace(member, size=None) for member in group.members))
+        for group in graph.groups
+    )
+    older = replace(graph, groups=groups)
+    small = lp.cut(model, older, a_plan(older))
+    lp.save(small, tmp_path / "x.safetensors", graph=older, plan=a_plan(older))
+
+    assert torch.equal(lp.load(tmp_path / "x.safetensors", model)(EXAMPLE), small(EXAMPLE))
 
 
 def test_a_plan_for_another_graph_is_refused() -> None:

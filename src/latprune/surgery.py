@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from latprune.graph.groups import ChannelGroup, PruningGraph
+    from latprune.graph.groups import ChannelGroup, Member, PruningGraph
 
 FORMAT = "latprune-network"
 VERSION = 4
@@ -182,17 +182,31 @@ def _cut(
     plan: Plan,
 ) -> nn.Module:
     for group in groups:
+        _check_channels(group, plan.kept.get(group.name, ()))
         for member in group.members:
-            size = tensor_of(model, member.parameter).shape
-            if len(size) <= member.axis or size[member.axis] <= member.positions.max():
-                raise ModelMismatch(
-                    f"{member.parameter} has shape {tuple(size)}, too small on axis {member.axis} "
-                    f"for the {group.channels} channels of {group.name}: it is another model, or "
-                    "one that was cut before"
-                )
+            _check_size(group, member, tuple(tensor_of(model, member.parameter).shape))
     small = copied(model)
     remove_branches(small, groups, branches, plan.kept, ties=ties)
     return small
+
+
+def _check_channels(group: ChannelGroup, kept: Sequence[int]) -> None:
+    if list(kept) != sorted(set(kept).intersection(range(group.channels))):
+        raise ModelMismatch(
+            f"the plan does not keep some of the {group.channels} channels of {group.name}, each "
+            "once and ascending: it was made for another network, or by hand"
+        )
+
+
+def _check_size(group: ChannelGroup, member: Member, shape: tuple[int, ...]) -> None:
+    found = shape[member.axis] if member.axis < len(shape) else 0
+    least = int(member.positions.max()) + 1
+    if found < least or found != (member.size or found):
+        raise ModelMismatch(
+            f"{member.parameter} has shape {shape}, and the {group.channels} channels of "
+            f"{group.name} lie on its axis {member.axis} where that has {member.size or least} "
+            "entries: it is another model, or one that was cut before"
+        )
 
 
 def _read_metadata(

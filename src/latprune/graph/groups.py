@@ -36,12 +36,15 @@ class Member:
         role: `writes` and `reads` for a layer's weight (its bias `writes` too), `through` for a
             grouped convolution that loses whole groups, as a depthwise one does; `scale` and
             `shift` for a norm's affine parameters, `statistic` for its running buffers.
+        size: How many entries the axis has, the others among them; None where a file of an earlier
+            version does not say.
     """
 
     parameter: str
     axis: int
     positions: np.ndarray
     role: Role
+    size: int | None = None
 
     def __repr__(self) -> str:
         return f"<Member: axis {self.axis} of {self.parameter}, {self.role}>"
@@ -55,6 +58,7 @@ class Member:
             "axis": self.axis,
             "role": self.role,
             "positions": [channels, per_channel] if plain else self.positions.tolist(),
+            "size": self.size,
         }
 
     @classmethod
@@ -63,7 +67,8 @@ class Member:
         stored = fields["positions"]
         plain = bool(stored) and isinstance(stored[0], int)
         positions = np.arange(stored[0] * stored[1]).reshape(stored) if plain else np.array(stored)
-        return cls(fields["parameter"], int(fields["axis"]), positions, fields["role"])
+        axis, size = int(fields["axis"]), fields.get("size")
+        return cls(fields["parameter"], axis, positions, fields["role"], size)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,13 @@ class ReadGraph:
                 name,
                 len(classes),
                 members=tuple(
-                    Member(axis.parameter, axis.axis, _positions(axis.classes, classes), axis.role)
+                    Member(
+                        axis.parameter,
+                        axis.axis,
+                        _positions(axis.classes, classes),
+                        axis.role,
+                        len(axis.classes),
+                    )
                     for axis in axes
                 ),
                 multiple=multiple,

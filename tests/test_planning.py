@@ -23,7 +23,7 @@ from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable
 from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
-from latprune.planning import Budget, Demand, Plan, frontier, plan
+from latprune.planning import Budget, Demand, Plan, as_budget, frontier, plan
 from latprune.saliency import Saliency
 from tests.strategies import group_of
 
@@ -316,6 +316,19 @@ def test_a_budget_is_read_from_text(text: str, budget: Budget) -> None:
 def test_other_text_is_no_budget(text: str) -> None:
     with pytest.raises(ValueError, match="budget"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("number", [60, 12.5, 1.01])
+def test_a_bare_number_above_1_is_no_budget(number: float) -> None:
+    with pytest.raises(ValueError, match=f"write '{number:g}%' or '{number:g}ms'"):
+        as_budget(number)
+
+    assert as_budget(Budget(fraction=number)) == Budget(fraction=number)
+
+
+@pytest.mark.parametrize("number", [1, 0.6])
+def test_a_bare_number_up_to_1_is_a_share(number: float) -> None:
+    assert as_budget(number) == Budget(fraction=number)
 
 
 @given(ms=st.floats(1e-3, 1e4))

@@ -80,8 +80,15 @@ def as_budget(budget: Budget | str | float) -> Budget:
     """Give a budget for `0.6`, `"60%"`, `"12ms"` or a budget.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or a bare number above 1: percent or milliseconds?
     """
     if isinstance(budget, Budget):
         return budget
-    return Budget.parse(budget) if isinstance(budget, str) else Budget(fraction=budget)
+    if isinstance(budget, str):
+        return Budget.parse(budget)
+    if budget > 1:
+        raise ValueError(
+            f"a budget of {budget:g} is {budget:g} times what the dense network takes: write "
+            f"'{budget:g}%' or '{budget:g}ms', or Budget(fraction={budget:g}) if it is meant"
+        )
+    return Budget(fraction=budget)

@@ -402,6 +402,28 @@ def test_keep_protects_a_module_and_what_lies_inside() -> None:
     assert any(f.where == "second.0" and "keep=" in f.reason for f in graph.frozen)
 
 
+@pytest.mark.parametrize("module", ["norm", "relu", "pool", "po*"])
+def test_keep_protects_what_a_module_without_channels_of_its_own_passes_on(module: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.relu = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+            self.pool, self.second, self.head = (
+                nn.MaxPool2d(2),
+                nn.Conv2d(8, 6, 3),
+                networks.Head(6),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.pool(self.relu(self.norm(self.first(x))))
+            return self.head(self.second(x))  # type: ignore[no-any-return]
+
+    graph = trace(Named(), EXAMPLE, keep=[module])
+
+    assert graph.widths == {"second": 6}
+    assert any(f.where == "first" and "keep=" in f.reason for f in graph.frozen)
+
+
 def test_keep_must_name_a_module() -> None:
     with pytest.raises(ValueError, match="keep='secnod' matches no module"):
         trace(networks.Plain(), EXAMPLE, keep=["secnod"])

@@ -81,6 +81,12 @@ class Shown:
             elif shadow.ndim + axis in axes:
                 raise ValueError(f"{module}: its channels lie on several axes")
 
+    def returned(self, module: str) -> Iterator[IntArray]:
+        """Give the labels on all that a module returned, in every call."""
+        for name, shadows in self._returned:
+            if name == module:
+                yield from shadows
+
     def ends(self) -> Iterator[str]:
         """Give the modules behind which nothing is cut any more, the heads among them.
 

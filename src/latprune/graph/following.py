@@ -88,7 +88,8 @@ def follow(
     trained = Shown(mode, working)
     idle, pair = _run_in_training(mode, working, training, trained)
     mode.freeze_unread()
-    _freeze_kept(mode, keep)
+    for pattern in keep:
+        _protect(pattern, mode, working, (shown, trained))
     if exact:
         for label, why in mode.classes.approximations().items():
             mode.classes.freeze(np.array([label]), why)
@@ -104,7 +105,7 @@ def check_keep(model: nn.Module, keep: Sequence[str]) -> None:
     """
     names = [name for name, _ in model.named_modules()]
     for pattern in keep:
-        if not any(_is_kept(name, [pattern]) for name in names):
+        if not any(_is_kept(name, pattern) for name in names):
             near = get_close_matches(pattern, names, n=3)
             meant = f"; did you mean {', '.join(near)}?" if near else ""
             raise ValueError(f"keep={pattern!r} matches no module of the model{meant}")
@@ -140,13 +141,19 @@ def _shapes(inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
     return [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, torch.Tensor)]
 
 
-def _freeze_kept(mode: LabelMode, keep: Sequence[str]) -> None:
-    for parameter, _, labels, role in mode.parameters():
-        if role in ("writes", "through") and _is_kept(parameter.rpartition(".")[0], keep):
-            mode.classes.freeze(labels, "protected by keep=")
+def _protect(pattern: str, mode: LabelMode, working: nn.Module, shown: Sequence[Shown]) -> None:
+    """Freeze what modules write; where they write nothing, as norms do, what they pass on."""
+    labels = [
+        labels
+        for parameter, _, labels, role in mode.parameters()
+        if role in ("writes", "through") and _is_kept(parameter.rpartition(".")[0], pattern)
+    ]
+    if not labels:
+        modules = [name for name, _ in working.named_modules() if _is_kept(name, pattern)]
+        labels = [on for run in shown for name in modules for on in run.returned(name)]
+    for kept in labels:
+        mode.classes.freeze(kept, "protected by keep=")
 
 
-def _is_kept(module: str, keep: Sequence[str]) -> bool:
-    return any(
-        fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*") for pattern in keep
-    )
+def _is_kept(module: str, pattern: str) -> bool:
+    return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")

@@ -55,7 +55,8 @@ def trace(
         example: What `model` is called with, [batch, ...]; a tuple for several arguments, each a
             tensor or something that holds tensors, such as a detector's list of images.
         keep: Modules whose output channels must stay, by dotted name or pattern (`layer4`,
-            `features.*`); what lies inside a named module stays too.
+            `features.*`); what lies inside a named module stays too. Where these write no channels,
+            as a norm or an activation, those stay that they pass on.
         exact: Whether channels that LayerNorm, GroupNorm and the like take statistics over must
             stay. By default they can go: the network then computes what it would without them,
             but for those statistics (`ChannelGroup.approximate`).

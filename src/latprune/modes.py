@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -45,6 +46,28 @@ def train_without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
+
+
+@contextmanager
+def drawing_apart(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
+    """Let a model draw random numbers of its own: the caller's go on as if it had drawn none.
+
+    Args:
+        model: Draws on the CPU and where it lies; generators of other accelerators are not touched,
+            whose seeding would start them.
+        seed: What it draws by; None: it goes on from the caller's numbers.
+    """
+    tensors = chain(model.parameters(), model.buffers())
+    gpus = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=gpus):
+        if seed is not None:
+            for generator in (torch.default_generator, *(_generator_of(gpu) for gpu in gpus)):
+                generator.manual_seed(seed)
+        yield
+
+
+def _generator_of(gpu: int) -> torch.Generator:
+    return torch.cuda.default_generators[gpu]
 
 
 @contextmanager

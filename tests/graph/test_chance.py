@@ -61,3 +61,25 @@ def test_what_is_wrong_beside_random_numbers_is_still_found() -> None:
 
     assert graph.widths == {"body": 6}
     assert any("it draws random numbers" in frozen.reason for frozen in graph.frozen)
+
+
+def test_generators_of_accelerators_that_the_model_is_not_on_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+
+    trace(Sampling(), EXAMPLE, branches=True)
+
+    assert not seeded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_callers_numbers_stay_where_the_model_is_on_a_gpu() -> None:
+    torch.cuda.manual_seed(1)
+    before = torch.cuda.get_rng_state()
+
+    graph = trace(Sampling().cuda(), EXAMPLE.cuda())
+
+    assert graph.widths == {"stem": 8, "body": 6}
+    assert torch.equal(before, torch.cuda.get_rng_state())

@@ -18,7 +18,7 @@ from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import zero_channels
 from latprune.graph.standins import WithoutChance
 from latprune.graph.trails import twice
-from latprune.modes import copied
+from latprune.modes import copied, drawing_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -150,7 +150,7 @@ def _outputs_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tens
         model.train()
     except Exception:  # a network for evaluation alone
         return None
-    with torch.random.fork_rng(devices=[]):
+    with drawing_apart(model):
         return _outputs(model, inputs)
 
 

@@ -18,7 +18,7 @@ from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
 from latprune.graph.results import batch_of, tensors_in
 from latprune.graph.rules import RULES, unknown
-from latprune.modes import train_without_dropout
+from latprune.modes import drawing_apart, train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def _run_in_training(
         mode.seen.recording = False
         train_without_dropout(working)  # its noise would meet every channel that it draws for
         try:
-            with torch.random.fork_rng(devices=[]), shown.watching():
+            with drawing_apart(working), shown.watching():
                 mode.run(*training.inputs)
             pair = training.inputs
         except Exception as error:  # whatever a stranger's forward raises is the finding

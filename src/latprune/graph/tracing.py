@@ -22,7 +22,7 @@ from latprune.graph.loosening import find_ties
 from latprune.graph.ties import tied_groups
 from latprune.graph.trails import Training
 from latprune.graph.verifying import Judgement, find_broken
-from latprune.modes import copied
+from latprune.modes import copied, drawing_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def trace(
     refuse_untraceable(model)
     check_keep(model, keep)
     # A model may draw, in evaluation, too; and no labels lie on what inference mode makes.
-    with uncompiled(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with uncompiled(), torch.inference_mode(False), drawing_apart(model):
         return _trace(model, inputs, keep=keep, exact=exact, branches=branches)
 
 

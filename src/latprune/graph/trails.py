@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from latprune.graph.operators import operator_name
 from latprune.graph.results import tensors_in
-from latprune.modes import train_without_dropout
+from latprune.modes import drawing_apart, train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def _trail_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> Trail:
     watch = _Watch()
     train_without_dropout(model)
     try:
-        with torch.random.fork_rng(devices=[]), watch:
+        with drawing_apart(model), watch:
             watch.trail.end(model(*inputs))
     finally:
         model.eval()

@@ -22,7 +22,7 @@ from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import WithoutChance, channel_wise
 from latprune.graph.ties import tied_groups
-from latprune.modes import copied, train_without_dropout
+from latprune.modes import copied, drawing_apart, train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -105,8 +105,7 @@ def find_broken(
     Returns:
         The failing groups' names and reasons; empty if all hold.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawing_apart(model, seed=0):
         randomise(model)
         model.eval()
         trial = _Trial(model, inputs, judgement or Judgement(), ties)
@@ -445,8 +444,7 @@ class _Trial:
     def _alike(self, seed: int) -> Iterator[None]:
         """Draw the same for any number of channels, and what else is random from a seed."""
         chance = WithoutChance() if self._judgement.draws else nullcontext()
-        with torch.random.fork_rng(devices=[]), chance:
-            torch.manual_seed(seed)
+        with drawing_apart(self._model, seed=seed), chance:
             yield
 
     def _outputs(

@@ -158,6 +158,23 @@ def test_a_network_without_branches_comes_back_bit_by_bit_and_computes_the_same_
     assert np.abs(found - expected.numpy()).max() <= 1e-4 * float(expected.abs().max())
 
 
+def test_weights_of_a_fresh_network_do_not_matter_where_branches_were_removed(
+    tmp_path: Path,
+) -> None:
+    model = blocks.Residuals().eval()
+    plan = a_plan_without(RESIDUALS, RESIDUALS.branches[0].name)
+    small = lp.cut(model, RESIDUALS, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=RESIDUALS, plan=plan)
+    fresh = blocks.Residuals().eval()
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.fill_(torch.nan)
+
+    again = lp.load(tmp_path / "small.safetensors", fresh)
+
+    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
+
+
 def test_a_pt2_file_needs_nothing_of_the_branch(tmp_path: Path) -> None:
     model = blocks.Residuals().eval()
     small = lp.cut(model, RESIDUALS, a_plan_without(RESIDUALS, "blocks.0", "blocks.1"))

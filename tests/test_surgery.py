@@ -59,6 +59,40 @@ def test_a_saved_network_comes_back_bit_by_bit(network: type[nn.Module], tmp_pat
     assert torch.equal(small(EXAMPLE), again(EXAMPLE))
 
 
+class Centred(networks.Plain):
+    """Holds a tensor that no file does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.full((1, 3, 1, 1), 0.3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centre: torch.Tensor = self.get_buffer("centre")
+        return super().forward(x - centre.to(x))
+
+
+@pytest.mark.parametrize("parts", [[""], ["first"]])
+@pytest.mark.parametrize("into", [torch.float16, torch.float64])
+def test_a_network_comes_back_in_its_own_precision(
+    parts: list[str], into: torch.dtype, tmp_path: Path
+) -> None:
+    model = Centred().eval()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
+    fresh = Centred().eval()
+    for part in parts:
+        fresh.get_submodule(part).to(into)
+
+    again = lp.load(tmp_path / "small.safetensors", fresh)
+
+    expected, found = small.state_dict(), again.state_dict()
+    assert all(found[name].dtype == expected[name].dtype for name in expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert again.get_buffer("centre").dtype == torch.float32
+
+
 def test_cutting_leaves_the_dense_network_alone() -> None:
     model = networks.Residual().eval()
     graph = lp.trace(model, EXAMPLE)

@@ -109,19 +109,32 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         model: The dense network, freshly built; its weights do not matter, it stays as it is.
 
     Returns:
-        A new network, bit-equal to the one that was saved.
+        A new network, bit-equal to the one that was saved, in its precision.
 
     Raises:
         DamagedFile: If the file cannot be read.
         ModelMismatch: If the file's network is not a cut of `model`.
     """
     plan, groups, branches, ties, _ = _read_metadata(Path(path))
-    small = _cut(model, groups, branches, ties, plan)
+    tensors = load_file(str(path))
+    small = _cut(model, groups, branches, ties, plan, stored=tensors)
+    _cast(small, tensors)
     try:
-        small.load_state_dict(_with_versions(load_file(str(path)), small), strict=True)
+        small.load_state_dict(_with_versions(tensors, small), strict=True)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
     return small
+
+
+def _cast(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model's tensors the types of stored ones, so that none is rounded."""
+    own = dict([*model.named_parameters(), *model.named_buffers()])
+    others = {n: t for n, t in tensors.items() if n in own and own[n].dtype != t.dtype}
+    floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if others and len(floats) == 1:
+        model.to(dtype=floats.pop())  # with the buffers that no file holds
+    for name, tensor in others.items():
+        own[name].data = own[name].data.to(tensor.dtype)
 
 
 def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Any]:
@@ -180,13 +193,15 @@ def _cut(
     branches: Sequence[Branch],
     ties: Sequence[Tie],
     plan: Plan,
+    *,
+    stored: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     for group in groups:
         _check_channels(group, plan.kept.get(group.name, ()))
         for member in group.members:
             _check_size(group, member, tuple(tensor_of(model, member.parameter).shape))
     small = copied(model)
-    remove_branches(small, groups, branches, plan.kept, ties=ties)
+    remove_branches(small, groups, branches, plan.kept, ties=ties, stored=stored)
     return small
 
 

@@ -40,6 +40,7 @@ def remove_branches(
     kept: Mapping[str, Sequence[int]],
     *,
     ties: Sequence[Tie] = (),
+    stored: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Keep only some channels of each group, and take out the branches that keep none, in place.
 
@@ -49,6 +50,8 @@ def remove_branches(
         branches: What can go as a whole.
         kept: Per group the channels that stay.
         ties: Which of the groups are tied.
+        stored: The tensors of a network that was cut so, if the model is to get them: constants are
+            among them, and the model's own weights say nothing.
 
     Raises:
         ModelMismatch: If the model is another one, or a group keeps nothing and lies in no branch
@@ -64,15 +67,28 @@ def remove_branches(
             "that could go with them"
         )
     by_name = {group.name: group for group in groups}
-    constants = [
-        constant_of(model, branch, [by_name[name] for name in branch.groups]) for branch in removed
-    ]
     others = {group: channels for group, channels in kept.items() if group not in inside}
+    constants = []
+    for branch in removed:
+        if stored is not None:
+            constants.append(_stored_constant(branch, stored))
+            continue
+        lies = [(by_name[group].channels, others.get(group), m) for group, m in branch.lies]
+        both = constant_of(model, branch, [by_name[name] for name in branch.groups])
+        entries = torch.from_numpy(_staying(len(both[0]), lies))
+        constants.append((both[0][entries], both[1][entries]))
     slice_model(model, groups, others, ties=ties)
     for branch, (shift, drift) in zip(removed, constants, strict=True):
-        lies = [(by_name[group].channels, others.get(group), m) for group, m in branch.lies]
-        entries = torch.from_numpy(_staying(len(shift), lies))
-        take_out(model, branch, shift[entries], drift[entries])
+        take_out(model, branch, shift, drift)
+
+
+def _stored_constant(branch: Branch, stored: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Give what stands for a branch in the tensors of a network without it, as `constant_of`."""
+    where = branch.modules[-1] if branch.trunk is None else branch.block
+    try:
+        return stored[f"{where}.shift"].ravel(), stored[f"{where}.drift"].ravel()
+    except KeyError as missing:
+        raise ModelMismatch(f"{branch.name} was removed, and no {missing} stands for it") from None
 
 
 def constant_of(

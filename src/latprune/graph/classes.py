@@ -21,7 +21,8 @@ class LabelClasses:
     """A partition of labels 1, 2, 3, … that only ever grows coarser."""
 
     def __init__(self) -> None:
-        self._parent: IntArray = np.zeros(1, dtype=np.int64)
+        self._count = 1
+        self._parent: IntArray = np.zeros(1, dtype=np.int64)  # with room to grow, as the next
         self._why: IntArray = np.zeros(1, dtype=np.int64)
         self._reasons: list[str] = [""]
         self._approximate: list[tuple[IntArray, str]] = []
@@ -30,13 +31,17 @@ class LabelClasses:
     @property
     def count(self) -> int:
         """How many labels there are, 0 included."""
-        return len(self._parent)
+        return self._count
 
     def fresh(self, count: int) -> IntArray:
         """Give new labels, int [count], each in a class of its own."""
-        labels = np.arange(self.count, self.count + count, dtype=np.int64)
-        self._parent = np.concatenate([self._parent, labels])
-        self._why = np.concatenate([self._why, np.zeros(count, dtype=np.int64)])
+        labels = np.arange(self._count, self._count + count, dtype=np.int64)
+        self._count += count
+        if (missing := self._count - len(self._parent)) > 0:
+            room = np.zeros(max(missing, len(self._parent)), dtype=np.int64)  # at least doubled
+            self._parent = np.concatenate([self._parent, room])
+            self._why = np.concatenate([self._why, room])
+        self._parent[labels] = labels
         return labels
 
     def find(self, labels: IntArray) -> IntArray:

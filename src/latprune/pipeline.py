@@ -259,7 +259,7 @@ def prune(
     }
     graph = trace(dense, example, **traced)
     bench = Bench(dense, graph, example, budgets, folder, device)
-    asked = _asked(bench, scoring, solvers, keep=keep, branches=may_go)
+    asked = _asked(bench, scoring, solvers, traced)
     plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, asked, told)
     before: Mapping[str, float] = {}
     history: tuple[Epoch, ...] = ()
@@ -448,17 +448,14 @@ def _asked(
     bench: Bench,
     scoring: Scoring,
     solvers: Sequence[Solver],
-    *,
-    keep: Sequence[str],
-    branches: bool,
+    traced: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Say, as JSON values, by what and of what a cut is made, beside its plan."""
     return {
         WEIGHTS: hash_of_weights(bench.model),
         "criteria": [_qualified(criterion) for criterion in scoring.criteria],
         "solvers": [_qualified(solver) for solver in solvers],
-        "keep": list(keep),
-        "branches": branches,
+        **traced,
         "reconstruct": scoring.reconstruct,
         "score_batches": scoring.score_batches,
         "seed": scoring.seed,

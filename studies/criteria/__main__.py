@@ -99,6 +99,7 @@ def _try(
             calibration=chosen.calibration,
             held_out=chosen.held_out,
             images=len(chosen.calibration.dataset),  # type: ignore[arg-type]
+            reconstruct=False,
         )
         return {
             **chosen.judge(candidate.model),

@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from latprune.graph.shortcuts import Constant
 from latprune.tuning.recipe import Recipe
 from latprune.tuning.schedule import build_optimizer, learning_rate
 
@@ -62,6 +64,25 @@ def test_norms_and_biases_are_not_decayed(name: str) -> None:
         "2.weight": None,
         "2.bias": 0.0,
     }
+
+
+def test_what_is_one_number_per_channel_is_not_decayed_unless_it_is_a_layers_weight() -> None:
+    model = nn.Sequential(
+        weight_norm(nn.Conv2d(2, 4, 3)),
+        Constant(torch.ones(4, 1, 1), torch.zeros(4, 1, 1)),
+        nn.Conv2d(4, 4, 1, groups=4, bias=False),
+        nn.Linear(1, 3, bias=False),
+        nn.Linear(3, 1, bias=False),
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decayed, left = (
+        {names[parameter] for parameter in group["params"]}
+        for group in build_optimizer(model, Recipe(weight_decay=0.3)).param_groups
+    )
+
+    gain, kernel = (f"0.parametrizations.weight.original{number}" for number in range(2))
+    assert decayed == {kernel, "2.weight", "3.weight", "4.weight"}
+    assert left == {"0.bias", gain, "1.shift"}
 
 
 def test_sgd_uses_nesterovs_momentum() -> None:

@@ -6,10 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from latprune.tuning.recipe import Recipe
 
 
@@ -34,14 +33,33 @@ def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Give the recipe's optimizer over the parameters that take gradients."""
+    """Give the recipe's optimizer over the parameters that take gradients.
+
+    Biases, norms and whatever else is one number per channel, as the constants of removed branches
+    and the gains of `weight_norm`, are not decayed.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = _weights(model)
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if (id(p) in weights or _is_more(p)) == is_decayed],
+            "weight_decay": recipe.weight_decay if is_decayed else 0.0,
+        }
+        for is_decayed in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     nesterov = recipe.momentum > 0
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+
+
+def _weights(model: nn.Module) -> set[int]:
+    """Give the ids of what layers multiply by; with a single input it is one number per channel."""
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd))
+    return {id(layer._parameters.get("weight")) for layer in layers}
+
+
+def _is_more(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is more than one number per channel, its first axis."""
+    return parameter.dim() > 1 and parameter.numel() > len(parameter)

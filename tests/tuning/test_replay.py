@@ -167,6 +167,17 @@ def test_workers_change_nothing(persistent: bool) -> None:
         assert got == read(shuffled(), epoch, start=start)
 
 
+@pytest.mark.parametrize("make", loaders())
+def test_epochs_that_are_open_at_once_do_not_disturb_each_other(make: Any) -> None:
+    loader = make()
+    replay = replayed(loader, seed=5)
+    opened = [replay.epoch(0), replay.epoch(1, start=2)]
+
+    found = [[[*x.flatten().tolist(), *y.tolist()] for x, y in batches] for batches in opened]
+
+    assert found == [read(loader, 0), read(loader, 1, start=2)]
+
+
 def test_skipped_pictures_are_not_read() -> None:
     loader = shuffled()
     read(loader, start=3)

@@ -228,23 +228,27 @@ class _Order(Sampler[list[_Position]]):
 
     def __len__(self) -> int:
         known = _length(self._loader)
-        batches = len(self._drawn()) if known is None else known
+        batches = len(self._drawn(self.epoch)) if known is None else known
         return (batches + self._of - 1) // self._of
 
     def __iter__(self) -> Iterator[list[_Position]]:
-        batches = self._drawn()
-        for step in range(self.start, len(self)):
+        # Other epochs may be begun before this one is read to its end.
+        return self._batches(self.epoch, self.start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[list[_Position]]:
+        batches = self._drawn(epoch)
+        for step in range(start, len(self)):
             # The last round begins again at the front, so that every process takes each step.
             batch = step * self._processes + self._process
             indices = batches[(batch if self._of > 1 else step) % len(batches)]
-            yield [_Position(self.epoch, batch, place, i) for place, i in enumerate(indices)]
+            yield [_Position(epoch, batch, place, i) for place, i in enumerate(indices)]
 
-    def _drawn(self) -> list[list[Any]]:
+    def _drawn(self, epoch: int) -> list[list[Any]]:
         with own_chance(), ExitStack() as stack:
-            seed_everything(self._seed, ORDER, self.epoch)
+            seed_everything(self._seed, ORDER, epoch)
             for drawer in self._drawers:
                 if hasattr(drawer, "set_epoch"):
-                    drawer.set_epoch(self.epoch)
+                    drawer.set_epoch(epoch)
                 generator = getattr(drawer, "generator", None)
                 if generator is not None:
                     stack.callback(generator.set_state, generator.get_state())

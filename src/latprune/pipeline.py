@@ -31,7 +31,7 @@ from latprune.tuning import cross_entropy, recalibrate, tune
 from latprune.tuning.checkpoint import hash_of_weights
 from latprune.tuning.losses import check_labels, distil_beside
 from latprune.tuning.reconstruction import first_of
-from latprune.tuning.replay import counted, own_chance, replayed
+from latprune.tuning.replay import counted, own_chance
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -407,8 +407,7 @@ def _cut(
 
 def _repair(small: nn.Module, plan: Plan, bench: Bench, scoring: Scoring, told: Progress) -> None:
     """Fit what was cut to what is left: the weights of its layers, and its batch norms."""
-    assert scoring.loader is not None
-    batches = replayed(scoring.loader, seed=scoring.seed)
+    batches = scoring.replay
     if scoring.reconstruct:
         told.stage("reconstruct")
         tuning.reconstruct(small, bench.model, bench.graph, plan, batches.epoch(0), progress=told)

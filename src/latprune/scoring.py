@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from latprune.batches import ButLast, first, last
+from latprune.batches import ButLast
 from latprune.errors import DataError
 from latprune.reranking import rerank
 from latprune.saliency import check_name, scored
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from latprune.saliency import CriterionName, Saliency
     from latprune.trial import Trial
     from latprune.tuning.losses import Loss
-    from latprune.tuning.replay import Batches
+    from latprune.tuning.replay import Batches, Replay
 
     Score = Callable[[nn.Module, PruningGraph], Saliency]
     Criteria = CriterionName | Score | Sequence[CriterionName | Score]
@@ -79,8 +80,9 @@ class Scoring:
         if self.loader is not None and self.ways > 1 and not self.held_out:
             raise DataError(
                 f"to decide between {self.ways} networks takes a batch that did not score, and "
-                f"with {self._steps} in the loader and held_out_batches={self.held_out_batches} "
-                f"there is none: give more batches, or smaller ones, or one criterion and solver"
+                f"with {self.replay.steps} in the loader and held_out_batches="
+                f"{self.held_out_batches} there is none: give more batches, or smaller ones, or "
+                f"one criterion and solver"
             )
 
     @cached_property
@@ -88,19 +90,19 @@ class Scoring:
         """How many of the loader's last batches decide, and do nothing else."""
         if self.loader is None or self.ways == 1:
             return 0
-        return min(self.held_out_batches, self._steps // 2)
+        return min(self.held_out_batches, self.replay.steps // 2)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The loader's batches; one for all, so that workers that stay are started once."""
+        assert self.loader is not None
+        return replayed(self.loader, seed=self.seed)
 
     @property
     def _scoring_batches(self) -> int:
         if not self.held_out:  # one that has no length need not be counted
             return self.score_batches
-        return min(self.score_batches, self._steps - self.held_out)
-
-    @cached_property
-    def _steps(self) -> int:
-        """How many batches the loader gives."""
-        assert self.loader is not None
-        return replayed(self.loader, seed=self.seed).steps
+        return min(self.score_batches, self.replay.steps - self.held_out)
 
     def score(self, model: nn.Module, graph: PruningGraph, *, progress: Progress) -> list[Saliency]:
         """Score all channels by every criterion."""
@@ -122,7 +124,7 @@ class Scoring:
             graph,
             plans,
             calibration=ButLast(self.loader, held_out, seed=self.seed),
-            held_out=last(self.loader, held_out, seed=self.seed),
+            held_out=self.replay.epoch(0, start=self.replay.steps - held_out),
             loss=self.loss,
             tuner=tuner,
             reconstruct=self.reconstruct,
@@ -137,7 +139,7 @@ class Scoring:
             return criterion(model, graph)
         batches = None
         if self.loader is not None:
-            batches = first(self.loader, self._scoring_batches, seed=self.seed)
+            batches = islice(self.replay.epoch(0), self._scoring_batches)
         return scored(
             criterion, model, graph, batches, self.loss, distil=self.distil, progress=progress
         )

@@ -362,3 +362,9 @@ def test_what_cannot_be_judged_stays() -> None:
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_what_some_weights_do_not_show_others_do(sign: int) -> None:
     assert trace(Masking(1, lambda x: (sign * x).relu()), EXAMPLE).widths == {"stem": 8}
+
+
+def test_an_example_of_zeros_of_which_no_weights_make_anything_shows_no_less() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
+
+    assert trace(model, torch.zeros(2, 3, 12, 12)).widths == {"0": 8}

@@ -393,10 +393,14 @@ class _Trial:
     def _with_other_weights(
         self, groups: Sequence[ChannelGroup], *, mirrored: bool
     ) -> _Failure | None:
-        """Try again where nothing can be compared: with others a ReLU at the end may be open."""
+        """Try again where nothing can be compared: with others a ReLU at the end may be open.
+
+        An example that is all zeros, of which no weights make anything, is replaced, too.
+        """
         if self._weights_left:
             self._weights_left -= 1
             randomise(self._model)
+            self._inputs = tree_map(_not_zero, self._inputs)
             return self._failure_of(groups, mirrored=mirrored)
         self.most = 0  # it is no fault of some groups
         return _Failure("its outputs are zero or hold no floats, so a cut cannot be judged")
@@ -460,6 +464,11 @@ class _Trial:
 
 def _double(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+
+def _not_zero(leaf: Any) -> Any:
+    is_zero = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.any()
+    return torch.rand_like(leaf) if is_zero else leaf
 
 
 def _admit(

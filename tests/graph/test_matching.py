@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,11 +86,47 @@ def test_another_network_is_refused() -> None:
         lp.kept_channels(graph, trained(), nn.Sequential(nn.Linear(2, 2)))
 
 
-def test_channels_that_nothing_tells_apart_are_refused() -> None:
-    dense = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.ReLU(), nn.Conv2d(16, 8, 3))
-    graph = lp.trace(dense.eval(), EXAMPLE)
+def test_weights_tell_where_norms_are_all_alike_as_in_a_network_that_is_not_trained() -> None:
+    torch.manual_seed(0)
+    dense = resnet20().eval()
+    graph = lp.trace(dense, EXAMPLE)
+    kept = drawn(graph)
 
-    with pytest.raises(lp.ModelMismatch, match="neither biases nor norms"):
+    assert lp.kept_channels(graph, dense, cut(dense, graph, kept)) == kept
+
+
+def test_weights_tell_where_there_are_neither_biases_nor_norms() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, bias=False), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, groups=16, bias=False), nn.Conv2d(16, 12, 1, bias=False)),
+        *(nn.ReLU(), nn.Conv2d(12, 8, 3, bias=False)),
+    )
+    graph = lp.trace(dense.eval(), EXAMPLE)
+    kept = drawn(graph)
+
+    assert lp.kept_channels(graph, dense, cut(dense, graph, kept)) == kept
+
+
+def test_of_equal_channels_any_may_have_stayed() -> None:
+    dense = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            parameter.fill_(0.5)
+    graph = lp.trace(dense, EXAMPLE)
+
+    assert lp.kept_channels(graph, dense, cut(dense, graph, {"0": (1, 5, 6)})) == {"0": (0, 1, 2)}
+
+
+def test_channels_that_nothing_tells_apart_are_refused() -> None:
+    sizes = (3, 8, 8, 8, 4)
+    convolutions = [nn.Conv2d(*pair, 3, bias=False) for pair in itertools.pairwise(sizes)]
+    dense = nn.Sequential(*(part for one in convolutions for part in (one, nn.ReLU()))).eval()
+    for alike in (convolutions[0], convolutions[-1]):
+        nn.init.constant_(alike.weight, 0.5)
+    graph = lp.trace(dense, EXAMPLE)
+
+    with pytest.raises(lp.ModelMismatch, match="nothing tells which of them are left"):
         lp.kept_channels(graph, dense, cut(dense, graph, drawn(graph)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 import latprune as lp
 from latprune.gradual.live import LiveNetwork
+from latprune.graph.reparametrised import gains_made_up
 from latprune.graph.slicing import zeroed
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import random_kept
@@ -180,3 +182,32 @@ def test_a_network_under_weight_norm_is_cut_the_same_while_it_trains() -> None:
     LiveNetwork(model, graph, torch.optim.SGD(model.parameters(), lr=0.1)).cut(kept)
 
     assert torch.equal(model(EXAMPLE), expected(EXAMPLE))
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, parametrizations.weight_norm])
+def test_a_network_is_as_it_was_where_channels_could_not_all_be_set_to_zero(wrap: Wrap) -> None:
+    model = a_network(wrap)
+    group, *others = trace(model, EXAMPLE).groups
+    beyond = [replace(member, positions=member.positions + 999) for member in others[-1].members]
+    wrong = replace(others[-1], members=tuple(beyond))
+    before = copy.deepcopy(model.state_dict())
+
+    with pytest.raises(IndexError), zeroed(model, [group, wrong], {group.name: (), wrong.name: ()}):
+        pass
+
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_gains_make_up_for_what_was_set_to_zero_before_an_error() -> None:
+    layer = parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    weight = layer.weight.detach().clone()
+
+    def fail() -> None:
+        layer.get_parameter("parametrizations.weight.original1").data[:, 0] = 0.0
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"), gains_made_up(layer):
+        fail()
+
+    assert torch.allclose(layer.weight[:, 1:], weight[:, 1:])

@@ -74,11 +74,13 @@ def gains_made_up(model: nn.Module) -> Iterator[None]:
     Of a direction of which nothing is left the gain says so: it would be divided by nothing.
     """
     before = [(normed, normed.direction.detach().clone()) for normed in normed_weights(model)]
-    yield
-    for normed, direction in before:
-        left = normed.norms_of(normed.direction)
-        normed.gain.data.mul_(_ratio(left, normed.norms_of(direction)))
-        normed.direction.data.copy_(torch.where(left > 0, normed.direction.data, direction))
+    try:
+        yield
+    finally:
+        for normed, direction in before:
+            left = normed.norms_of(normed.direction)
+            normed.gain.data.mul_(_ratio(left, normed.norms_of(direction)))
+            normed.direction.data.copy_(torch.where(left > 0, normed.direction.data, direction))
 
 
 def make_up_gains(model: nn.Module, entries: Mapping[str, Mapping[int, IntArray]]) -> None:

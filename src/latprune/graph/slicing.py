@@ -134,8 +134,8 @@ def zeroed(
     touched = [tensor_of(model, name) for name in names]
     touched += [normed.gain for normed in normed_weights(model) if normed.name in names]
     before = [tensor.detach().clone() for tensor in touched]
-    zero_channels(model, groups, kept)
     try:
+        zero_channels(model, groups, kept)
         yield
     finally:
         for tensor, values in zip(touched, before, strict=True):

@@ -49,6 +49,8 @@ def trace(
     The model runs in evaluation mode, and in training mode, which counts if it does something else
     there (auxiliary heads). It is left as it was. Every group that is returned was cut on trial:
     what remained ran and computed what the whole network computes without those channels.
+    Hooks are part of a network, and of the copies that are tried: one that collects what layers
+    give gets that of trials, too, and is best taken off meanwhile.
 
     Args:
         model: Any network; its input channels and its outputs are never cut.

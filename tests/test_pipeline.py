@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latprune.knapsack import Choice, Solver
+    from latprune.latency.timing import Comparison
 
 
 @pytest.fixture(autouse=True)
@@ -692,3 +693,30 @@ def test_batches_that_cannot_be_joined_are_refused_before_anything_is_measured(
         pruned(reconstruct=True)
     assert not list(tmp_path.iterdir())
     assert pruned(reconstruct=False).report.met
+
+
+def test_the_dense_network_is_made_ready_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, made = Network(), list[int]()
+    dense_size = sum(parameter.numel() for parameter in model.parameters())
+    prepare = Synthetic.prepare
+
+    def counted(self: Synthetic, network: nn.Module, *rest: Any) -> Any:
+        made.append(sum(parameter.numel() for parameter in network.parameters()))
+        return prepare(self, network, *rest)
+
+    compared: list[object] = []
+
+    def compare(dense: object, *rest: Any, **options: Any) -> Comparison:
+        compared.append(dense)
+        return Synthetic(whole=1.2, rest_ms=0.05).compare(cast("nn.Module", dense), *rest)
+
+    monkeypatch.setattr(Synthetic, "prepare", counted)
+    monkeypatch.setattr(latprune.report.comparison, "compare", compare)
+
+    lp.prune(model, EXAMPLE, "50%", target=lp.Target.here("synthetic"), folder=tmp_path)
+
+    assert made.count(dense_size) == 1
+    assert compared
+    assert not any(isinstance(dense, torch.nn.Module) for dense in compared)

@@ -288,6 +288,7 @@ def prune(
             loader if calibration is None else calibration, calibration_batches, budgets
         ),
         device=device,
+        ready=bench.ready,
     )
     found = report, history, before, tuple(reports), reranked
     return Pruned(small, dense, graph, plan, *found, traced=traced)

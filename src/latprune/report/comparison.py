@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from latprune.graph.groups import PruningGraph
     from latprune.graph.layers import LayerShape
-    from latprune.latency.devices import Device
+    from latprune.latency.devices import Device, Ready
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison, Measurement
     from latprune.planning import Budget, Plan
@@ -274,6 +274,7 @@ def check(
     calibration: Iterable[Inputs] | None = None,
     comparison: Comparison | None = None,
     device: Device = HERE,
+    ready: Ready | None = None,
 ) -> Report:
     """Measure a pruned network beside the dense one, interleaved, on the plan's target.
 
@@ -291,6 +292,8 @@ def check(
             samples, without labels. Without them what ships is not judged.
         comparison: Times of the two, where they were taken already.
         device: Where to measure.
+        ready: What `prepare` made of the dense network, where somebody has it already: exporting
+            or compiling it takes as long as the pruned one.
 
     Raises:
         ModelMismatch: If the plan is not one for the graph, before anything is measured.
@@ -302,7 +305,7 @@ def check(
     batches = list(calibration or ())
     if comparison is None:
         comparison = compare(
-            dense,
+            dense if ready is None else ready,
             small,
             example,
             plan.target,

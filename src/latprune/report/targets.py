@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from latprune.graph.groups import PruningGraph
-    from latprune.latency.devices import Device
+    from latprune.latency.devices import Device, Ready
+    from latprune.latency.target import Target
     from latprune.planning import Plan
     from latprune.report.comparison import Report
 
@@ -28,10 +29,11 @@ def check_everywhere(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
     calibration: Sequence[Tensor],
     device: Device,
+    ready: Mapping[Target, Ready] | None = None,
 ) -> tuple[Report, ...]:
     """Measure both networks on all targets of a plan; judge them on the first, and in int8.
 
-    Args and errors are those of `check`.
+    Args and errors are those of `check`; the dense network may be ready on any of the targets.
 
     Returns:
         A report per target, the plan's own first.
@@ -46,6 +48,7 @@ def check_everywhere(
             evaluate=evaluate if promised is plan or promised.target.precision == "int8" else None,
             calibration=calibration,
             device=device,
+            ready=(ready or {}).get(promised.target),
         )
         for promised in (plan, *map(plan.on, plan.also))
     ]

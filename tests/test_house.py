@@ -20,6 +20,7 @@ SOURCE = Path(latprune.__file__).parent
 STAGES = [
     "errors",
     "progress",
+    "files",
     "copying",
     "modes",
     "states",

@@ -7,7 +7,6 @@ the places of its channels as JSON. `load` needs that file and a freshly built d
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
+from latprune.files import replacing
 from latprune.graph.groups import Branch, groups_from_json, groups_to_json
 from latprune.graph.removing import remove_branches
 from latprune.graph.slicing import tensor_of
@@ -27,6 +27,7 @@ from latprune.planning import Plan
 from latprune.states import state_of, tensors_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
@@ -94,11 +95,10 @@ def save(
         "ties": json.dumps([tie.only(plan.widths).to_json() for tie in graph.ties]),
         "notes": json.dumps(dict(notes or {})),
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     # A tensor that two names share is stored twice: a file has no sharing.
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
-    unfinished.write_bytes(to_bytes(tensors, metadata=metadata))
-    unfinished.replace(path)
+    with replacing(path) as file:
+        file.write_bytes(to_bytes(tensors, metadata=metadata))
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:

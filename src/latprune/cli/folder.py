@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latprune.errors import TableInUse
+from latprune.files import replacing
 from latprune.latency.journal import alone
 
 if TYPE_CHECKING:
@@ -132,9 +132,8 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 
 def _write(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
+    with replacing(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:

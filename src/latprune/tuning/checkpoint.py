@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from latprune.errors import DamagedFile, ModelMismatch
+from latprune.files import replacing
 from latprune.states import tensors_of
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         OSError: If it cannot be written, as on a full disk; the last one stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{FILE}.{os.getpid()}.part"  # another may write there at once
     # Clones, since the format refuses tensors that share memory, as tied weights do.
     own = {k: v.detach().cpu().clone().contiguous() for k, v in checkpoint.tensors.items()}
     facts = {"run": checkpoint.run, "state": checkpoint.state}
-    with unfinished.open("wb") as file:
+    with replacing(folder / FILE) as unfinished, unfinished.open("wb") as file:
         file.write(to_bytes(own, metadata={KEY: json.dumps(facts)}))
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(folder / FILE)
 
 
 def read_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None:

@@ -32,7 +32,6 @@ def gates(
     groups: Sequence[ChannelGroup],
     *,
     usable: Callable[[nn.Parameter], bool] = lambda _: True,
-    cheaply: bool = False,
 ) -> dict[str, tuple[Member, ...]]:
     """Give per group the members whose Σ p ∂L/∂p is the slope of the loss by a gate on a channel.
 
@@ -41,9 +40,6 @@ def gates(
         groups: Its channel groups.
         usable: Whether a parameter's slopes can be had; where they cannot, members further up are
             taken, and at last those that write the group.
-        cheaply: Whether norms will do where none follows another, as around a depthwise layer. A
-            gate behind them has the same slope if nothing but ReLUs, sums and means lies between
-            them and who reads, and they are a thousandth of the weights.
 
     Raises:
         ModelMismatch: If a group has none, or one is not a parameter of the model.
@@ -55,10 +51,7 @@ def gates(
         reading = group.with_role("reads")
         if any(member.parameter in normed for member in reading):
             reading = ()  # whose weights are not linear in these
-        ways = [reading, group.with_role("scale", "shift")]
-        if cheaply and not group.with_role("through"):
-            ways.reverse()
-        for members in ways:
+        for members in (reading, group.with_role("scale", "shift")):
             own = present(group, members, parameters)
             if own and all(usable(parameters[member.parameter]) for member in own):
                 found[group.name] = own

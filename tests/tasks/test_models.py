@@ -137,7 +137,17 @@ def test_weights_of_another_model_are_refused_by_name_and_leave_the_model(tmp_pa
 
     assert "1 missing (0.weight), 1 unexpected (extra), 1 of another shape" in str(refusal.value)
     assert "3.weight is [5, 5] there and [2, 4] in the model" in str(refusal.value)
+    assert "--classes" not in str(refusal.value)
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+
+
+def test_weights_for_other_outputs_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    weights = network().state_dict()
+    weights["3.weight"], weights["3.bias"] = torch.zeros(7, 4), torch.zeros(7)
+    torch.save(weights, tmp_path / "weights.pt")
+
+    with pytest.raises(ModelMismatch, match=r"outputs, build it with as many: --classes 7$"):
+        load_weights(network(), tmp_path / "weights.pt")
 
 
 class Payload:

@@ -258,10 +258,10 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Ten
     # Files older than PyTorch 0.4.1 lack this counter, and torch fills it in.
     missing = [n for n in wanted if n not in found and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in found if n not in wanted]
+    others = [n for n in wanted if n in found and found[n].shape != wanted[n].shape]
     misshaped = [
         f"{n} is {list(found[n].shape)} there and {list(wanted[n].shape)} in the model"
-        for n in wanted
-        if n in found and found[n].shape != wanted[n].shape
+        for n in others
     ]
     whole = [
         f"{n} is {found[n].dtype}"
@@ -281,5 +281,18 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Ten
     if complaints:
         raise ModelMismatch(
             f"{path} holds the weights of another model than this one of {len(wanted)} tensors: "
-            f"{', '.join(complaints)}"
+            f"{', '.join(complaints)}{_how_many_outputs([(found[n], wanted[n]) for n in others])}"
         )
+
+
+def _how_many_outputs(others: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """Say what to do where weights of another shape are those of other outputs; else nothing."""
+    outputs = {len(there) if there.dim() else 0 for there, _ in others}
+    if (
+        len(outputs) != 1
+        or 0 in outputs
+        or any(there.shape[1:] != here.shape[1:] for there, here in others)
+    ):
+        return ""
+    count = outputs.pop()
+    return f". If these are its outputs, build it with as many: --classes {count}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import signal
 import sys
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import latprune as lp
 from latprune.errors import DamagedFile
+from latprune.files import replacing
 from latprune.tuning.checkpoint import FILE
 from tests.gradual.training import batch, begun, measured, network
 
@@ -121,7 +121,8 @@ def child(tables: Path, folder: Path, soft: bool) -> None:
     run.train(BATCHES, folder)
     plan, weights = run.end()
     save_file(weights, folder / "end.safetensors")
-    (folder / "plan.json").write_text(json.dumps(plan))
+    with replacing(folder / "plan.json") as file:  # it may be killed meanwhile, too
+        file.write_text(json.dumps(plan))
 
 
 @pytest.mark.skipif(
@@ -142,8 +143,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(
         if kills < 4:
             wait_for_files(process, tmp_path / FILE, chance.randint(1, 6))
             time.sleep(chance.uniform(0, 0.02))
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()  # if it is not at its end
             kills += 1
         process.join()
         assert kills < 4 or process.exitcode in (0, -signal.SIGKILL)

@@ -52,7 +52,10 @@ def begun_lines(path: Path, header: Mapping[str, Any]) -> list[str]:
 
 
 def is_torn(line: str) -> bool:
-    """Whether it is what is left of a line that somebody did not write in full."""
+    """Whether it is what is left of a line that somebody did not write in full, or nothing.
+
+    Who appends while another is at it may find no end to that one's line, and begin one too many.
+    """
     try:
         json.loads(line)
     except ValueError:

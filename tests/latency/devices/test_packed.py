@@ -383,6 +383,15 @@ def test_a_file_that_holds_no_results_is_refused(desk: Desk, text: str, said: st
         unpack(desk.results, folder=desk.folder)
 
 
+def test_an_empty_line_says_nothing(desk: Desk) -> None:
+    desk.pack()
+    desk.run()
+    header, *others = desk.results.read_text().splitlines()
+    desk.results.write_text("\n".join([header, "", *others, ""]) + "\n")
+
+    assert desk.unpack().added == len(others) - sum("then" in line for line in others)
+
+
 def test_a_damaged_line_is_named(desk: Desk) -> None:
     write_header(desk)
     with desk.results.open("a") as file:

@@ -160,7 +160,8 @@ def read_header(line: str) -> Target:
 def read_results(path: Path, lines: Sequence[str]) -> Results:
     """Read the lines of a file of results.
 
-    A job that failed and was timed later did not fail.
+    A job that failed and was timed later did not fail. Empty lines, which two that write at once may
+    leave, say nothing.
 
     Args:
         path: For messages.
@@ -177,7 +178,7 @@ def read_results(path: Path, lines: Sequence[str]) -> Results:
     left = iter(lines)
     try:
         target = read_header(next(left))
-        for line in left:
+        for line in filter(None, left):
             entry = json.loads(line)
             if "then" in entry:
                 then = tuple(map(str, entry["then"]))

@@ -160,8 +160,8 @@ def read_header(line: str) -> Target:
 def read_results(path: Path, lines: Sequence[str]) -> Results:
     """Read the lines of a file of results.
 
-    A job that failed and was timed later did not fail. Empty lines, which two that write at once may
-    leave, say nothing.
+    A job that failed and was timed later did not fail. Empty lines, which two that write at once
+    may leave, say nothing.
 
     Args:
         path: For messages.

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import latprune
+from latprune import public
 
 SOURCE = Path(latprune.__file__).parent
 
@@ -51,7 +52,8 @@ STAGES = [
     "demo",
     "cli",
 ]
-OUTSIDE = {"__init__", "__main__", "testing"}  # the front door, the back door, and the tests'
+# The front door and what is behind it, the back door, and the tests'.
+OUTSIDE = {"__init__", "public", "__main__", "testing"}
 
 EXTRAS = [
     "PIL",
@@ -100,11 +102,23 @@ def test_a_stage_imports_only_from_stages_above_it(file: Path) -> None:
     assert imported_stages(file) <= set(above)
 
 
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: file.stem)
+def test_no_file_imports_all_of_latprune_for_a_part_of_it(file: Path) -> None:
+    asked = {
+        alias.name
+        for node in ast.walk(ast.parse(source_of(file)))
+        if isinstance(node, ast.ImportFrom) and node.module == "latprune"
+        for alias in node.names
+    }
+
+    assert asked <= {"__version__"}
+
+
 def test_public_names_are_listed_once_and_in_order() -> None:
-    listed = latprune.__all__
+    listed = public.__all__
     present = {
         name
-        for name, value in vars(latprune).items()
+        for name, value in vars(public).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
 
@@ -130,8 +144,29 @@ def is_own_method(member: object) -> bool:
     )
 
 
+def test_public_names_are_there_once_they_are_asked_for() -> None:
+    script = (
+        "import sys, latprune; print('torch' in sys.modules, *dir(latprune)); "
+        "from latprune import *; print(*globals())"
+    )
+
+    (is_early, *listed), given = map(
+        str.split, output_of(sys.executable, "-c", script).splitlines()
+    )
+
+    assert is_early == "False"
+    assert set(public.__all__) <= set(listed)
+    assert set(public.__all__) <= set(given)
+    assert all(getattr(latprune, name) is getattr(public, name) for name in public.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_error_as_of_any_module() -> None:
+    with pytest.raises(AttributeError, match="module 'latprune' has no attribute 'prun'"):
+        getattr(latprune, "prun")  # noqa: B009 (mypy knows as much)
+
+
 def test_importing_latprune_imports_no_extra() -> None:
-    script = "import sys, latprune; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = "import sys, latprune.public; print(*{name.partition('.')[0] for name in sys.modules})"
 
     loaded = output_of(sys.executable, "-c", script).split()
 
@@ -140,7 +175,7 @@ def test_importing_latprune_imports_no_extra() -> None:
 
 
 def test_importing_latprune_touches_no_accelerator() -> None:
-    script = "import latprune, torch; print(torch.cuda.is_initialized())"
+    script = "import latprune.public, torch; print(torch.cuda.is_initialized())"
 
     assert output_of(sys.executable, "-c", script).strip() == "False"
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from latprune import tuning
+import latprune.tuning as tuning
 from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
 from latprune.distances import Curved

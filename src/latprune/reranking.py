@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latprune import tuning
+import latprune.tuning as tuning
 from latprune.errors import DataError, NotFinite
 from latprune.modes import device_of, evaluating, moved
 from latprune.progress import Quiet

@@ -136,7 +136,7 @@ class Solvable(Choosable):
 
 
 def _solver(name: str, budgets: int) -> Solver:
-    from latprune import knapsack
+    import latprune.knapsack as knapsack
 
     if name not in SOLVERS:
         sentence = f"{name} is none of {', '.join(SOLVERS)}{or_meant(name, SOLVERS)}"

@@ -1,6 +1,6 @@
-"""The command `latprune`, outside of the package: to import that takes seconds.
+"""The command `latprune`, outside of the package, which takes a moment to import.
 
-Whoever interrupts it then is told so in a word, not by a traceback through torch.
+Whoever interrupts it then is told so in a word, not by a traceback.
 """
 
 from __future__ import annotations

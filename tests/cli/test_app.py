@@ -7,12 +7,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 
 import latprune as lp
 from latprune.cli import main
+from latprune.cli.app import app
 from tests.cli.conftest import FORMULA, latprune
 
 if TYPE_CHECKING:
@@ -21,6 +23,33 @@ if TYPE_CHECKING:
 
 def test_version_is_the_packages() -> None:
     assert latprune("--version").stdout == f"latprune {lp.__version__}\n"
+
+
+def words_of_help() -> list[list[str]]:
+    commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+    tables = [["table", name] for name in vars(commands["table"])["commands"]]
+    return [[*words, "--help"] for words in ([], *([name] for name in commands), *tables)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], *words_of_help(), ["prun"], ["plan"], ["prune", "--budgt", "50%"]],
+    ids=" ".join,
+)
+def test_what_computes_nothing_does_not_wait_for_torch(words: list[str]) -> None:
+    start = "import atexit, sys, latprune_command; atexit.register(lambda: print(*sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{start}; latprune_command.main()", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+    loaded = found.stdout.splitlines()[-1].split()
+    assert found.returncode == (0 if words[-1] in ("--version", "--help") else 2)
+    assert "latprune.cli.app" in loaded
+    assert not {"torch", "numpy", "onnxruntime", "matplotlib"} & set(loaded)
 
 
 def test_measure_says_what_the_network_takes_and_where_the_table_is(disk: Disk) -> None:
@@ -131,8 +160,9 @@ def test_interrupted_before_a_command_runs_it_says_so_in_a_line(
 def test_interrupted_while_torch_is_imported_it_says_so_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
     start = "import sys; sys.path.insert(0, sys.argv.pop()); import latprune_command as command"
+    traced = ("trace", "--model", "net")
     found = subprocess.run(
-        [sys.executable, "-c", f"{start}; command.main()", str(tmp_path)],
+        [sys.executable, "-c", f"{start}; command.main()", *traced, str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,

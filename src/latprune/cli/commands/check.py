@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from latprune.cli.elsewhere import chosen_device
 from latprune.cli.options import spread
 from latprune.cli.options.data import Calibrating
 from latprune.cli.options.network import Judged, PrunedFile
@@ -42,6 +41,7 @@ def check_command(
     Without the dense network's weights only the pruned one's accuracy is shown.
     """
     from latprune.batches import calibrating
+    from latprune.cli.elsewhere import chosen_device
     from latprune.cli.live import working
     from latprune.report.targets import check_everywhere
     from latprune.surgery import load, load_plan, retrace

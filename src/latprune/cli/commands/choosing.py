@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latprune.cli.elsewhere import chosen_device
 from latprune.cli.options import spread, usage
 from latprune.cli.options.choice import BudgetText, Choosable, Solvable, budget_of
 from latprune.cli.options.data import Labelled
@@ -42,6 +41,7 @@ def plan_command(
 
     Without --data, channels are scored by relative_magnitude.
     """
+    from latprune.cli.elsewhere import chosen_device
     from latprune.cli.live import working
     from latprune.cli.planned import choose
 
@@ -76,6 +76,7 @@ def frontier_command(
     Without --data, channels are scored by relative_magnitude.
     """
     from latprune.cli.drawn import check_picture, draw
+    from latprune.cli.elsewhere import chosen_device
     from latprune.cli.live import working
 
     if plot is not None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from latprune.cli.elsewhere import chosen_device, next_command, told
 from latprune.cli.options import spread
 from latprune.cli.options.network import Architecture, Form, OptionalModel
 from latprune.cli.options.output import AsJson
@@ -40,6 +39,7 @@ def measure_command(
         return
     if model is None:
         raise typer.BadParameter("which network is to be measured?", param_hint="--model")
+    from latprune.cli.elsewhere import chosen_device
     from latprune.cli.live import working
     from latprune.graph.tracing import trace
     from latprune.latency.devices.here import HERE
@@ -110,6 +110,7 @@ def _check_alone(context: typer.Context) -> None:
 
 def _unpack(results: Path, table: Path | None, as_json: bool) -> None:
     """Read what a device answered; leave with an error if a job failed there."""
+    from latprune.cli.elsewhere import next_command, told
     from latprune.latency.devices.packed import unpack
 
     found = unpack(results, table_file=table)

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from latprune.cli.config import Config
-from latprune.cli.elsewhere import chosen_device
 from latprune.cli.options import spread
 from latprune.cli.options.choice import BudgetText, Solvable, budget_of
 from latprune.cli.options.data import Calibrating
@@ -43,6 +42,7 @@ def prune_command(
     goes on. With --steps it is pruned while it is trained, and the command may be started by
     `accelerate launch -m`, in as many processes as there are GPUs.
     """
+    from latprune.cli.elsewhere import chosen_device
     from latprune.cli.live import working
     from latprune.cli.pruning import Asked
     from latprune.gradual.processes import meet, rank

@@ -12,17 +12,6 @@ from rich.console import Console, Group
 
 from latprune.cli.options.output import AsJson
 from latprune.cli.options.usage import finite
-from latprune.cli.table_views import (
-    difference,
-    drawn,
-    header,
-    joined,
-    kernel_list,
-    listed,
-    merge_facts,
-    rechecked,
-    table_facts,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +48,7 @@ def show_command(
     A kernel is what layers of several widths and sizes have in common. Its staircase was measured
     at 16 narrow widths and 4 wider ones; planning sees every width by it.
     """
+    from latprune.cli.table_views import drawn, header, kernel_list, listed, table_facts
     from latprune.latency.lines import kernels
     from latprune.latency.table import LatencyTable
 
@@ -80,6 +70,7 @@ def diff_command(first: File, second: File, as_json: AsJson = False) -> None:
     They are of two targets, or of one that was measured twice. Ratios are the second table's times
     over the first one's.
     """
+    from latprune.cli.table_views import difference
     from latprune.latency.comparing import diff
     from latprune.latency.table import LatencyTable
 
@@ -104,6 +95,7 @@ def merge_command(
     measurement with the most runs stays. The file is replaced in one step: however this ends, no
     table is left half written.
     """
+    from latprune.cli.table_views import joined, merge_facts
     from latprune.latency.merging import merge_files
 
     if out is not None and out.exists():
@@ -132,6 +124,7 @@ def check_command(
     """
     from latprune.cli.live import working
     from latprune.cli.shown import NOT_MET
+    from latprune.cli.table_views import rechecked
     from latprune.latency.rechecking import recheck
     from latprune.latency.table import LatencyTable
 

@@ -160,7 +160,7 @@ def write_runner(folder: Path) -> Path:
 def sources() -> dict[str, str]:
     """Give the modules that time on a device, by their paths in the file of jobs.
 
-    The package itself is empty there: it would import all of latprune.
+    The package itself is empty there: of the rest of latprune nothing is there to give.
     """
     found = {"latprune/__init__.py": ""}
     waiting = [_ENTRY]

@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and locks, which a process's end lifts.
+
+Some systems and file systems know no locks (Windows, some network drives).
+"""
 
 from __future__ import annotations
 
+import glob
+import importlib
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,11 +20,67 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """Lend the name of a file beside one, whose place it takes if all went well.
 
-    The name is this process's own: another may write to the same place at once.
+    The name is this process's own: another may write to the same place at once. What processes
+    that were killed left beside it is deleted, where there are locks to tell them by.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    mine = path.with_name(f"{path.name}.latprune-{os.getpid()}.part")
+    for other in path.parent.glob(f"{glob.escape(path.name)}.latprune-*.part"):
+        if other != mine:
+            _delete_unless_held(other)
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with _held(mine):
+            yield mine
+            mine.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        mine.unlink(missing_ok=True)
+
+
+def lock(file: IO[bytes], *how: str) -> bool | None:
+    """Lock an open file until it is closed.
+
+    Args:
+        file: The file.
+        how: Names of `fcntl`'s constants.
+
+    Returns:
+        False if somebody else has it; None where there are no locks.
+    """
+    try:
+        locks = importlib.import_module("fcntl")
+    except ImportError:
+        return None
+    try:
+        locks.flock(file, sum(getattr(locks, name) for name in how))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Begin a file, and show others meanwhile that somebody is at it."""
+    while True:
+        with path.open("ab") as file:
+            if lock(file, "LOCK_EX") is None:
+                break  # and close it: Windows renames no open file
+            if _is_at(path, file):
+                yield
+                return
+        # It was taken for left behind before it was locked.
+    yield
+
+
+def _delete_unless_held(path: Path) -> None:
+    with suppress(OSError), path.open("rb+") as file:
+        if lock(file, "LOCK_EX", "LOCK_NB") and _is_at(path, file):
+            path.unlink()
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file still has a name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -51,7 +51,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, Checkpoint(RUN, {"step": 1}, {"a": torch.zeros(2)}))
 
-    (tmp_path / f"{FILE}.{os.getpid()}.part").symlink_to("/dev/full")
+    (tmp_path / f"{FILE}.latprune-{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, Checkpoint(RUN, {"step": 2}, {"a": torch.ones(2)}))
 

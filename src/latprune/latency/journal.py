@@ -7,7 +7,6 @@ apart. A line that somebody left half written is followed by a line break, and p
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from latprune.errors import TableInUse
+from latprune.files import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,7 +94,7 @@ def _shared(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to append to it, unbuffered; it is not replaced before this ends."""
     while True:
         with path.open("ab+", buffering=0) as file:
-            _locked(file, "LOCK_SH")
+            lock(file, "LOCK_SH")
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield file
                 return
@@ -136,25 +136,10 @@ def _write(file: IO[bytes], entry: Mapping[str, Any]) -> None:
 def _alone_within(patience_s: float, file: IO[bytes]) -> bool:
     """Wait until nobody else has an open file, for a while; say whether that came."""
     give_up = time.monotonic() + patience_s
-    while not _locked(file, "LOCK_EX", "LOCK_NB"):
+    while lock(file, "LOCK_EX", "LOCK_NB") is False:
         if time.monotonic() >= give_up:
             return False
         time.sleep(0.01)
-    return True
-
-
-def _locked(file: IO[bytes], *how: str) -> bool:
-    """Lock an open file until it is closed; False if somebody else has it."""
-    try:
-        locks = importlib.import_module("fcntl")
-    except ImportError:
-        return True
-    try:
-        locks.flock(file, sum(getattr(locks, name) for name in how))
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
     return True
 
 

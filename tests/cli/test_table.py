@@ -133,6 +133,18 @@ def test_an_empty_table_shows_that_it_holds_nothing(tmp_path: Path) -> None:
     assert "0 layers" in found.stdout
 
 
+def test_names_in_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
+    target = replace(TARGET, device="CPU [bold]", runtime_version="[/1]")
+    path = str(written(tmp_path / "[red].jsonl", Processor(), target=target))
+
+    shown, differing = latprune("table", "show", path), latprune("table", "diff", path, path)
+
+    for found in (shown, differing):
+        assert "CPU [bold]" in found.stdout
+        assert "[/1]" in found.stdout
+    assert "[red].jsonl" in "".join(shown.stdout.split())
+
+
 def test_diff_says_how_much_slower_a_target_is_and_what_is_in_one_alone(
     file: Path, tmp_path: Path
 ) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
 from latprune.planning import Budget
-from latprune.report.text import merged, to_text
+from latprune.report.text import merged, to_text, widths_table
 from tests.report.examples import report
 
 
@@ -24,6 +30,27 @@ def test_in_a_narrow_terminal_nothing_is_cut_off() -> None:
     said = " ".join(narrow.split())
     assert "measured dense 10.000 ms, pruned 5.500 ms, change 1.82x as fast" in said
     assert "conv1 dense 16, pruned 8, kept 50 %" in said
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_layers_name_is_shown_as_it_is_whatever_it_means_in_markup(columns: int) -> None:
+    names = ["[bold]", "b[0]", "c[/x]", ":warning:"]
+    file = io.StringIO()
+
+    Console(file=file, width=columns).print(widths_table(dict.fromkeys(names, (4, 2))))
+
+    assert [word for word in file.getvalue().split() if word in names] == names
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_an_accuracys_name_is_shown_as_it_is(columns: int) -> None:
+    found = report(budget=Budget(fraction=0.5))
+    named = replace(found, small=replace(found.small, accuracy={"top[1]": 0.5, "[/x]": 0.5}))
+
+    text = to_text(named, columns=columns)
+
+    assert "top[1]" in text
+    assert "[/x]" in text
 
 
 def test_a_small_network_has_a_row_for_every_group() -> None:

@@ -16,7 +16,7 @@ from latprune.errors import import_extra
 from latprune.latency.measuring import measure
 from latprune.planning import frontier
 from latprune.report.counting import network_macs
-from latprune.report.narrow import Fitting
+from latprune.report.narrow import Fitting, add_row
 from latprune.report.wording import percent
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Drawn:
             table.add_column(head, justify="right")
         macs = network_macs(graph, graph.widths)
         for plan in self.shown:
-            table.add_row(
+            add_row(
+                table,
                 f"{plan.predicted_ms:.3f} ms",
                 percent(_share(plan)),
                 f"{1 / _share(plan):.2f}x",

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from latprune.report.narrow import Fitting
+from latprune.report.narrow import Fitting, add_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +90,7 @@ def kernel_list(found: Sequence[Kernel]) -> RenderableType:
     for row in listed(found):
         times = (f"{row['fastest_ms']:.3f}", f"{row['slowest_ms']:.3f}", f"{row['noise']:.0%}")
         steps = (str(row["steps"].get(axis, "")) for axis in ("reads", "writes"))
-        table.add_row(str(row["number"]), row["name"], str(row["layers"]), *times, *steps)
+        add_row(table, str(row["number"]), row["name"], str(row["layers"]), *times, *steps)
     note = "IQR: half of the layers have at most this share. Reads, writes: channels per step."
     return Group(Fitting(table), Text(f"{note}\n", style="dim"))
 
@@ -151,7 +151,7 @@ def _ratios(kinds: Mapping[str, Ratios], found: Difference) -> Iterator[Renderab
     for name, ratios in rows.items():
         quartiles = f"{ratios.low:.3f} … {ratios.high:.3f}"
         numbers = (f"{ratios.median:.3f}", quartiles, f"{ratios.total:.3f}")
-        table.add_row(name.replace("_", "-"), str(ratios.count), *numbers)
+        add_row(table, name.replace("_", "-"), str(ratios.count), *numbers)
     yield Fitting(table)
 
 
@@ -168,7 +168,7 @@ def _farthest(layers: Sequence[Pair], sides: tuple[str, str]) -> Iterator[Render
         timings = (
             f"{one.median_ms:.3f} ± {one.iqr_ms / 2:.3f}" for one in (pair.first, pair.second)
         )
-        table.add_row(name, *timings, f"{pair.ratio:.2f}")
+        add_row(table, name, *timings, f"{pair.ratio:.2f}")
     yield Fitting(table)
     yield Text("± is half the IQR.", style="dim")
 

@@ -21,8 +21,8 @@ class Fitting:
     """A table that becomes a list in a terminal that would break its words and cut its numbers.
 
     Attributes:
-        table: With cells of text. Columns without a heading, but for the first, are left out of the
-            list: they hold bars.
+        table: With rows of `add_row`. Columns without a heading, but for the first, are left out of
+            the list: they hold bars.
     """
 
     table: Table
@@ -60,3 +60,10 @@ class Fitting:
                 lead = f"{first.header} {name}" if first.header else str(name)
                 yield Text(", ".join([lead, *told]))
         yield ""
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of text as it is: rich would take `[bold]` in a layer's name for its markup."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latprune.errors import import_extra
-from latprune.report.narrow import Fitting
+from latprune.report.narrow import Fitting, add_row
 from latprune.report.wording import percent, rows
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def widths_table(widths: Mapping[str, tuple[int, int]]) -> RenderableType:
     table.add_column("kept", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in merged(widths):
-        table.add_row(row.name, row.dense, row.pruned, f"{100 * row.kept:.0f} %", _bar(row.kept))
+        kept = f"{100 * row.kept:.0f} %"
+        add_row(table, row.name, row.dense, row.pruned, kept, _bar(row.kept))
     return Fitting(table)
 
 
@@ -159,9 +160,9 @@ def _summary(report: Report) -> RenderableType:
     for heading in ("dense", "pruned", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows(report):
-        table.add_row(*row)
+        add_row(table, *row)
     table.add_section()
-    table.add_row("budget", "", str(report.budget), f"{percent(report.used)} of it used")
+    add_row(table, "budget", "", str(report.budget), f"{percent(report.used)} of it used")
     return Fitting(table)
 
 

@@ -236,7 +236,7 @@ def test_a_budget_of_the_reported_floor_is_met() -> None:
     with pytest.raises(BudgetTooSmall) as error:
         plan(GRAPH, TABLE, random_saliency(), Budget(ms=0.01))
 
-    floor_ms = error.value.floor_ms * (1 + 1e-9)
+    floor_ms = error.value.floor_ms
     assert plan(GRAPH, TABLE, random_saliency(), Budget(ms=floor_ms)).predicted_ms <= floor_ms
 
 
@@ -404,6 +404,35 @@ def test_the_frontier_is_made_of_plans_that_no_other_beats() -> None:
         assert made.predicted_ms == pytest.approx(layers_ms(made.widths) + rest_ms)
         best = best_by_trying_everything(saliency, made.predicted_ms + 1e-9)
         assert made.value == pytest.approx(best)
+
+
+@pytest.mark.parametrize("rest_ms", [None, 0.1])
+@pytest.mark.parametrize("beside_ms", [-0.3, 0.0, 0.25])
+def test_what_a_plan_was_predicted_to_take_is_a_budget_that_it_meets(
+    beside_ms: float, rest_ms: float | None
+) -> None:
+    table = measured(GRAPH, network_ms=DENSE_MS + beside_ms)
+    saliency = random_saliency()
+
+    for corner in frontier(GRAPH, table, saliency, rest_ms=rest_ms, tolerance=0)[:-1]:
+        made = plan(GRAPH, table, saliency, Budget(ms=corner.predicted_ms), rest_ms=rest_ms)
+        assert made.value >= corner.value
+        assert made.predicted_ms <= corner.predicted_ms
+
+
+def test_wherever_much_is_fixed_the_frontier_rises_though_layers_take_longer_alone() -> None:
+    fixed = conv("fixed", Width(3), Width(10), size=100)
+    graph = PruningGraph(layers=(*GRAPH.layers, fixed), groups=GROUPS)
+    table = LatencyTable(TARGET)
+    for shape, measurement in {**TABLE, fixed.shape: Measurement(40.0, 0.0, 1)}.items():
+        table.add(shape, measurement)
+    dense_ms = table.layers_ms(graph, graph.widths)
+    table.add_network(graph, Measurement(0.8 * dense_ms, 0.0, 1))
+
+    found = frontier(graph, table, random_saliency(), tolerance=0)
+    taken_ms = [corner.predicted_ms for corner in found]
+    assert len(found) > 5
+    assert taken_ms == sorted(taken_ms)
 
 
 def test_a_price_is_the_slope_of_the_frontier_at_the_budget() -> None:

@@ -46,7 +46,7 @@ def plan(
         budget: What the network may take.
         solver: Chooses one width per group.
         rest_ms: What the network takes beside its layers; by default it follows from what the
-            dense network takes beside its own (`rest_at`).
+            dense network takes beside its own, and shrinks with them.
         aim: The share of the budgets to spend, > 0.
         also: Further targets, each with its own budget: the network is within all of them.
         within: Per group the channels to choose among, where others are gone already, ascending;
@@ -65,7 +65,7 @@ def plan(
     if not aim > 0:
         raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
     demands = [Demand(table, budget, rest_ms), *also]
-    question = Question.of(graph, saliency, demands, aim=aim, within=within)
+    question = Question.of(graph, saliency, demands, within=within)
     if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
         choice = question.dense
     else:
@@ -94,7 +94,7 @@ def frontier(
         table: What widths cost; holds the dense network, too.
         saliency: What channels are worth.
         rest_ms: What networks take beside their layers; by default it follows from what the
-            dense network takes beside its own (`rest_at`).
+            dense network takes beside its own, and shrinks with them.
         tolerance: Points that would raise the curve by less than this share of all saliency are
             left out; 0 gives every corner of the concave frontier.
 
@@ -121,22 +121,17 @@ def frontier(
 
 def _solve(graph: PruningGraph, question: Question, solver: Solver, *, aim: float) -> Choice:
     """Choose, with totals from the tables and errors about the whole network."""
-    rests_ms = [promise.rest_ms for promise in question.dense_promises]
-    problem = question.problem(
-        [aim * promise.budget_ms - promise.rest_ms for promise in question.dense_promises]
-    )
+    budgets_ms = [aim * promise.budget_ms for promise in question.dense_promises]
+    problem = question.problem(budgets_ms)
     try:
         choice = solver(problem)
     except BudgetsTooSmall as error:
-        asked = [ms + rest_ms for ms, rest_ms in zip(error.budgets_ms, rests_ms, strict=True)]
-        nearest = zip(error.nearest_ms, question.rests, strict=True)
-        raise BudgetsTooSmall(asked, [ms + rest(ms) for ms, rest in nearest]) from None
+        nearest = zip(question.wholes, error.nearest_ms, strict=True)
+        raise BudgetsTooSmall(budgets_ms, [whole(ms) for whole, ms in nearest]) from None
     except BudgetTooSmall as error:
-        rest_ms, floor_ms = rests_ms[error.target], error.floor_ms
-        floor_ms += question.rests[error.target](floor_ms)
         raise BudgetTooSmall(
-            error.budget_ms + rest_ms,
-            floor_ms,
+            budgets_ms[error.target],
+            question.wholes[error.target](error.floor_ms),
             target=error.target,
             remedy=_remedy(graph),
             dense_ms=question.dense_promises[error.target].baseline_ms,

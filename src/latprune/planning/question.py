@@ -12,7 +12,6 @@ import numpy as np
 from latprune.framing import frame
 from latprune.knapsack import Choice
 from latprune.latency.interpolation import layer_cost
-from latprune.latency.rest import Whole, rest_at, rest_within
 from latprune.latency.staircase import options
 from latprune.planning.plans import Plan, Promise
 
@@ -51,9 +50,9 @@ class Question:
         ranked: Per group the channels to choose among, from the most to the least worth.
         values: Per group what the first 0, 1, 2, … of them are worth together.
         dense: The choice that keeps them all.
-        dense_promises: What the dense network takes on every target, with the rest of a network
-            within budget.
-        rests: Give a network's rest on every target, in ms, by what its layers take.
+        dense_promises: What the dense network takes on every target.
+        wholes: Give what a network takes on every target, in ms, by what its layers take, > 0; the
+            more, the more.
         criterion: Of the values.
     """
 
@@ -62,7 +61,7 @@ class Question:
     values: Mapping[str, np.ndarray]
     dense: Choice
     dense_promises: tuple[Promise, ...]
-    rests: tuple[Callable[[float], float], ...]
+    wholes: tuple[Callable[[float], float], ...]
     criterion: str
 
     @classmethod
@@ -72,7 +71,6 @@ class Question:
         saliency: Saliency,
         demands: Sequence[Demand],
         *,
-        aim: float = 1.0,
         within: Mapping[str, Sequence[int]] | None = None,
     ) -> Question:
         """Frame what can be cut: all channels, or those `within`."""
@@ -89,23 +87,22 @@ class Question:
         layers_ms = dense.costs_ms
         if within is not None:
             layers_ms = tuple(demand.table.layers_ms(graph, graph.widths) for demand in demands)
-        wholes = [Whole(*both_ms, both_ms[1]) for both_ms in zip(layers_ms, dense_ms, strict=True)]
-        promises = tuple(map(partial(_promise, aim=aim), demands, wholes))
-        rests = tuple(map(_rest, demands, wholes))
-        return cls(framing, ranked, values, dense, promises, rests, saliency.criterion)
+        promises = tuple(map(_promise, demands, layers_ms, dense_ms))
+        wholes = tuple(map(_whole, demands, layers_ms, dense_ms))
+        return cls(framing, ranked, values, dense, promises, wholes, saliency.criterion)
 
     def problem(self, budgets_ms: Sequence[float]) -> Problem:
-        """Give the knapsack problem at budgets for the layers alone."""
-        first, *further = budgets_ms
+        """Give the knapsack problem at budgets for whole networks."""
+        first, *further = map(_layers_within, self.wholes, budgets_ms)
         return self.framing.problem(self.values, budget_ms=first, further_ms=further)
 
     def plan(self, choice: Choice, *, solver: str) -> Plan:
         """Read a choice back."""
         widths = self.framing.widths(choice.picks)
         first, *also = (
-            replace(promise, rest_ms=rest(cost_ms), predicted_ms=cost_ms + rest(cost_ms))
-            for promise, rest, cost_ms in zip(
-                self.dense_promises, self.rests, choice.costs_ms, strict=True
+            replace(promise, rest_ms=whole(cost_ms) - cost_ms, predicted_ms=whole(cost_ms))
+            for promise, whole, cost_ms in zip(
+                self.dense_promises, self.wholes, choice.costs_ms, strict=True
             )
         )
         return Plan(
@@ -143,26 +140,50 @@ def _dense(framing: Framing, values: Mapping[str, np.ndarray], *, targets: int) 
     return Choice.of(unbounded, framing.dense, bound=unbounded.value_of(framing.dense))
 
 
-def _promise(demand: Demand, whole: Whole, *, aim: float) -> Promise:
-    """What the dense network takes, and the rest of one that spends the budget."""
-    budget_ms = demand.budget.in_ms(whole.whole_ms)
-    rest_ms = demand.rest_ms
+def _promise(demand: Demand, layers_ms: float, dense_ms: float) -> Promise:
+    """What the dense network takes."""
     return Promise(
         target=demand.table.target,
         budget=demand.budget,
-        budget_ms=budget_ms,
-        baseline_ms=whole.whole_ms,
-        rest_ms=rest_within([whole], aim * budget_ms) if rest_ms is None else rest_ms,
-        predicted_ms=whole.whole_ms,
+        budget_ms=demand.budget.in_ms(dense_ms),
+        baseline_ms=dense_ms,
+        rest_ms=dense_ms - layers_ms,
+        predicted_ms=dense_ms,
     )
 
 
-def _rest(demand: Demand, whole: Whole) -> Callable[[float], float]:
-    """Give a network's rest by what its layers take."""
+def _whole(demand: Demand, dense_layers_ms: float, dense_ms: float) -> Callable[[float], float]:
+    """Give what a network takes by what its layers take: its rest shrinks with them."""
     rest_ms = demand.rest_ms
-    if rest_ms is not None:
-        return lambda _: rest_ms
-    return lambda layers_ms: rest_at([whole], layers_ms)[0]
+
+    def whole(layers_ms: float) -> float:
+        if rest_ms is not None:
+            return layers_ms + rest_ms
+        if layers_ms < dense_layers_ms:
+            return layers_ms * (dense_ms / dense_layers_ms)
+        return layers_ms - dense_layers_ms + dense_ms
+
+    return whole
+
+
+def _layers_within(whole: Callable[[float], float], budget_ms: float) -> float:
+    """Give the most that layers may take for the whole network to be within a budget.
+
+    To the last digit, so that what a network was predicted to take is a budget that it meets.
+    """
+    if math.isinf(budget_ms):
+        return budget_ms
+    least_ms, most_ms = 0.0, 1.0
+    if whole(least_ms) > budget_ms:
+        return budget_ms - whole(least_ms)
+    while whole(most_ms) <= budget_ms:
+        most_ms *= 2
+    while least_ms < (middle_ms := (least_ms + most_ms) / 2) < most_ms:
+        if whole(middle_ms) <= budget_ms:
+            least_ms = middle_ms
+        else:
+            most_ms = middle_ms
+    return least_ms
 
 
 def _options(

@@ -439,8 +439,12 @@ def test_a_price_is_the_slope_of_the_frontier_at_the_budget() -> None:
     saliency, budget_ms = random_saliency(), 0.7 * (DENSE_MS + REST_MS)
     made = plan(GRAPH, TABLE, saliency, Budget(ms=budget_ms))
 
-    below = [p for p in frontier(GRAPH, TABLE, saliency) if p.predicted_ms <= budget_ms]
-    assert made.price_ms == pytest.approx(below[-1].price_ms) != 0
+    corners = frontier(GRAPH, TABLE, saliency)
+    (above, *_), below = [
+        [p for p in corners if (p.predicted_ms > budget_ms) == over] for over in (True, False)
+    ]
+    slope = (above.value - below[-1].value) / (above.predicted_ms - below[-1].predicted_ms)
+    assert made.price_ms == pytest.approx(below[-1].price_ms) == pytest.approx(slope)
 
 
 def test_a_solver_without_prices_leaves_the_price_open() -> None:

@@ -16,7 +16,7 @@ from latprune.latency.staircase import options
 from latprune.planning.plans import Plan, Promise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from latprune.framing import Framing
     from latprune.graph.groups import PruningGraph
@@ -41,6 +41,55 @@ class Demand:
     rest_ms: float | None = None
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a network takes by what its layers take one by one: the more, the more.
+
+    Attributes:
+        layers_ms: The dense network's layers.
+        dense_ms: The dense network.
+        rest_ms: What every network takes beside its layers; None: what the dense one does, and it
+            shrinks with the layers.
+    """
+
+    layers_ms: float
+    dense_ms: float
+    rest_ms: float | None
+
+    def __call__(self, layers_ms: float) -> float:
+        """Give what a network takes, in ms."""
+        if self.rest_ms is not None:
+            return layers_ms + self.rest_ms
+        if layers_ms < self.layers_ms:
+            return layers_ms * self.slope
+        return layers_ms - self.layers_ms + self.dense_ms
+
+    @property
+    def slope(self) -> float:
+        """What a network narrower than the dense one takes more if its layers take 1 ms more."""
+        shrinks = self.rest_ms is None and self.layers_ms > 0
+        return self.dense_ms / self.layers_ms if shrinks else 1.0
+
+    def layers_within(self, budget_ms: float) -> float:
+        """Give the most that layers may take for the network to be within a budget.
+
+        To the last digit, so that what a network was predicted to take is a budget that it meets.
+        """
+        if math.isinf(budget_ms):
+            return budget_ms
+        least_ms, most_ms = 0.0, 1.0
+        if self(least_ms) > budget_ms:
+            return budget_ms - self(least_ms)
+        while self(most_ms) <= budget_ms:
+            most_ms *= 2
+        while least_ms < (middle_ms := (least_ms + most_ms) / 2) < most_ms:
+            if self(middle_ms) <= budget_ms:
+                least_ms = middle_ms
+            else:
+                most_ms = middle_ms
+        return least_ms
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """A network framed as a knapsack problem, without the budgets.
@@ -51,8 +100,7 @@ class Question:
         values: Per group what the first 0, 1, 2, … of them are worth together.
         dense: The choice that keeps them all.
         dense_promises: What the dense network takes on every target.
-        wholes: Give what a network takes on every target, in ms, by what its layers take, > 0; the
-            more, the more.
+        wholes: Give what a network takes on every target by what its layers take.
         criterion: Of the values.
     """
 
@@ -61,7 +109,7 @@ class Question:
     values: Mapping[str, np.ndarray]
     dense: Choice
     dense_promises: tuple[Promise, ...]
-    wholes: tuple[Callable[[float], float], ...]
+    wholes: tuple[Whole, ...]
     criterion: str
 
     @classmethod
@@ -88,12 +136,14 @@ class Question:
         if within is not None:
             layers_ms = tuple(demand.table.layers_ms(graph, graph.widths) for demand in demands)
         promises = tuple(map(_promise, demands, layers_ms, dense_ms))
-        wholes = tuple(map(_whole, demands, layers_ms, dense_ms))
+        wholes = tuple(map(Whole, layers_ms, dense_ms, (demand.rest_ms for demand in demands)))
         return cls(framing, ranked, values, dense, promises, wholes, saliency.criterion)
 
     def problem(self, budgets_ms: Sequence[float]) -> Problem:
         """Give the knapsack problem at budgets for whole networks."""
-        first, *further = map(_layers_within, self.wholes, budgets_ms)
+        first, *further = (
+            one.layers_within(ms) for one, ms in zip(self.wholes, budgets_ms, strict=True)
+        )
         return self.framing.problem(self.values, budget_ms=first, further_ms=further)
 
     def plan(self, choice: Choice, *, solver: str) -> Plan:
@@ -113,7 +163,7 @@ class Question:
             dense_value=self.dense.value,
             solver=solver,
             criterion=self.criterion,
-            price_ms=choice.prices[0] if choice.prices else math.nan,
+            price_ms=choice.prices[0] / self.wholes[0].slope if choice.prices else math.nan,
             also=tuple(also),
         )
 
@@ -150,40 +200,6 @@ def _promise(demand: Demand, layers_ms: float, dense_ms: float) -> Promise:
         rest_ms=dense_ms - layers_ms,
         predicted_ms=dense_ms,
     )
-
-
-def _whole(demand: Demand, dense_layers_ms: float, dense_ms: float) -> Callable[[float], float]:
-    """Give what a network takes by what its layers take: its rest shrinks with them."""
-    rest_ms = demand.rest_ms
-
-    def whole(layers_ms: float) -> float:
-        if rest_ms is not None:
-            return layers_ms + rest_ms
-        if layers_ms < dense_layers_ms:
-            return layers_ms * (dense_ms / dense_layers_ms)
-        return layers_ms - dense_layers_ms + dense_ms
-
-    return whole
-
-
-def _layers_within(whole: Callable[[float], float], budget_ms: float) -> float:
-    """Give the most that layers may take for the whole network to be within a budget.
-
-    To the last digit, so that what a network was predicted to take is a budget that it meets.
-    """
-    if math.isinf(budget_ms):
-        return budget_ms
-    least_ms, most_ms = 0.0, 1.0
-    if whole(least_ms) > budget_ms:
-        return budget_ms - whole(least_ms)
-    while whole(most_ms) <= budget_ms:
-        most_ms *= 2
-    while least_ms < (middle_ms := (least_ms + most_ms) / 2) < most_ms:
-        if whole(middle_ms) <= budget_ms:
-            least_ms = middle_ms
-        else:
-            most_ms = middle_ms
-    return least_ms
 
 
 def _options(

@@ -280,6 +280,38 @@ def test_a_slower_network_is_never_returned(
     assert found.comparison.ratio == 1
 
 
+@dataclass(frozen=True)
+class Contrary(Synthetic):
+    """With one thread whatever is cut makes the network slower, by so much."""
+
+    slower: float = 1.05
+
+    def compare(
+        self, dense: nn.Module, small: nn.Module, example: Any, target: Target, **_: Any
+    ) -> Comparison:
+        found = super().compare(dense, small, example, target)
+        if target.threads > 1 or found.ratio == 1:
+            return found
+        taken = replace(found.dense, median_ms=self.slower * found.dense.median_ms)
+        return replace(found, small=taken, ratio=self.slower)
+
+
+def test_channels_that_are_gone_do_not_come_back_though_the_network_is_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Contrary()
+    runtime.install(monkeypatch)
+    model = Network().eval()
+    graph = lp.trace(model, EXAMPLE)
+    table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=tmp_path)
+    left = {group.name: tuple(range(8, group.channels)) for group in graph.groups}
+    saliency, budget = lp.magnitude(model, graph), lp.Budget(fraction=0.7)
+
+    found = lp.fit(model, graph, EXAMPLE, table, saliency, budget, within=left, folder=tmp_path)
+
+    assert all(set(kept) <= set(left[group]) for group, kept in found.plan.kept.items())
+
+
 def compared(used: float, *, spread: float, rounds: int) -> Comparison:
     """A comparison of networks, the budget being half of the dense one."""
     small = Measurement(5.0 * used, 0.1, rounds)
@@ -532,3 +564,56 @@ def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.comparison.ratio == also.ratio  # the same formula on both
     assert 0.95 <= also.ratio / 0.5 == found.used <= 1
     assert found.plan.also[0].budget == tighter
+
+
+def fitted_twice(
+    runtime: Synthetic, budgets: dict[int, float], folder: Path, patch: pytest.MonkeyPatch
+) -> lp.Fitted:
+    """Fit to a share of the dense network's time for every number of threads."""
+    runtime.install(patch)
+    torch.manual_seed(0)
+    model = Network().eval()
+    graph = lp.trace(model, EXAMPLE)
+    first, second = (
+        lp.Demand(
+            lp.measure(
+                model, graph, EXAMPLE, lp.Target.here("synthetic", threads=n), folder=folder
+            ),
+            lp.Budget(fraction=share),
+        )
+        for n, share in budgets.items()
+    )
+    saliency = lp.magnitude(model, graph)
+    return lp.fit(
+        model, graph, EXAMPLE, first.table, saliency, first.budget, also=[second], folder=folder
+    )
+
+
+def test_a_network_within_both_budgets_stays_though_it_is_slower_on_one_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fitted_twice(Contrary(), {1: 1.1, 2: 0.5}, tmp_path, monkeypatch)
+
+    assert not found.is_dense
+    assert found.used <= 1
+
+
+def test_a_dense_network_that_is_left_whole_is_promised_as_such_on_every_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Perverse(Contrary):
+        """With two threads it is as slow."""
+
+        def compare(
+            self, dense: nn.Module, small: nn.Module, example: Any, target: Target, **_: Any
+        ) -> Comparison:
+            return super().compare(dense, small, example, replace(target, threads=1))
+
+    found = fitted_twice(Perverse(), {1: 0.9, 2: 0.9}, tmp_path, monkeypatch)
+
+    assert found.is_dense
+    (also,) = found.plan.also
+    assert found.plan.predicted_ms == found.plan.baseline_ms
+    assert also.predicted_ms == also.baseline_ms
+    # This runtime's networks take what their layers do.
+    assert [found.plan.rest_ms, also.rest_ms] == pytest.approx([0.0, 0.0], abs=1e-9)

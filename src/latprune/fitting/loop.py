@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from latprune.errors import BudgetsTooSmall, BudgetTooSmall
 from latprune.fitting.candidate import (
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from latprune.latency.table import LatencyTable
     from latprune.latency.target import Target
     from latprune.latency.timing import Comparison
-    from latprune.planning import Plan
+    from latprune.planning import Plan, Promise
     from latprune.progress import Progress
     from latprune.saliency.scores import Saliency
+
+    Promised = TypeVar("Promised", Plan, Promise)
 
 REPLANS = 4
 """Plans before a network is timed, each with what is known of those before: a network's rest may
@@ -124,7 +127,8 @@ def fit(
 
     Returns:
         Of the networks within the budget the one that spends it best; if none is, the one
-        nearest to it. Never one that is slower than the dense network: then the dense one.
+        nearest to it. Never one that is slower than the dense network on every target: then the
+        dense one, unless channels of it are gone already.
 
     Raises:
         BudgetTooSmall: If nothing fits, by what was measured.
@@ -135,8 +139,14 @@ def fit(
     loop = _Loop(refining, progress or Quiet())
     demands = [Demand(table, budget), *also]
     best = loop.run(demands, ready or {})
-    slower = best.comparison.ratio > 1 and not best.is_dense
-    return loop.dense(best, demands) if slower else best
+    slower = all(one.ratio > 1 for one in (best.comparison, *best.also)) and not best.is_dense
+    return loop.dense(best, demands) if slower and within is None else best
+
+
+def _promising_nothing(promise: Promised, layers_ms: float) -> Promised:
+    """Predict what the dense network was measured to take, its layers taking `layers_ms`."""
+    dense_ms = promise.baseline_ms
+    return replace(promise, predicted_ms=dense_ms, rest_ms=dense_ms - layers_ms)
 
 
 def _care(places: Sequence[Place]) -> Care:
@@ -181,12 +191,15 @@ class _Loop:
 
     def dense(self, slower: Fitted, demands: Sequence[Demand]) -> Fitted:
         """The dense network, as a cut of nothing."""
+        graph = self.refining.graph
+        first, *others = (demand.table.layers_ms(graph, graph.widths) for demand in demands)
         plan = replace(
-            slower.plan,
-            kept={group.name: tuple(range(group.channels)) for group in self.refining.graph.groups},
-            predicted_ms=slower.plan.baseline_ms,
+            _promising_nothing(slower.plan, first),
+            kept={group.name: tuple(range(group.channels)) for group in graph.groups},
             value=slower.plan.dense_value,
             bound=slower.plan.dense_value,
+            price_ms=math.nan,
+            also=tuple(map(_promising_nothing, slower.plan.also, others)),
         )
         small = cut(self.refining.model, self.refining.graph, plan)
         times, *also = (

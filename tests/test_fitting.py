@@ -23,7 +23,7 @@ from latprune.fitting.refining import refine
 from latprune.latency.timing import Comparison, Measurement
 from latprune.planning import Demand
 from tests.networks import ConvNorm, Head
-from tests.synthetic import Synthetic
+from tests.synthetic import Synthetic, layer_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -201,6 +201,27 @@ def test_without_a_folder_the_table_that_was_given_grows(
     assert found.table.network(graph) == table.network(graph)
     assert found.table.path == table.path
     assert (found.table is table) == in_memory
+
+
+def test_what_is_measured_besides_comes_at_the_pace_of_the_table_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic().install(monkeypatch)
+    model = Network().eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    quick = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+    slow = lp.LatencyTable(target)  # as if begun when the machine took twice as long
+    for shape, found in quick.items():
+        slow.add(shape, found.scaled(2.0))
+    slow.add_network(graph, quick.network(graph).scaled(2.0))
+    before = len(slow)
+
+    refine(model, graph, EXAMPLE, slow, lp.magnitude(model, graph), lp.Budget(fraction=0.5))
+
+    assert len(slow) > before
+    assert all(
+        found.median_ms == pytest.approx(2 * layer_ms(shape)) for shape, found in slow.items()
+    )
 
 
 def test_a_network_is_cut_though_none_of_its_channels_is_worth_anything(

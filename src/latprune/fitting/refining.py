@@ -11,6 +11,7 @@ from latprune.knapsack import joint
 from latprune.knapsack.joint import BRANCHING_GAP
 from latprune.latency.devices.here import HERE
 from latprune.latency.measuring import measure
+from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import options
 from latprune.planning import Demand, plan
 
@@ -111,9 +112,14 @@ class Refining:
         )
         if table.path == own.path:
             return replace(demand, table=table)
-        for shape in missing:  # it came from somewhere else
-            own.add(shape, table[shape])
+        pace = _pace(own) / _pace(table) if SENTINEL in own and SENTINEL in table else 1.0
+        for shape in missing:  # it came from somewhere else, and has a pace of its own
+            own.add(shape, table[shape].scaled(pace))
         return demand
+
+
+def _pace(table: LatencyTable) -> float:
+    return table[SENTINEL].median_ms
 
 
 def _leaves_much(planned: Plan, aim: float) -> bool:

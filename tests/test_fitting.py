@@ -181,6 +181,20 @@ def test_a_network_that_fits_is_not_cut(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.rounds == 1
 
 
+def test_a_network_without_layers_fits_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic(rest_ms=0.1).install(monkeypatch)
+    model = nn.ReLU()
+    graph = lp.trace(model, EXAMPLE)
+    table = lp.measure(model, graph, EXAMPLE, lp.Target.here("synthetic"), folder=tmp_path)
+
+    found = lp.fit(model, graph, EXAMPLE, table, lp.magnitude(model, graph), lp.Budget(ms=1.0))
+
+    assert found.is_dense
+    assert found.used == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_without_a_folder_the_table_that_was_given_grows(
     in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,7 +100,8 @@ class Place:
             (self.table[shape].median_ms, shape != theirs.get(name))
             for name, shape in self.graph.shapes_at(widths).items()
         ]
-        return sum(ms for ms, differs in times_ms if differs) / sum(ms for ms, _ in times_ms)
+        all_ms = sum(ms for ms, _ in times_ms)  # 0 without layers
+        return sum(ms for ms, differs in times_ms if differs) / all_ms if all_ms else 0.0
 
     @property
     def _dense(self) -> Whole:

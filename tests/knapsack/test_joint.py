@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latprune.errors import BoundIsLooser, BudgetTooSmall
+from latprune.errors import BoundIsLooser, BudgetsTooSmall, BudgetTooSmall
 from latprune.knapsack import Problem, Table, joint, uniform
 from latprune.testing import exhaustive
 from tests.knapsack.networks import densenet, googlenet, resnet50
@@ -157,6 +157,20 @@ def test_with_too_little_memory_the_bound_still_holds() -> None:
     assert looser.value <= exact.bound
     assert exact.value <= looser.bound
     assert 0 < looser.gap < 0.02
+
+
+@pytest.mark.filterwarnings("ignore::latprune.errors.BoundIsLooser")
+def test_a_budget_that_split_tables_do_not_rule_out_is_not_said_to_be_one_of_several() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(one, other) for one in range(4) for other in range(one)]
+    tables = [Table(pair, rng.integers(1, 9, size=(3, 3)).astype(float)) for pair in pairs]
+    problem = Problem([np.arange(3.0)] * 4, tables, budget_ms=12.0)  # nothing costs less than 13
+
+    with pytest.raises(BudgetTooSmall) as error:
+        joint(problem, memory_mib=1e-4)
+
+    assert not isinstance(error.value, BudgetsTooSmall)
+    assert error.value.floor_ms >= 13.0
 
 
 @settings(max_examples=100, deadline=None)

@@ -63,7 +63,8 @@ def joint(
         `prices` say what one more ms would buy.
 
     Raises:
-        BudgetTooSmall: If nothing fits; it carries the least cost of any allowed choice.
+        BudgetTooSmall: If nothing fits; it carries the least cost of any allowed choice. Where
+            tables were split: if nothing was found that does; it carries the least cost found.
         BudgetsTooSmall: If each budget can be met, and no choice was found that meets them all.
         ValueError: If the tables forbid every choice.
     """
@@ -92,6 +93,8 @@ def joint(
             parts.append(found)
         parts = [part for part in parts if part.bound > known]
         bound = max([known, settled, *(part.bound for part in parts)])
+    if best is None and not problem.further_ms:
+        raise BudgetTooSmall(problem.budget_ms, root.nearest.cost_ms)
     if best is None:
         raise BudgetsTooSmall(problem.budgets_ms, root.nearest.costs_ms)
     return Choice.of(problem, best.picks, bound=bound, prices=root.prices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -570,6 +571,44 @@ def test_milliseconds_are_todays_whatever_the_pace_of_the_table_was(
 
     assert place.believed(widths)[0] == pytest.approx(1, rel=1e-3)
     assert place.believed_ms(widths) == pytest.approx(dense_ms * slower / 2, rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Tired(Synthetic):
+    """Whole networks take half as long again in turns as when the table was made."""
+
+    def compare(self, *networks: Any, **options: Any) -> Comparison:
+        found = super().compare(*networks, **options)
+        return replace(found, dense=found.dense.scaled(1.5), small=found.small.scaled(1.5))
+
+
+def test_milliseconds_that_only_the_table_says_are_enough_are_met_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Synthetic().install(monkeypatch)
+    model = Network(*FINE).eval()
+    graph, target = lp.trace(model, EXAMPLE), lp.Target.here("synthetic")
+    table = lp.measure(model, graph, EXAMPLE, target, folder=tmp_path)
+
+    dense_ms = table.network(graph).median_ms
+    found = fitted(Tired(), lp.Budget(ms=1.2 * dense_ms), tmp_path, monkeypatch, widths=FINE)
+
+    assert not found.is_dense
+    assert 0.95 < found.used <= 1
+    assert found.plan.baseline_ms == pytest.approx(1.5 * dense_ms)
+
+
+def test_an_impossible_budget_is_a_share_of_what_the_dense_network_takes_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(lp.BudgetTooSmall) as caught:
+        fitted(Tired(), lp.Budget(ms=1e-3), tmp_path, monkeypatch)
+
+    share = re.search(r"\(([\d.]+)%\)", str(caught.value))
+    assert share is not None
+    with pytest.raises(lp.BudgetTooSmall) as again:
+        fitted(Tired(), lp.Budget(fraction=1e-3), tmp_path, monkeypatch)
+    assert share[0] in str(again.value)
 
 
 def test_two_targets_are_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

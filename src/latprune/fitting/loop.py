@@ -170,7 +170,7 @@ class _Loop:
             if not near:
                 self.progress.step(timing, None, "choosing widths")
                 planned = self._plan(places, tried)
-                settled = sure or (bool(tried) and is_short(tried[-1], places, care))
+                settled = sure or (bool(tried) and self._is_settled(tried[-1], places, care))
                 if planned is None or (settled and planned.kept == tried[-1].plan.kept):
                     break  # as near as it gets
                 tried = self._with(planned, tried)
@@ -180,7 +180,8 @@ class _Loop:
             share = 100 * max(candidate.used)
             self.progress.step(timing, None, f"takes {share:.1f} % of the budget")
             near, sure = is_near(candidate.plan, places), is_sure(candidate, places, care)
-            if self._is_dense(candidate.plan) or (near and sure):
+            fits = max(candidate.used) <= 1
+            if (near and sure) or (fits and self._is_dense(candidate.plan)):
                 break
         best = min(tried, key=partial(preference, places=places))
         comparison, *also = best.compared
@@ -214,6 +215,10 @@ class _Loop:
             for demand in demands
         )
         return Fitted(small, plan, times, slower.table, slower.rounds, True, tuple(also))
+
+    def _is_settled(self, last: Candidate, places: Sequence[Place], care: Care) -> bool:
+        """Tell whether there is no use in timing it again."""
+        return self._is_dense(last.plan) or is_short(last, places, care)
 
     def _is_dense(self, planned: Plan) -> bool:
         # Not by its value: a criterion may find channels that are worth nothing.

@@ -48,13 +48,13 @@ class Place:
     def demand(self) -> Demand:
         """What a plan needs to know: a network that spends the aim has such a rest."""
         known = [self._dense, *(whole for _, whole in self._timed())]
-        return Demand(self.table, self.budget, rest_within(known, AIM * self._budget_ms))
+        return self._with_rest(rest_within(known, AIM * self._budget_ms))
 
     def demand_by(self, widths: Mapping[str, int]) -> Demand:
         """The same by what is known of one network: it has such a rest."""
         share, _ = self.believed(widths)
         rest_ms = share * self._budget_ms - self.table.layers_ms(self.graph, widths)
-        return Demand(self.table, self.budget, rest_ms)
+        return self._with_rest(rest_ms)
 
     def demand_between(self, tried: Sequence[Mapping[str, int]]) -> Demand:
         """The same by what is known of some networks: one between the two nearest to the aim.
@@ -69,7 +69,7 @@ class Place:
             return self.demand_by(tried[-1])
         part = (aim_ms - quick[1]) / (slow[1] - quick[1])
         layers_ms = quick[0] + part * (slow[0] - quick[0])
-        return Demand(self.table, self.budget, aim_ms - layers_ms)
+        return self._with_rest(aim_ms - layers_ms)
 
     def believed(self, widths: Mapping[str, int]) -> tuple[float, float]:
         """The share of the budget that a network takes by all that is known, and its error."""
@@ -102,6 +102,9 @@ class Place:
         ]
         all_ms = sum(ms for ms, _ in times_ms)  # 0 without layers
         return sum(ms for ms, differs in times_ms if differs) / all_ms if all_ms else 0.0
+
+    def _with_rest(self, rest_ms: float) -> Demand:
+        return Demand(self.table, self.budget, rest_ms, self._dense.whole_ms)
 
     @property
     def _dense(self) -> Whole:

@@ -67,6 +67,7 @@ class Refining:
                 first.budget,
                 solver=solver,
                 rest_ms=first.rest_ms,
+                dense_ms=first.dense_ms,
                 aim=aim,
                 also=also,
                 within=self.within,

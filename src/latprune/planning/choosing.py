@@ -33,6 +33,7 @@ def plan(
     *,
     solver: Solver = joint,
     rest_ms: float | None = None,
+    dense_ms: float | None = None,
     aim: float = 1.0,
     also: Sequence[Demand] = (),
     within: Mapping[str, Sequence[int]] | None = None,
@@ -47,6 +48,8 @@ def plan(
         solver: Chooses one width per group.
         rest_ms: What the network takes beside its layers; by default it follows from what the
             dense network takes beside its own, and shrinks with them.
+        dense_ms: What the dense network takes, where the machine has another pace than when the
+            table was made; by default what that says.
         aim: The share of the budgets to spend, > 0.
         also: Further targets, each with its own budget: the network is within all of them.
         within: Per group the channels to choose among, where others are gone already, ascending;
@@ -64,7 +67,7 @@ def plan(
     """
     if not aim > 0:
         raise ValueError(f"the share of the budget to spend is above 0, not {aim}")
-    demands = [Demand(table, budget, rest_ms), *also]
+    demands = [Demand(table, budget, rest_ms, dense_ms), *also]
     question = Question.of(graph, saliency, demands, within=within)
     if all(aim * p.budget_ms >= p.baseline_ms for p in question.dense_promises):
         choice = question.dense

@@ -34,11 +34,21 @@ class Demand:
         table: What widths cost there; holds the dense network, too.
         budget: What the network may take there.
         rest_ms: What the network takes there beside its layers; None: see `plan`.
+        dense_ms: What the dense network takes there; None: see `plan`.
     """
 
     table: LatencyTable
     budget: Budget
     rest_ms: float | None = None
+    dense_ms: float | None = None
+
+    def whole_ms(self, graph: PruningGraph) -> float:
+        """Give what the dense network takes.
+
+        Raises:
+            NotMeasured: If nobody says it, and the table does not hold it.
+        """
+        return self.table.network(graph).median_ms if self.dense_ms is None else self.dense_ms
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class Question:
     ) -> Question:
         """Frame what can be cut: all channels, or those `within`."""
         saliency.check(graph)
-        dense_ms = [demand.table.network(graph).median_ms for demand in demands]
+        dense_ms = [demand.whole_ms(graph) for demand in demands]
         everything = {group.name: range(group.channels) for group in graph.groups}
         present: Mapping[str, Sequence[int]] = within or everything
         framing = _framed(graph, demands, present, branches=within is None)

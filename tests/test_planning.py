@@ -281,6 +281,18 @@ def test_a_solvers_own_totals_are_not_believed() -> None:
     assert made.value < made.dense_value
 
 
+def test_a_solver_that_knows_no_bound_leaves_the_trivial_one() -> None:
+    def boundless(problem: Problem) -> Choice:
+        choice = Choice.of(problem, joint(problem).picks)
+        assert choice.gap == 1.0
+        return choice
+
+    made = plan(GRAPH, TABLE, random_saliency(), Budget(fraction=0.6), solver=boundless)
+
+    assert made.bound == pytest.approx(made.dense_value)
+    assert 0 < made.gap < 1
+
+
 def test_a_table_without_the_network_is_an_error() -> None:
     with pytest.raises(NotMeasured):
         plan(GRAPH, measured(GRAPH, network_ms=None), random_saliency(), Budget(fraction=0.6))

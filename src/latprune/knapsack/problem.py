@@ -166,9 +166,14 @@ class Choice:
 
 
 def relative_gap(value: float, bound: float) -> float:
-    """Give (bound − value) / |bound|; 0 where they meet, inf where only the bound is 0."""
+    """Give (bound − value) / |bound|; 0 where they meet, inf where only the bound is 0.
+
+    Of a bound that is infinite nothing is proven to be reached: 1.
+    """
     if value >= bound:
         return 0.0
+    if math.isinf(bound):
+        return 1.0
     return (bound - value) / abs(bound) if bound else math.inf
 
 

@@ -139,7 +139,9 @@ def _solve(graph: PruningGraph, question: Question, solver: Solver, *, aim: floa
             remedy=_remedy(graph),
             dense_ms=question.dense_promises[error.target].baseline_ms,
         ) from None
-    return Choice.of(problem, choice.picks, bound=choice.bound, prices=choice.prices)
+    # A solver need not know any bound.
+    bound = min(choice.bound, math.fsum(values.max() for values in problem.values))
+    return Choice.of(problem, choice.picks, bound=bound, prices=choice.prices)
 
 
 def _remedy(graph: PruningGraph) -> str | None:

@@ -500,6 +500,24 @@ def test_a_loss_of_ones_own_takes_labels_of_any_form(precision: Any) -> None:
     assert_same(own, plain)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_losses_are_taken_in_fp32_at_least_and_may_differ_in_type(precision: Any) -> None:
+    given: list[torch.dtype] = []
+
+    def own(outputs: Tensor, labels: Tensor) -> Tensor:
+        given.append(outputs.dtype)
+        return nn.functional.cross_entropy(outputs.double(), labels)
+
+    def distil(outputs: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
+        given.extend([outputs.dtype, taught.dtype])
+        return distillation(outputs, taught, temperature=temperature)
+
+    recipe = replace(RECIPE, epochs=1, label_smoothing=0.0, precision=precision)
+    run(recipe=recipe, loss=own, distil=distil, teacher=teacher())
+
+    assert set(given) == {torch.float32}
+
+
 def test_a_teacher_of_other_outputs_is_compared_as_one_says() -> None:
     def nothing(outputs: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
         return 0 * outputs.sum()

@@ -108,17 +108,26 @@ class Lesson:
         """
         share = 0.0 if self.teacher is None else self.recipe.distillation
         inputs = self._placed(images)
-        with self.precision.autocast(self.device), several_at_once():
-            outputs = outputs_of(network, inputs, self.device)
+        with several_at_once():
+            outputs = self._outputs(network, inputs)
         if share == 0:
             return self.labelled(outputs, moved(labels, self.device))
         assert self.teacher is not None
-        with torch.no_grad(), self.precision.autocast(self.device):
-            taught = outputs_of(self.teacher, inputs, self.device)
+        with torch.no_grad():
+            taught = self._outputs(self.teacher, inputs)
         distilled = self.distilled(outputs, taught, temperature=self.recipe.temperature)
         if share == 1:
             return distilled  # there may be no labels
-        return torch.lerp(self.labelled(outputs, moved(labels, self.device)), distilled, share)
+        labelled = self.labelled(outputs, moved(labels, self.device))
+        return torch.lerp(labelled, distilled.to(labelled.dtype), share)
+
+    def _outputs(self, network: nn.Module, inputs: Any) -> Any:
+        """Run a network; what it gives is in fp32 at least, for losses are no place for less."""
+        with self.precision.autocast(self.device):
+            outputs = outputs_of(network, inputs, self.device)
+        if self.precision.name == "no":
+            return outputs
+        return import_extra("accelerate", "train").utils.convert_to_fp32(outputs)
 
     def _placed(self, images: Any) -> Any:
         if isinstance(images, tuple):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -424,6 +425,22 @@ def test_a_loader_that_can_be_run_through_only_once_is_an_error() -> None:
 
     with pytest.raises(DataError, match="run through twice"):
         run(loader=Once([(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]))
+
+
+def test_an_epoch_has_as_many_steps_as_the_loader_says() -> None:
+    batch = (torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))
+
+    class MoreThanItSays:
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Any:
+            return repeat(batch, 5)
+
+    told: list[TuneProgress] = []
+    run(loader=MoreThanItSays(), recipe=replace(RECIPE, epochs=2), progress=told.append)
+
+    assert [(at.epoch, at.step) for at in told] == [(e, s) for e in (1, 2) for s in (1, 2, 3)]
 
 
 class Pooled(nn.Module):

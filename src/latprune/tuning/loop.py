@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,7 +272,9 @@ class _Run:
         training, state = self.training, self.training.state
         training.network.train()
         begun, first, images_done = self.clock(), state.step, 0
-        for images, labels in self.batches.epoch(state.epoch, start=first):
+        batches = self.batches.epoch(state.epoch, start=first)
+        # Some loaders give more than they say, or no end of them; the rate would climb again.
+        for images, labels in islice(batches, training.steps - first):
             with interrupts.held():
                 loss = self._taken(images, labels)
             if loss is None:

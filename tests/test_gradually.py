@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +217,29 @@ def test_a_lone_last_picture_does_not_make_cuts_fall_due_after_the_end() -> None
             steps=3,
             every=3,
         )
+
+
+def overflowing(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A loss whose gradients fp16 cannot hold before the scale has fallen."""
+    return 300 * torch.nn.functional.cross_entropy(outputs, labels)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_steps_that_overflow_in_fp16_do_not_leave_the_last_cut_out(soft: bool) -> None:
+    # 6 cuts in 18 steps: there is no room for those that are left out.
+    recipe = replace(RECIPE, lr=1e-4, precision="fp16", distillation=0.0)
+
+    done = pruned(recipe=recipe, steps=6, every=3, soft=soft, loss=overflowing)
+
+    assert done.report.budget == lp.Budget(fraction=BUDGET)
+    assert taken(done.model, done.dense) <= BUDGET
+
+
+def test_a_last_cut_that_overflows_is_told() -> None:
+    recipe = replace(RECIPE, lr=1e-4, precision="fp16", distillation=0.0)
+
+    with pytest.raises(lp.NotFinite, match=r"behind cut \d+ of 18"):
+        pruned(recipe=recipe, steps=18, every=1, loss=overflowing)
 
 
 def together(rank: int, folder: Path, *, stops: bool = False) -> dict[str, Any]:

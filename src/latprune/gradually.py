@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
-from latprune.errors import import_extra
+from latprune.errors import NotFinite, import_extra
 from latprune.gradual import prune_in_steps
 from latprune.gradual.course import GRADUAL_DEFAULT, check_criterion
 from latprune.gradual.processes import meet, rank, shared, world
@@ -112,6 +112,7 @@ def prune_gradually(
         ValueError: If training ends before the last cut, and then it says what would fit; or there
             is no such criterion.
         BudgetTooSmall: If no network fits, before anything is trained.
+        NotFinite: If so many steps overflow in fp16 that the last cut is not made.
         LatpruneError: As `prune`.
 
     Source:
@@ -161,12 +162,13 @@ def prune_gradually(
         checkpoint=checkpoint,
         progress=tuning_steps(told),
     )
+    plan = along.plan
     told.stage("check")
     report, *more = shared(
         lambda: check_everywhere(
             dense,
             tuned.model,
-            along.plan,
+            plan,
             example,
             graph=graph,
             evaluate=None if evaluate is None else _where_training_is(evaluate),
@@ -176,7 +178,7 @@ def prune_gradually(
             device=device,
         )
     )
-    found = tuned.model, dense, graph, along.plan, report, tuned.history
+    found = tuned.model, dense, graph, plan, report, tuned.history
     return Pruned(*found, also=tuple(more), traced=traced)
 
 
@@ -195,9 +197,18 @@ class _Along:
 
     @property
     def plan(self) -> Plan:
-        """The last cut's; there was room for every cut."""
+        """The last cut's.
+
+        Raises:
+            NotFinite: If it was not made: there was room for every cut, but fp16 left steps out.
+        """
         assert self._begun is not None
-        assert self._begun.plan is not None
+        if not self._begun.done or self._begun.plan is None:
+            raise NotFinite(
+                f"training ended behind cut {self._begun.taken} of {self._begun.steps}: in fp16 "
+                f"steps were left out whose gradients overflow. Leave room behind the last cut, "
+                f"or train in another precision"
+            )
         return self._begun.plan
 
 

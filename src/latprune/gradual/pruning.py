@@ -182,6 +182,10 @@ class GradualPruning:
         self._apply(plan, number)
         return plan
 
+    def pass_over(self) -> None:
+        """Count a step that the optimizer left out, so that cuts fall due no later for it."""
+        self._optimizer_steps += 1
+
     def state_dict(self) -> dict[str, Any]:
         """Give where the pruning stands: JSON values, and tensors by name.
 

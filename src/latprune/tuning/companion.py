@@ -32,3 +32,6 @@ class Companion(Stateful, Protocol):
 
     def step(self) -> object:
         """Do what is due after a step of the optimizer; None if nothing was."""
+
+    def pass_over(self) -> None:
+        """Count a step that the optimizer left out, for gradients that fp16 does not hold."""

@@ -198,8 +198,12 @@ class Training:
         value = loss.item()
         if not math.isfinite(value):
             raise NotFinite(self._about(value))
-        self._descend(loss)
-        self.has_changed = self._along is not None and self._along.step() is not None
+        has_stepped = self._descend(loss)
+        self.has_changed = False
+        if self._along is not None and has_stepped:
+            self.has_changed = self._along.step() is not None
+        elif self._along is not None:
+            self._along.pass_over()
         state.step += 1
         if self._average is not None:
             with tensors_alone(self.model, self.judged):
@@ -265,7 +269,8 @@ class Training:
         self._scaler.load_state_dict(dict(stored.state["scaler"]))
         self.state = State.from_json(stored.state)
 
-    def _descend(self, loss: Tensor) -> None:
+    def _descend(self, loss: Tensor) -> bool:
+        """Take a step of the optimizer; False if it was left out, as `GradScaler` does in fp16."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr(self.state.step)
         self._optimizer.zero_grad(set_to_none=True)
@@ -275,8 +280,10 @@ class Training:
         if clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        return bool(self._scaler.get_scale() >= scale)
 
     def _about(self, loss: float) -> str:
         step, lr, peak = self.state.step, self.lr(self.state.step), self.lesson.recipe.lr

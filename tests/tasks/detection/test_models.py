@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,28 @@ def test_our_own_begin_with_the_published_weights_of_a_classifier(
         load_detector("latprune:ssd512_resnet50", pretrained=True)
     assert load_detector("latprune:ssd512_resnet50").outputs() == 21
     assert asked == ["IMAGENET1K_V2", None]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "weights", "backbone"),
+    [(None, "DEFAULT", None), (91, "DEFAULT", None), (4, None, "DEFAULT")],
+)
+def test_published_weights_are_the_detectors_where_its_classes_are(
+    monkeypatch: pytest.MonkeyPatch,
+    num_classes: int | None,
+    weights: str | None,
+    backbone: str | None,
+) -> None:
+    asked = {}
+
+    def published(**options: Any) -> nn.Module:
+        asked.update(options)
+        return load_detector(TINY).ssd
+
+    monkeypatch.setattr(torchvision.models.detection, "ssd300_vgg16", published)
+    load_detector("torchvision:ssd300_vgg16", pretrained=True, num_classes=num_classes)
+
+    assert (asked["weights"], asked["weights_backbone"]) == (weights, backbone)
 
 
 def test_outputs_are_those_that_were_asked_for() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TORCHVISION = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 OWN: dict[str, Callable[..., nn.Module]] = {"ssd512_resnet50": ssd512_resnet50}
 EXTRA, BODY = "extra.", "body."
+COCO_CLASSES = 91  # of torchvision's published detectors, with the background
 
 
 def load_detector(
@@ -83,7 +84,8 @@ def load_backbone(detector: Detector, path: Path) -> None:
 
 def _from_torchvision(name: str, *, pretrained: bool, **classes: int) -> nn.Module:
     build = getattr(import_extra("torchvision.models.detection", "train"), name)
-    weights = "DEFAULT" if pretrained and not classes else None
-    backbone = "DEFAULT" if pretrained and classes else None
+    is_published = classes.get("num_classes", COCO_CLASSES) == COCO_CLASSES
+    weights = "DEFAULT" if pretrained and is_published else None
+    backbone = "DEFAULT" if pretrained and not is_published else None
     model: nn.Module = build(weights=weights, weights_backbone=backbone, **classes)
     return model

@@ -185,6 +185,20 @@ def test_a_finished_run_is_resumed_as_finished(tmp_path: Path, tables: Path) -> 
     assert_same(second.end(), first.end())
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_finished_run_takes_up_what_it_kept_itself(
+    tmp_path: Path, tables: Path, soft: bool
+) -> None:
+    run = Run(tables, soft=soft)
+    run.train(BATCHES, tmp_path)
+    plan, weights = run.end()
+    kept = {name: value.clone() for name, value in weights.items()}
+
+    run.resume(tmp_path)
+
+    assert_same(run.end(), (plan, kept))
+
+
 def test_an_empty_folder_resumes_nothing(tmp_path: Path, tables: Path) -> None:
     run = Run(tables)
 

@@ -277,7 +277,9 @@ class GradualPruning:
         """Cut or mask what a plan does not keep."""
         last = number == self.steps
         if self._masks is not None:
-            self._masks.put(self._course.graph.groups, self._live.kept if last else plan.kept)
+            groups = self._live.groups  # dense ones, until the last step has been taken
+            whole = {group.name: tuple(range(group.channels)) for group in groups}
+            self._masks.put(groups, whole if last else plan.kept)
         if (self._masks is None or last) and plan.kept != self._live.kept:
             self._live.cut(plan.kept)
             if self._wrapper is not None:

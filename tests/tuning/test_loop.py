@@ -274,6 +274,19 @@ def test_every_epoch_trains_in_training_mode() -> None:
     assert model.get_buffer("1.num_batches_tracked") == 3 * STEPS
 
 
+def test_what_judges_is_given_eval_mode_and_teaches_nothing() -> None:
+    modes = []
+
+    @torch.no_grad()
+    def judge(model: nn.Module) -> dict[str, float]:
+        modes.append(model.training)
+        model(100 + torch.randn(8, 3, 6, 6))
+        return {}
+
+    assert_same(run(evaluate=judge), run())
+    assert not any(modes)
+
+
 def test_progress_tells_pace_and_time_left_by_the_clock() -> None:
     ticks = iter(range(10**6))
     seen: list[TuneProgress] = []

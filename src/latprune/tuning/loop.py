@@ -119,7 +119,7 @@ def tune(
         distil: Of (outputs, the teacher's outputs, temperature=), a scalar; None for
             `distillation`, which compares logits.
         evaluate: Called after every epoch, in every process, with the model, or its average if the
-            recipe keeps one.
+            recipe keeps one, in eval mode.
         along: Makes what goes along with the training, such as gradual pruning
             (`prune_gradually`).
         checkpoint: A folder. If it holds a checkpoint of this run, the run goes on from there, of
@@ -258,7 +258,7 @@ class _Run:
                     self._take_steps(interrupts)
                     training.check()
                     self._share_buffers()
-                    metrics = {} if self.evaluate is None else self.evaluate(training.judged)
+                    metrics = self._judged()
                     with interrupts.held():
                         training.finish_epoch(loss=self._mean_loss(), metrics=metrics)
                     self.keeper.keep()
@@ -266,6 +266,13 @@ class _Run:
                 if not interrupts.torn:
                     self.keeper.keep()
                 raise
+
+    def _judged(self) -> Mapping[str, float]:
+        """Judge what is kept; in training mode batch norms would learn from what it is shown."""
+        if self.evaluate is None:
+            return {}
+        with evaluating(self.training.judged):
+            return self.evaluate(self.training.judged)
 
     def _take_steps(self, interrupts: Interrupts) -> None:
         """Take the remaining steps of the epoch."""

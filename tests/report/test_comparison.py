@@ -142,6 +142,22 @@ def test_check_counts_and_judges_both_networks() -> None:
     assert judged.graph.widths == graph.widths
 
 
+def test_networks_that_were_just_trained_are_judged_in_eval_mode() -> None:
+    dense, small = networks(4, 8).train(), networks(4, 2).train()
+    modes = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        modes.append(model.training)
+        return {}
+
+    plan, example = plan_for(chain(4, 8), {"conv1": 2}, HALF), torch.zeros(1, 3, 8, 8)
+    check(dense, small, plan, example, graph=chain(4, 8), comparison=TAKEN, evaluate=evaluate)
+
+    assert modes == [False, False]
+    assert dense.training
+    assert small.training
+
+
 def test_groups_that_the_plan_does_not_name_count_as_whole() -> None:
     graph = chain(4, 8)
     plan = plan_for(graph, {"conv1": 2}, HALF)

@@ -13,6 +13,7 @@ from latprune.latency.devices.here import HERE
 from latprune.latency.foreign import BUSY_CORES
 from latprune.latency.measuring import compare
 from latprune.latency.shipping import as_shipped
+from latprune.modes import evaluating
 from latprune.outputs import as_numbers
 from latprune.report.counting import network_macs, parameters
 from latprune.report.wording import summary
@@ -285,7 +286,7 @@ def check(
         example: An input of both.
         graph: The dense network's. Groups of it that the plan does not name, as those of layers
             that had to stay when it was made, count as whole.
-        evaluate: Judges a network: shares in [0, 1] by the metric's name. Where the
+        evaluate: Judges a network, in eval mode: shares in [0, 1] by the metric's name. Where the
             target does not run in fp32 it also judges what ships, called like a module; an empty
             result means not judged.
         calibration: For a target in int8: batches of inputs like `example`, of any number of
@@ -318,7 +319,8 @@ def check(
         )
 
     def facts(model: nn.Module, latency: Measurement, widths: Mapping[str, int]) -> Facts:
-        accuracy = as_numbers(evaluate(model)) if evaluate is not None else {}
+        with evaluating(model):  # batch norms would learn from what they are shown
+            accuracy = as_numbers(evaluate(model)) if evaluate is not None else {}
         shipped = as_shipped(model, example, plan.target, batches) if accuracy else None
         return Facts(
             latency,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ import latprune as lp
 from latprune.modes import copied
 from tests import networks
 from tests.test_surgery import EXAMPLE, a_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Holding(networks.Plain):
@@ -47,6 +51,67 @@ class Ordered(nn.Module):
         for layer in self.order:
             x = layer(x)
         return x
+
+
+class Watched(nn.Module):
+    """Has a second head on what a hook keeps of the middle."""
+
+    def __init__(self, register: Callable[[Watched, Any], None]) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.head, self.second = nn.Conv2d(6, 4, 1), nn.Conv2d(8, 2, 1)
+        self.seen: dict[str, torch.Tensor] = {}
+        register(self, self.stem)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y: torch.Tensor = self.head(self.body(self.stem(x)))
+        return y, self.second(self.seen["stem"])
+
+
+def by_closure(model: Watched, stem: Any) -> None:
+    stem.register_forward_hook(lambda _, __, y: model.seen.update(stem=y))
+
+
+def by_closure_of_a_dict(model: Watched, stem: Any) -> None:
+    seen = model.seen
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, y: torch.Tensor) -> None:
+            seen[name] = y
+
+        return hook
+
+    stem.register_forward_hook(keep("stem"))
+
+
+def by_default(model: Watched, stem: Any) -> None:
+    stem.register_forward_hook(lambda _, __, y, to=model.seen: to.update(stem=y))
+
+
+SEEN: dict[str, torch.Tensor] = {}
+
+
+def by_global(model: Watched, stem: Any) -> None:
+    model.seen = SEEN
+    stem.register_forward_hook(lambda _, __, y: SEEN.update(stem=y))
+
+
+def by_another_forward(model: Watched, stem: Any) -> None:
+    run = stem.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = run(x)
+        model.seen["stem"] = y
+        return y
+
+    stem.forward = forward
+
+
+def by_partial(model: Watched, stem: Any) -> None:
+    def keep(name: str, _: nn.Module, __: object, y: torch.Tensor) -> None:
+        model.seen[name] = y
+
+    stem.register_forward_hook(partial(keep, "stem"))
 
 
 class Refusing(nn.Identity):
@@ -112,3 +177,41 @@ def test_a_module_that_refuses_is_named() -> None:
 
     with pytest.raises(lp.CannotCopy, match=r"1\.0, a Refusing, .* there is but one of me"):
         lp.trace(model, EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [by_closure, by_closure_of_a_dict, by_default, by_global, by_another_forward, by_partial],
+)
+def test_a_cut_network_reads_what_its_own_hooks_keep(
+    register: Callable[[Watched, Any], None],
+) -> None:
+    model = Watched(register).eval()
+    model(EXAMPLE)  # so that there is something old to be read
+    graph = lp.trace(model, EXAMPLE)
+
+    small: Any = lp.cut(model, graph, a_plan(graph))
+    other = torch.rand(1, 3, 20, 20)
+
+    assert set(graph.widths) == {"stem", "body"}
+    assert torch.equal(small(other)[1], small.second(small.stem(other)))
+
+
+def test_functions_of_a_copy_share_what_those_of_the_model_share() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    runs = 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += len(model)
+
+    def told() -> int:
+        return runs + 0 * len(model)
+
+    model[0].register_forward_hook(count)
+    model.told = told  # type: ignore[assignment]
+
+    twin: Any = copied(model)
+    twin(EXAMPLE)
+
+    assert (twin.told(), told()) == (2, 0)

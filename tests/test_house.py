@@ -22,6 +22,7 @@ STAGES = [
     "errors",
     "progress",
     "files",
+    "closures",
     "copying",
     "modes",
     "states",

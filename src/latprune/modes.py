@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from latprune.closures import refer_to_copies
 from latprune.copying import shared_parts
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def copied(model: Module) -> Module:
 
     `weight_norm` keeps the weight that it made, and modules that `forget` keep what they computed
     with: PyTorch refuses to copy such tensors with their history. The copy has forgotten them.
-    What cannot be copied at all, such as a lock or an open file, is the same one in the copy.
+    Functions that refer to the module, as hooks do, refer to the copy. What cannot be copied at
+    all, such as a lock or an open file, is the same one in the copy.
 
     Raises:
         CannotCopy: If a module refuses to be copied.
@@ -103,10 +105,13 @@ def copied(model: Module) -> Module:
         for tensor in _tensors(vars(module))
         if not tensor.is_leaf
     }
+    copies: dict[int, Any] = dict(derived)
     try:
-        twin = copy.deepcopy(model, dict(derived))
+        twin = copy.deepcopy(model, copies)
     except Exception:  # whatever a stranger's class raises: what is in it tells which part does
-        twin = copy.deepcopy(model, derived | shared_parts(model, derived))
+        copies = derived | shared_parts(model, derived)
+        twin = copy.deepcopy(model, copies)
+    refer_to_copies(twin, model, copies)
     forget(twin)
     return twin
 

@@ -296,6 +296,29 @@ def test_a_network_that_asks_for_its_version_comes_back(tmp_path: Path) -> None:
     assert torch.equal(small(EXAMPLE), again(EXAMPLE))
 
 
+class Renaming(networks.Plain):
+    """Writes its state under other names, in a dict that knows no versions."""
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        return {f"net.{name}": tensor for name, tensor in super().state_dict().items()}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = {name.removeprefix("net."): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(own, strict, assign)
+
+
+def test_a_network_with_a_state_dict_of_its_own_comes_back(tmp_path: Path) -> None:
+    model = Renaming().eval()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
+
+    again = lp.load(tmp_path / "small.safetensors", Renaming().eval())
+
+    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
+
+
 def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
     metadata = {"format": "latprune-network", "version": "99", "plan": json.dumps({})}
     save_file({"w": torch.zeros(2)}, tmp_path / "new.safetensors", metadata=metadata)

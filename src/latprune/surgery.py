@@ -140,7 +140,7 @@ def _cast(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _with_versions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Any]:
     """Give tensors as this model's state dict, with its modules' versions, which some ask for."""
     state = OrderedDict(state_of(tensors))
-    vars(state)["_metadata"] = vars(model.state_dict())["_metadata"]
+    vars(state)["_metadata"] = getattr(model.state_dict(), "_metadata", None)  # a plain dict: none
     return state
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import latprune as lp
 from latprune.graph.verifying import random_kept
@@ -17,6 +18,7 @@ from latprune.surgery import load_notes, load_plan
 from tests import networks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -292,6 +294,55 @@ def test_a_network_that_asks_for_its_version_comes_back(tmp_path: Path) -> None:
     lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
 
     again = lp.load(tmp_path / "small.safetensors", Versioned().eval())
+
+    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
+
+
+def averaging(model: nn.Module) -> nn.Module:
+    return AveragedModel(model)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, averaging, nn.Sequential])
+def test_a_network_that_is_wrapped_once_it_is_cut_is_saved_as_it_was_cut(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    model = networks.Plain().eval()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(wrap(small), tmp_path / "small.safetensors", graph=graph, plan=plan)
+
+    again = lp.load(tmp_path / "small.safetensors", networks.Plain().eval())
+
+    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_network_that_was_traced_wrapped_comes_back_without(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    model = networks.Plain().eval()
+    dense = nn.DataParallel(wrap(model))
+    graph = lp.trace(dense, EXAMPLE)
+    plan = a_plan(graph)
+    small: Any = lp.cut(dense, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
+
+    again = lp.load(tmp_path / "small.safetensors", networks.Plain().eval())
+
+    assert isinstance(again, networks.Plain)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(map(torch.equal, again.state_dict().values(), small.state_dict().values()))
+
+
+def test_a_network_that_was_traced_as_it_is_comes_back_out_of_a_wrapped_one(tmp_path: Path) -> None:
+    model = networks.Plain().eval()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    small = lp.cut(model, graph, plan)
+    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
+
+    again = lp.load(tmp_path / "small.safetensors", nn.DataParallel(networks.Plain().eval()))
 
     assert torch.equal(small(EXAMPLE), again(EXAMPLE))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import nn
 
 from latprune.errors import DamagedFile, ModelMismatch
 from latprune.files import replacing
@@ -28,9 +29,9 @@ from latprune.states import state_of, tensors_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from latprune.graph.groups import ChannelGroup, Member, PruningGraph
 
@@ -39,6 +40,7 @@ VERSION = 4
 READABLE = ("1", "2", "3", "4")
 """Versions that `load` reads; from 2 on a file may name branches that were removed, from 3 on tied
 groups, from 4 on groups that cross others."""
+_WRAPPERS = ("_orig_mod", "module")  # how `torch.compile`, and what runs in parallel, name it
 TRACED = "traced"
 """The note that says what a saved network's graph was traced with."""
 
@@ -75,7 +77,8 @@ def save(
     """Write a pruned network to one `.safetensors` file, whole or not at all.
 
     Args:
-        model: What `cut` gave, trained further or not.
+        model: What `cut` gave, trained further or not; whatever wraps it meanwhile, as
+            `torch.compile` and data parallelism do, is left out.
         path: Where to; an existing file is replaced.
         graph: The dense network's graph.
         plan: What the network was cut to.
@@ -95,8 +98,9 @@ def save(
         "ties": json.dumps([tie.only(plan.widths).to_json() for tie in graph.ties]),
         "notes": json.dumps(dict(notes or {})),
     }
+    cut_one = _unwrapped(model, graph.groups)
     # A tensor that two names share is stored twice: a file has no sharing.
-    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(cut_one).items()}
     with replacing(path) as file:
         file.write_bytes(to_bytes(tensors, metadata=metadata))
 
@@ -106,7 +110,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Args:
         path: What `save` wrote.
-        model: The dense network, freshly built; its weights do not matter, it stays as it is.
+        model: The dense network, freshly built; its weights do not matter, it stays as it is. It
+            need not be wrapped as the one that was traced.
 
     Returns:
         A new network, bit-equal to the one that was saved, in its precision.
@@ -117,18 +122,54 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     plan, groups, branches, ties, _ = _read_metadata(Path(path))
     tensors = load_file(str(path))
-    small = _cut(model, groups, branches, ties, plan, stored=tensors)
+    wrapped, wrapper = _wrapped_as(tensors, _unwrapped(model, groups))
+    small = _cut(wrapped, groups, branches, ties, plan, stored=tensors)
     _cast(small, tensors)
     try:
         small.load_state_dict(_with_versions(tensors, small), strict=True)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} holds another network than the model given: {error}") from None
-    return small
+    return small.get_submodule(wrapper)
+
+
+def _unwrapped(model: nn.Module, groups: Sequence[ChannelGroup]) -> nn.Module:
+    """Give the network that groups were found in, out of modules that hold nothing else."""
+    found = {member.parameter for group in groups for member in group.members}
+    inner = model
+    while found.isdisjoint(name for name, _ in _named_tensors(inner)):
+        children = list(inner.children())
+        if len(children) != 1:
+            return model  # another one, or there are no groups
+        (inner,) = children
+    return inner
+
+
+def _wrapped_as(names: Collection[str], model: nn.Module) -> tuple[nn.Module, str]:
+    """Give a model as it was wrapped where its tensors got these names, and its name in there."""
+    held: list[str] = []
+    own = {name for name, _ in _named_tensors(model)}
+    while names and own.isdisjoint(names):
+        inside = [
+            w for w in _WRAPPERS if all(n.startswith(".".join((*held, w, ""))) for n in names)
+        ]
+        if not inside:
+            break
+        held += inside
+    for name in reversed(held):
+        holder = nn.Module()
+        holder.add_module(name, model)
+        model = holder
+    return model, ".".join(held)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _cast(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a model's tensors the types of stored ones, so that none is rounded."""
-    own = dict([*model.named_parameters(), *model.named_buffers()])
+    own = dict(_named_tensors(model))
     others = {n: t for n, t in tensors.items() if n in own and own[n].dtype != t.dtype}
     floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if others and len(floats) == 1:

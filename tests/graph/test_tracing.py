@@ -224,6 +224,31 @@ def test_the_width_of_a_single_head_is_cut_unless_cuts_must_be_exact() -> None:
     assert trace(networks.SingleHead(), EXAMPLE, exact=True).widths == {"stem": 12, "v": 8}
 
 
+class Transposed(networks.SingleHead):
+    """Makes queries and keys by convolutions, so that they lie as torch has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Conv1d(12, 8, 1), nn.Conv1d(12, 8, 1)  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2)
+        q, k = self.q(x).transpose(1, 2), self.k(x).transpose(1, 2)
+        x = x.transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, self.v(x))
+        return self.head((x + self.proj(mixed)).mean(dim=1))  # type: ignore[no-any-return]
+
+
+def test_attention_without_a_kernel_is_cut_as_with_one() -> None:
+    model = Transposed()
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"stem": 12, "q": 8, "v": 8}
+    assert "root of its length" in graph.group("q").approximate
+    assert is_right(model, graph)
+    assert trace(model, EXAMPLE, exact=True).widths == {"stem": 12, "v": 8}
+
+
 def test_the_last_block_of_a_chunk_may_be_shorter() -> None:
     graph = trace(networks.ChunkedUnevenly(), EXAMPLE)
 

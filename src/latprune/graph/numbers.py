@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from latprune.graph.integers import Number, Size
 from latprune.graph.lengths import Length
 from latprune.graph.reparametrised import weights_of
-from latprune.graph.shadows import varying
+from latprune.graph.shadows import shrunk, varying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -37,6 +37,9 @@ _TOLD_BY_WEIGHTS = (
     *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase),
     *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
 )
+
+
+DIVIDED_BY_ROOT = "attention divides by the root of its length"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,8 @@ class NumberMode(TorchFunctionMode):
         finally:
             found = self.current
             self.current, self.function = before
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            self._divided_by_root(args[0] if args else kwargs["query"])
         if getattr(func, "__self__", None) is Tensor.data and isinstance(result, Tensor):
             self._mode.put_shadows(result, self._mode.shadows(args[0]))  # no operator shows it
         if name in _TAKE_SIZES_OF and isinstance(result, Tensor):
@@ -197,6 +202,15 @@ class NumberMode(TorchFunctionMode):
             self.count(embed_dim, width)
         if isinstance(heads, Number):
             self.counted.append(Counted(heads.origin, width.reshape(heads, -1), 0, heads.times))
+
+    def _divided_by_root(self, query: Tensor) -> None:
+        """Mark the width of heads that is cut: where torch has no kernel, no operator shows it."""
+        mode = self._mode
+        for shadow in mode.known_shadows(query):
+            if varying(shrunk(mode.classes.find(shadow))) == [query.dim() - 1]:
+                mode.classes.approximate(shadow, f"{DIVIDED_BY_ROOT}{mode.at()}")
+                if mode.seen.recording:
+                    mode.mixed.add(("scaled_dot_product_attention", 0))
 
     def _with_origins(self, tensor: Tensor, found: Any, read: str, dim: int | None = None) -> Any:
         """Let sizes of labelled axes know what they are sizes of."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from latprune.graph.numbers import DIVIDED_BY_ROOT
 from latprune.graph.rules.pointwise import is_constant_along, join_all
 from latprune.graph.shadows import along_axis, varying
 
@@ -63,7 +64,7 @@ def attention(mode: LabelMode, call: Call) -> None:
         mode.read(mode.on(query, last))
         if call.kwargs.get("scale") is None:
             width = mode.on(query, last)
-            mode.approximate(call, width, "attention divides by the root of its length")
+            mode.approximate(call, width, DIVIDED_BY_ROOT)
     passed = {axis: labels for axis, labels in found[0].items() if axis < last}
     if last in found[2]:
         passed[last] = found[2][last]

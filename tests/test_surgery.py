@@ -249,6 +249,18 @@ def test_a_file_does_not_load_into_another_network(tmp_path: Path) -> None:
         lp.load(tmp_path / "x.safetensors", networks.Plain(width=12))
 
 
+def test_a_model_on_the_meta_device_is_refused(tmp_path: Path) -> None:
+    model = networks.Plain()
+    graph = lp.trace(model, EXAMPLE)
+    plan = a_plan(graph)
+    lp.save(lp.cut(model, graph, plan), tmp_path / "small.safetensors", graph=graph, plan=plan)
+    with torch.device("meta"):
+        hollow = networks.Plain()
+
+    with pytest.raises(lp.ModelMismatch, match="meta device"):
+        lp.load(tmp_path / "small.safetensors", hollow)
+
+
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(lp.DamagedFile, match="no such file"):
         lp.load(tmp_path / "none.safetensors", networks.Plain())

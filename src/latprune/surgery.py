@@ -118,9 +118,14 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Raises:
         DamagedFile: If the file cannot be read.
-        ModelMismatch: If the file's network is not a cut of `model`.
+        ModelMismatch: If the file's network is not a cut of `model`, or that has no memory.
     """
     plan, groups, branches, ties, _ = _read_metadata(Path(path))
+    if any(tensor.is_meta for _, tensor in _named_tensors(model)):
+        raise ModelMismatch(
+            "the model lies on the meta device, where tensors hold nothing and take nothing: build "
+            "it on the CPU"
+        )
     tensors = load_file(str(path))
     wrapped, wrapper = _wrapped_as(tensors, _unwrapped(model, groups))
     small = _cut(wrapped, groups, branches, ties, plan, stored=tensors)

@@ -66,9 +66,9 @@ def picked_where_the_mean_is_largest(x: Tensor) -> Tensor:
 def added_up_by_places(x: Tensor) -> Tensor:
     rows = x.permute(2, 0, 1).flatten(0, 1)
     halves = torch.arange(len(rows)) // 2
-    added = torch.zeros_like(rows).index_add(0, halves, rows)
-    split: Tensor = added.unflatten(0, (-1, len(x)))  # type: ignore[no-untyped-call]
-    return split.movedim(0, 2)
+    return (
+        torch.zeros_like(rows).index_add(0, halves, rows).unflatten(0, (-1, len(x))).movedim(0, 2)
+    )
 
 
 FOLLOWED: list[Move] = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Exporter = Callable[[nn.Module, Tensor | tuple[Tensor, ...], Path], None]
+    Exporter = Callable[[nn.Module, Tensor | tuple[Any, ...], Path], None]
 
 EXPORTERS: list[tuple[Exporter, str]] = [
     (export_onnx, "net.onnx"),
@@ -48,6 +48,78 @@ class Network(nn.Module):
 @pytest.fixture
 def example() -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 8, 8), torch.tensor([2.0])
+
+
+class Packed(nn.Module):
+    """Takes a list, a number of no axes, and a dict at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pictures: list[Tensor], scale: Tensor, more: dict[str, Tensor]) -> Tensor:
+        y: Tensor = self.conv(torch.cat(pictures)) * scale + self.conv(more["picture"])
+        return y + more["shift"]
+
+
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
+def test_inputs_may_lie_in_lists_and_dicts_and_have_no_axes(
+    exporter: Exporter, name: str, tmp_path: Path
+) -> None:
+    pictures = torch.randn(4, 1, 3, 8, 8)
+    more = {"picture": torch.randn(1, 3, 8, 8), "shift": torch.tensor(0.5)}
+
+    exporter(Packed(), (list(pictures), torch.tensor(2.0), more), tmp_path / "new" / name)
+
+    assert (tmp_path / "new" / name).is_file()
+
+
+def test_inputs_in_lists_and_dicts_are_written_in_fp16(tmp_path: Path) -> None:
+    more = {"picture": torch.randn(1, 3, 8, 8), "shift": torch.tensor(0.5)}
+
+    export_onnx(
+        Packed(),
+        ([torch.randn(1, 3, 8, 8)], torch.tensor(2.0), more),
+        tmp_path / "net.onnx",
+        precision="fp16",
+    )
+
+    read = onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()
+    assert {one.type for one in read} == {"tensor(float16)"}
+
+
+class Careless(nn.Module):
+    """Takes more than it uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS[:2])
+def test_networks_in_bfloat16_and_unused_inputs_are_refused_by_name(
+    exporter: Exporter, name: str, tmp_path: Path
+) -> None:
+    example = torch.randn(1, 3, 8, 8), torch.ones(2)
+    rounded = tuple(tensor.bfloat16() for tensor in example)
+
+    with pytest.raises(ValueError, match="hold no networks in bfloat16: export copy"):
+        exporter(Careless().bfloat16(), rounded, tmp_path / name)
+    with pytest.raises(ValueError, match="reads 1 tensors, and 2 were given: leave out"):
+        exporter(Careless(), example, tmp_path / name)
+
+
+def test_a_network_in_bfloat16_is_written_by_torch(tmp_path: Path) -> None:
+    model, example = nn.Conv2d(3, 4, 3).bfloat16(), torch.randn(1, 3, 8, 8).bfloat16()
+
+    export_pt2(model, example, tmp_path / "net.pt2")
+
+    read = torch.export.load(tmp_path / "net.pt2").module()
+    assert torch.equal(read(example), model(example))
 
 
 @pytest.mark.parametrize(("exporter", "name"), EXPORTERS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from latprune.errors import ExportDisagrees, import_extra
 from latprune.latency.layer_modules import cast
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    Inputs = Tensor | tuple[Tensor, ...]
+    Inputs = Tensor | tuple[Any, ...]
 
 TOLERANCE, TOLERANCE_FP16, TOLERANCE_INT8 = 1e-4, 0.05, 0.5
 
@@ -47,7 +47,8 @@ def export_onnx(
 
     Args:
         model: Any network, exported in evaluation mode; its own mode does not change.
-        example: Its input, or inputs; their sizes are fixed in the file.
+        example: Its input, or inputs, each a tensor or a list or dict of tensors; their sizes are
+            fixed in the file.
         path: The file.
         precision: `int8` quantises the network; that needs `calibration`. In `fp16` the network
             reads, computes and writes half precision, as GPUs want it.
@@ -62,7 +63,8 @@ def export_onnx(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
-        ValueError: For an unknown precision, or for int8 without batches of the right kind.
+        ValueError: For an unknown precision, networks in bfloat16, inputs that the network makes no
+            use of, or for int8 without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If onnx, onnxscript or onnxruntime is not installed.
     """
@@ -82,7 +84,8 @@ def export_openvino(
 
     Args:
         model: Any network, exported in evaluation mode; its own mode does not change.
-        example: Its input, or inputs; their sizes are fixed in the file.
+        example: Its input, or inputs, each a tensor or a list or dict of tensors; their sizes are
+            fixed in the file.
         path: The file, `NAME.xml`; its weights go to `NAME.bin` beside it.
         precision: `int8` quantises the network with NNCF; that needs `calibration`.
         calibration: As for `export_onnx`.
@@ -90,7 +93,8 @@ def export_openvino(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; older files then stay as they were.
-        ValueError: For an unknown precision, or for int8 without batches of the right kind.
+        ValueError: For an unknown precision, networks in bfloat16, inputs that the network makes no
+            use of, or for int8 without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If openvino, nncf or onnx is not installed.
     """
@@ -129,28 +133,48 @@ def _export(
         *others, last = form.precisions
         offered = f"{', '.join(others)} or {last}"
         raise ValueError(f"{form.name} files are written in {offered}, not {precision!r}")
+    if torch.bfloat16 in {t.dtype for t in (*model.parameters(), *_tensors(example))}:
+        raise ValueError(
+            f"{form.name} files hold no networks in bfloat16: export copy.deepcopy(model).float(), "
+            "with an example in float32"
+        )
     batches: list[Inputs] | None = None
     usual, by = TOLERANCE, _largest_difference
     written, reads = model, _tuple(example)
     if precision == "fp16":
         usual, by = TOLERANCE_FP16, _usual_difference
-        written, reads = cast(model, reads, torch.float16)
+        written, _ = cast(model, (), torch.float16)
+        reads = tree_map_only(torch.Tensor, _halved, reads)
     if precision == "int8":
         batches, usual, by = list(calibration or ()), TOLERANCE_INT8, _usual_difference
         if not batches:
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
     with _kept_if_sound(path) as file:
-        form.write(written, reads, file, batches)
+        # The exporters take a dict at the end for arguments by name, unless one follows.
+        form.write(written, (*reads, {}) if isinstance(reads[-1], dict) else reads, file, batches)
         _check(
             path,
             _outputs(model, batches[0] if batches else example),
-            Shipped(form.read(file), like=model, example=example).arrays(
-                *(_tuple(batches[0]) if batches else reads)
-            ),
+            Shipped(form.read(file), like=model, example=example).arrays(*_tuple(batches[0]))
+            if batches
+            else _run(form.read(file), reads),
             tolerance=usual if tolerance is None else tolerance,
             reader=form.reader,
             by=by,
         )
+
+
+def _run(session: Any, inputs: Inputs) -> list[np.ndarray]:
+    """Give what a session makes of exactly what its network was written with."""
+    arrays = list(map(_array, _tensors(inputs)))
+    names = [wanted.name for wanted in session.get_inputs()]
+    if len(names) != len(arrays):
+        raise ValueError(
+            f"the network reads {len(names)} tensors, and {len(arrays)} were given: leave out of "
+            "the example, and of what its forward takes, what it makes no use of"
+        )
+    found: list[np.ndarray] = session.run(None, dict(zip(names, arrays, strict=True)))
+    return found
 
 
 @contextmanager
@@ -159,6 +183,7 @@ def _kept_if_sound(path: Path) -> Iterator[Path]:
 
     The name is the same, since a file may name others that hold its weights.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         yield Path(folder) / path.name
         beside = (file for file in Path(folder).iterdir() if file.name != path.name)
@@ -201,7 +226,8 @@ def export_pt2(
 
     Args:
         model: Any network, exported in evaluation mode; its own mode does not change.
-        example: Its input, or inputs; their sizes are fixed in the file.
+        example: Its input, or inputs, each a tensor or a list or dict of tensors; their sizes are
+            fixed in the file.
         path: The file; its name ends in `.pt2`.
         tolerance: The largest difference allowed, relative to the largest output.
 
@@ -228,16 +254,25 @@ def _outputs_of_pt2(model: nn.Module, example: Inputs, file: Path) -> list[np.nd
         warnings.simplefilter("ignore")  # torch.export speaks of its own future
         torch.export.save(torch.export.export(model, inputs), str(file))
         read = torch.export.load(str(file)).module()
-        return [tensor.cpu().numpy() for tensor in _tensors(read(*inputs))]
+        return [_array(tensor) for tensor in _tensors(read(*inputs))]
 
 
 def _outputs(model: nn.Module, example: Inputs) -> list[np.ndarray]:
     inputs = _tuple(example)
     with evaluating(model), torch.no_grad():
-        return [tensor.cpu().numpy() for tensor in _tensors(model(*inputs))]
+        return [_array(tensor) for tensor in _tensors(model(*inputs))]
 
 
-def _tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Give a tensor as NumPy has it, which knows no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def _tuple(inputs: Inputs) -> tuple[Any, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latprune.graph.rules import RULES
@@ -77,6 +78,10 @@ FOLLOWED: list[Move] = [
     lambda x: x.quantile(0.3, dim=2, keepdim=True),
     lambda x: x.cummax(2).values,
     lambda x: x * (x > 0).any(2, keepdim=True),
+    lambda x: torch.zeros_like(x).index_add(2, torch.arange(x.shape[2]) // 2, x),
+    lambda x: torch.zeros_like(x).index_copy(2, torch.arange(5), x[:, :, :5]),
+    lambda x: x.reshape(*x.shape[:2], 12, -1).rot90(1, (2, 3)).flatten(2),
+    lambda x: F.rrelu(F.logsigmoid(x)) + (x // 0.3),
 ]
 
 

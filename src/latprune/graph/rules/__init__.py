@@ -86,15 +86,16 @@ _BY_RULE: dict[Rule, str] = {
     elementwise: "clone _to_copy contiguous alias detach lift_fresh dropout native_dropout "
     "zeros_like ones_like empty_like rand_like randn_like full_like copy fill zero masked_fill "
     "hardtanh hardswish hardsigmoid relu relu6 gelu silu mish softplus elu leaky_relu clamp "
-    "prelu _prelu_kernel rsub bernoulli add sub mul div complex polar _conj",
+    "prelu _prelu_kernel rsub bernoulli add sub mul div complex polar _conj floor_divide "
+    "rrelu_with_noise log_sigmoid_forward",
     movement: "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze "
     "expand repeat pixel_shuffle pixel_unshuffle movedim swapaxes",
     picked: "select unbind index_select",
     indexed: "index",
     filled_rows: "index_put _index_put_impl _unsafe_index_put",
     looked_up: "embedding",
-    gathered: "gather scatter scatter_add scatter_reduce",
-    rearranged: "roll flip unfold",
+    gathered: "gather scatter scatter_add scatter_reduce index_add index_copy",
+    rearranged: "roll flip unfold rot90",
     channel_shuffle: "channel_shuffle native_channel_shuffle",
     restrided: "as_strided",
     two_parts: "view_as_real view_as_complex",

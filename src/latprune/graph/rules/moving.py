@@ -161,8 +161,9 @@ def looked_up(mode: LabelMode, call: Call) -> None:
 
 
 def rearranged(mode: LabelMode, call: Call) -> None:
-    """`roll`, `flip`, `unfold`: the order on a labelled axis depends on how long it is."""
-    x, named = call.inputs[0], call.argument(2 if call.name == "roll" else 1, "dims", 0)
+    """`roll`, `flip`, `rot90`, `unfold`: the order on a labelled axis depends on its length."""
+    at = 2 if call.name in ("roll", "rot90") else 1
+    x, named = call.inputs[0], call.argument(at, "dims", (0, 1) if call.name == "rot90" else 0)
     axes = {a % x.dim() for a in ([named] if isinstance(named, int) else named)}
     found = mode.of(x, whole=axes)
     for axis in axes & set(found):

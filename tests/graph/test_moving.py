@@ -96,6 +96,30 @@ def test_channels_are_cut_beside_what_happens_to_their_places(move: Move) -> Non
 
 
 @pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: torch.cat([x[:, ::2] * x[:, 1::2], x[:, 1::2]], 1),
+        lambda x: torch.cat([-x[:, 1:8:2], x[:, 0:8:2]], 1),
+        lambda x: torch.stack([-x[:, 1::2], x[:, ::2]], 2).flatten(1, 2),
+    ],
+)
+def test_neighbours_that_are_taken_apart_in_steps_are_cut_together(move: Move) -> None:
+    model = Moved(move).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 4, "after": 12}
+    assert is_right(model, graph)
+
+
+def test_channels_taken_in_steps_that_leave_some_over_stay() -> None:
+    graph = trace(Moved(lambda x: torch.cat([x[:, ::3], x[:, 1::3], x[:, 2::3]], 1)), EXAMPLE)
+
+    assert "before" not in graph.widths
+    assert any(frozen.reason.startswith("slice at fixed") for frozen in graph.frozen)
+
+
+@pytest.mark.parametrize(
     "statistic",
     [
         lambda x: x.max(1, keepdim=True).values,

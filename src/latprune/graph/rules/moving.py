@@ -70,6 +70,9 @@ def sliced(mode: LabelMode, call: Call) -> None:
             pass
         elif len(sizes) == 1 and len(labels) % size == 0 and start % size == 0 and step == 1:
             mode.equal_blocks(labels, len(labels) // size, f"equal blocks of a {call.name}")
+        elif step > 1 and len(labels) == step * size and start < step:
+            rows = labels.reshape(-1, step)
+            mode.join(rows, rows[:, :1], "neighbours that slices in steps take apart")
         elif mode.numbers.function == "chunk" and len(labels) // size == len(call.outputs) - 1:
             _chunked(mode, labels, size)
         else:

@@ -197,6 +197,30 @@ def test_torchs_own_attention_lets_its_trunk_keep_fewer_heads_and_narrower_ones(
     )
 
 
+class Crossing(nn.Module):
+    """Torch's own attention, on keys and values of other widths than its queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.keys, self.values = (nn.Conv2d(3, n, 4, 4) for n in (12, 8, 6))
+        self.mix = nn.MultiheadAttention(12, 3, kdim=8, vdim=6, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layers = (self.stem, self.keys, self.values)
+        q, k, v = (layer(x).flatten(2).transpose(1, 2) for layer in layers)
+        q = q + self.mix(q, k, v, need_weights=False)[0]
+        return self.head(q.mean(dim=1))  # type: ignore[no-any-return]
+
+
+def test_torchs_own_attention_is_cut_where_keys_and_values_have_widths_of_their_own() -> None:
+    model = Crossing()
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"stem": 3, "keys": 8, "values": 6, "stem#within": 4}
+    assert is_right(model, graph)
+
+
 def test_heads_go_with_what_code_expects_to_be_as_wide() -> None:
     graph = trace(networks.AttentionBySizes(), EXAMPLE)
 

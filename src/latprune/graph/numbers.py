@@ -135,7 +135,8 @@ class NumberMode(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         self.current, self.function = tuple(known), name
         if func is F.multi_head_attention_forward:
-            self._tie_heads(*args[:8])
+            weights = [kwargs.get(f"{part}_proj_weight") for part in "qkv"]
+            self._tie_heads(args[0], args[3], args[4], args[5], weights)
         try:
             result = func(*args, **kwargs)
         finally:
@@ -185,18 +186,18 @@ class NumberMode(TorchFunctionMode):
     def _tie_heads(
         self,
         query: Tensor,
-        _key: Tensor,
-        _value: Tensor,
         embed_dim: int,
         heads: int,
-        in_weight: Tensor | None,
-        *_: Any,
+        together: Tensor | None,
+        apart: Sequence[Tensor | None],
     ) -> None:
         """Torch's own attention is as wide as what it reads, so these are cut together by heads."""
-        if in_weight is None:
-            return
         mode = self._mode
-        width, rows = mode.on(query, -1), mode.on(in_weight, 0).reshape(3, -1)
+        if together is not None:
+            rows = mode.on(together, 0).reshape(3, -1)
+        else:  # keys and values come in widths of their own
+            rows = np.stack([mode.on(weight, 0) for weight in apart if weight is not None])
+        width = mode.on(query, -1)
         mode.join(rows, width[None, :], "attention is as wide as what it reads, which stays")
         if isinstance(embed_dim, Number):
             self.count(embed_dim, width)

@@ -64,7 +64,15 @@ def picked_where_the_mean_is_largest(x: Tensor) -> Tensor:
     return x.gather(2, places.expand(-1, x.shape[1], -1))
 
 
+def added_up_by_places(x: Tensor) -> Tensor:
+    rows = x.permute(2, 0, 1).flatten(0, 1)
+    halves = torch.arange(len(rows)) // 2
+    added = torch.zeros_like(rows).index_add(0, halves, rows)
+    return added.reshape(-1, *x.shape[:2]).permute(1, 2, 0)
+
+
 FOLLOWED: list[Move] = [
+    added_up_by_places,
     *(padded_by_hand, interleaved, added_to_its_neighbour, with_an_axis_in_between),
     lambda x: x.sort(2).values,
     lambda x: x.sort(stable=True, dim=2, descending=True).values,

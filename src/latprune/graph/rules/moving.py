@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,9 +138,11 @@ def filled_rows(mode: LabelMode, call: Call) -> None:
 
 
 def gathered(mode: LabelMode, call: Call) -> None:
-    """`gather` and `scatter`: one axis is picked from by value, the others meet."""
+    """`gather`, `scatter`, `index_add`: one axis is picked from by value, the others meet."""
     x, output = call.args[0], call.outputs[0]
     axis, beside = int(call.args[1]) % x.dim(), []
+    # The numbers of `index_add` stand along that axis alone.
+    call = replace(call, inputs=tuple(t for t in call.inputs if t.dim() == x.dim()))
     for tensor in call.inputs:
         free, found = mode.apart(tensor, {axis})
         free += [along_axis(labels, a, x.dim()) for a, labels in found.items() if a != axis]

@@ -52,7 +52,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Whole:
+class NetworkTime:
     """What a network takes by what its layers take one by one: the more, the more.
 
     Attributes:
@@ -119,7 +119,7 @@ class Question:
     values: Mapping[str, np.ndarray]
     dense: Choice
     dense_promises: tuple[Promise, ...]
-    wholes: tuple[Whole, ...]
+    wholes: tuple[NetworkTime, ...]
     criterion: str
 
     @classmethod
@@ -146,7 +146,9 @@ class Question:
         if within is not None:
             layers_ms = tuple(demand.table.layers_ms(graph, graph.widths) for demand in demands)
         promises = tuple(map(_promise, demands, layers_ms, dense_ms))
-        wholes = tuple(map(Whole, layers_ms, dense_ms, (demand.rest_ms for demand in demands)))
+        wholes = tuple(
+            map(NetworkTime, layers_ms, dense_ms, (demand.rest_ms for demand in demands))
+        )
         return cls(framing, ranked, values, dense, promises, wholes, saliency.criterion)
 
     def problem(self, budgets_ms: Sequence[float]) -> Problem:

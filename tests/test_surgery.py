@@ -298,14 +298,28 @@ class Versioned(networks.Plain):
         super()._load_from_state_dict(state, prefix, metadata, *others)
 
 
-def test_a_network_that_asks_for_its_version_comes_back(tmp_path: Path) -> None:
-    model = Versioned().eval()
+class Renaming(networks.Plain):
+    """Writes its state under other names, in a dict that knows no versions."""
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        return {f"net.{name}": tensor for name, tensor in super().state_dict().items()}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = {name.removeprefix("net."): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(own, strict, assign)
+
+
+@pytest.mark.parametrize("build", [Versioned, Renaming])
+def test_a_network_with_a_state_of_its_own_comes_back(
+    build: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    model = build().eval()
     graph = lp.trace(model, EXAMPLE)
     plan = a_plan(graph)
     small = lp.cut(model, graph, plan)
     lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
 
-    again = lp.load(tmp_path / "small.safetensors", Versioned().eval())
+    again = lp.load(tmp_path / "small.safetensors", build().eval())
 
     assert torch.equal(small(EXAMPLE), again(EXAMPLE))
 
@@ -355,29 +369,6 @@ def test_a_network_that_was_traced_as_it_is_comes_back_out_of_a_wrapped_one(tmp_
     lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
 
     again = lp.load(tmp_path / "small.safetensors", nn.DataParallel(networks.Plain().eval()))
-
-    assert torch.equal(small(EXAMPLE), again(EXAMPLE))
-
-
-class Renaming(networks.Plain):
-    """Writes its state under other names, in a dict that knows no versions."""
-
-    def state_dict(self, *_: Any, **__: Any) -> Any:
-        return {f"net.{name}": tensor for name, tensor in super().state_dict().items()}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        own = {name.removeprefix("net."): tensor for name, tensor in state_dict.items()}
-        return super().load_state_dict(own, strict, assign)
-
-
-def test_a_network_with_a_state_dict_of_its_own_comes_back(tmp_path: Path) -> None:
-    model = Renaming().eval()
-    graph = lp.trace(model, EXAMPLE)
-    plan = a_plan(graph)
-    small = lp.cut(model, graph, plan)
-    lp.save(small, tmp_path / "small.safetensors", graph=graph, plan=plan)
-
-    again = lp.load(tmp_path / "small.safetensors", Renaming().eval())
 
     assert torch.equal(small(EXAMPLE), again(EXAMPLE))
 

@@ -124,8 +124,9 @@ def _dense(document: Document) -> str:
         return "The dense network was not judged yet."
     tuned = [row for row in rows if "tuned_top1" in row]
     after = f"; tuned like the others {_accuracy(tuned, 'tuned')}" if tuned else ""
-    published = " / ".join(f"{100 * rows[0][m]:.2f}" for m in (TOP1, RESTRICTED) if m in rows[0])
-    return f"Dense: {published} before any tuning{after} (top-1 in %)."
+    asked = (metric for metric in (TOP1, RESTRICTED) if metric in rows[0])
+    untuned = " / ".join(_each([100 * row[metric] for row in rows]) for metric in asked)
+    return f"Dense: {untuned} before any tuning{after} (top-1 in %)."
 
 
 def _budget(document: Document, budget: str) -> str:
@@ -172,6 +173,11 @@ def _accuracy(rows: Sequence[Row], when: str) -> str:
     return " / ".join(
         _spread([100 * row[name] for row in rows]) for name in asked if name in rows[0]
     )
+
+
+def _each(values: Sequence[float]) -> str:
+    """Give the figure of every seed, once where it is the same: they may share weights, or not."""
+    return ", ".join(dict.fromkeys(f"{value:.2f}" for value in values))
 
 
 def _spread(values: Sequence[float], *, unit: str = "") -> str:

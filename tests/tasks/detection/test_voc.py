@@ -109,6 +109,33 @@ def test_years_and_splits_can_be_named(devkit: Path) -> None:
     assert (len(data.train), len(data.judged)) == (4, 3)
 
 
+def test_a_class_has_one_label_whichever_splits_are_used(tmp_path: Path) -> None:
+    for split, name in (("train", "disc"), ("val", "square"), ("extra", "bolt")):
+        write_picture(tmp_path, split, [Thing(name, (5, 6, 20, 30))])
+        write_split(tmp_path, split, [split])
+    (tmp_path / "Annotations" / "unused.xml").write_text("<annotation>")
+    some = open_voc(tmp_path, train="train", judged="val")
+    others = open_voc(tmp_path, train="train", judged="extra")
+
+    assert some.classes == others.classes == ("bolt", "disc", "square")
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(root: Path) -> None:
+    path = root / "ImageSets" / "Main" / "test.txt"
+    listed = path.read_text()
+    before = open_voc(root).judged
+    path.write_text("\ufeff" + listed, encoding="utf-8")
+
+    assert open_voc(root).judged == before
+
+
+def test_two_roots_of_one_year_are_told_apart_by_nobody(devkit: Path) -> None:
+    shutil.copytree(devkit / "VOC2012", devkit / "copy" / "VOC2012")
+
+    with pytest.raises(DataError, match=r"two roots of one name, .*VOC2012/ and .*VOC2012/"):
+        open_voc(devkit)
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [

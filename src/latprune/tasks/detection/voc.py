@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from latprune.errors import DataError, import_extra
 from latprune.tasks.data import EXTENSIONS, Store, listed, open_store, read_rgb
-from latprune.tasks.detection.annotations import Annotation, read_annotation
+from latprune.tasks.detection.annotations import Annotation, class_names, read_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,8 +37,9 @@ class VocData:
 
     Attributes:
         store: Where they lie.
-        classes: Names, the n-th of which is label n + 1; 0 is the background. VOC's own order for
-            VOC's classes, else sorted.
+        classes: Names, the n-th of which is label n + 1; 0 is the background. Of all annotations
+            that there are, whichever splits are used, so that a label means the same in each. VOC's
+            own order for VOC's classes, else sorted.
         train: The pictures to train on.
         judged: The pictures to judge with; none of them is in `train`.
         train_name: Which they are, as `2007+2012:trainval`.
@@ -127,8 +128,8 @@ def open_voc(path: Path, *, train: str | None = None, judged: str | None = None)
         judged: The same to judge with. None: `test`, else `val`.
 
     Raises:
-        DataError: If there is no such root, split, picture or annotation, if a split is empty, or
-            if pictures are in both.
+        DataError: If there is no such root, split, picture or annotation, if a split is empty, if
+            pictures are in both, or if two roots are of one year.
     """
     store = open_store(Path(path))
     roots = _Roots(store)
@@ -142,9 +143,10 @@ def open_voc(path: Path, *, train: str | None = None, judged: str | None = None)
             f"{len(common)} pictures of {path} are both in {train}, to train on, and in {judged}, "
             f"to judge with ({listed(sorted(common), most=2)}): choose splits that share none"
         )
-    names = {each.name for part in read.values() for picture in part for each in picture.objects}
-    if not names:
+    used = {each.name for part in read.values() for picture in part for each in picture.objects}
+    if not used:
         raise DataError(f"{path} has no object in {train} or {judged}")
+    names = used | roots.other_classes()
     is_voc = names <= set(VOC_CLASSES)
     classes = VOC_CLASSES if is_voc else tuple(sorted(names))
     return VocData(store, classes, read[train], read[judged], train, judged)
@@ -157,6 +159,8 @@ class _Roots:
         self._store = store
         self._files: dict[str, dict[str, str]] = {}
         self._splits: dict[str, dict[str, str]] = {}
+        self._folders: dict[str, str] = {}
+        self._read: set[str] = set()
         for name in store.names():
             self._note(name)
         if not self._splits:
@@ -170,6 +174,12 @@ class _Roots:
         if found is None or found[3].startswith("."):
             return
         root, stem = _year(found[1] or ""), Path(found[3]).stem
+        folder = self._folders.setdefault(root, found[1] or "")
+        if folder != (found[1] or ""):
+            raise DataError(
+                f"{self._store.path} has two roots of one name, {folder} and {found[1]}: "
+                f"name a folder with one of them"
+            )
         if found[2] == "ImageSets/Main":
             self._splits.setdefault(root, {})[stem] = name
         elif found[2] == "Annotations" or found[3].lower().endswith(EXTENSIONS):
@@ -198,7 +208,7 @@ class _Roots:
                     f"{self._store.path} has no split {split!r} of {year or 'its one root'}: "
                     f"{'; '.join(f'{y} has {listed(s)}' for y, s in sorted(has.items()))}"
                 )
-            ids = self._store.read(lists[split]).decode().split("\n")
+            ids = self._store.read(lists[split]).decode("utf-8-sig").split("\n")
             yield from self._of_root(year, [line.split()[0] for line in ids if line.strip()], name)
 
     def _of_root(self, year: str, ids: Sequence[str], name: str) -> Iterator[Annotation]:
@@ -210,7 +220,14 @@ class _Roots:
             if picture is None or file is None:
                 what = "picture in JPEGImages/" if picture is None else "annotation in Annotations/"
                 raise DataError(f"{self._store.path}: {each} of {name} has no {what}")
+            self._read.add(file)
             yield read_annotation(self._store, file, picture=picture)
+
+    def other_classes(self) -> set[str]:
+        """Name the classes of the annotations that were not read."""
+        files = (file for files in self._files.values() for file in files.values())
+        others = [f for f in files if f.endswith(".xml") and f not in self._read]
+        return {name for file in others for name in class_names(self._store, file)}
 
 
 def _year(root: str) -> str:

@@ -330,6 +330,11 @@ def test_other_text_is_no_budget(text: str) -> None:
         Budget.parse(text)
 
 
+def test_text_in_place_of_a_number_is_told_where_it_is_read() -> None:
+    with pytest.raises(ValueError, match=r"Budget\.parse\('60%'\)"):
+        Budget("60%")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("number", [60, 12.5, 1.01])
 def test_a_bare_number_above_1_is_no_budget(number: float) -> None:
     with pytest.raises(ValueError, match=f"write '{number:g}%' or '{number:g}ms'"):

@@ -27,7 +27,13 @@ class Budget:
         given = [number for number in (self.ms, self.fraction) if number is not None]
         if len(given) != 1:
             raise ValueError("a budget has either ms= or fraction=")
-        if not (math.isfinite(given[0]) and given[0] > 0):
+        try:
+            is_right = math.isfinite(given[0]) and given[0] > 0
+        except TypeError:
+            raise ValueError(
+                f"ms= and fraction= are numbers; text is read by Budget.parse({given[0]!r})"
+            ) from None
+        if not is_right:
             raise ValueError(f"a budget is a finite number above 0, not {given[0]}")
 
     @classmethod

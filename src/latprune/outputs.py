@@ -1,4 +1,4 @@
-"""Where the logits are in what a network gives."""
+"""Where the logits are in what a network gives, and what a loss of them has to be."""
 
 from __future__ import annotations
 
@@ -45,6 +45,28 @@ def _logits(outputs: Mapping[str, Tensor]) -> Tensor:
             f"it, a loss= of your own has to say"
         )
     return outputs["logits"]
+
+
+def one_number(loss: Any) -> Tensor:
+    """Give a loss back, if it is one number that can have gradients.
+
+    Args:
+        loss: What a loss function gave for a batch.
+
+    Raises:
+        ValueError: If it is no tensor of one element; says what to change.
+    """
+    if not isinstance(loss, Tensor):
+        raise ValueError(
+            f"the loss gave a {type(loss).__name__}, no tensor, and so nothing that has a "
+            f"gradient: leave out .item(), float() and the like"
+        )
+    if loss.numel() != 1:
+        raise ValueError(
+            f"the loss gave a tensor {list(loss.shape)}, not one number for the batch: end it "
+            f"with .mean()"
+        )
+    return loss
 
 
 def as_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

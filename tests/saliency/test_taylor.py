@@ -63,6 +63,13 @@ def test_a_score_is_the_mean_of_what_scaling_the_channel_does_to_the_loss(group:
         assert score == pytest.approx(np.mean(np.abs(slopes)), rel=1e-5)
 
 
+def test_a_loss_that_is_no_single_number_is_refused() -> None:
+    model, graph = small_network()
+
+    with pytest.raises(ValueError, match=r"gave a tensor \[\d+\].*\.mean\(\)"):
+        taylor(model, graph, random_batches(1), nn.CrossEntropyLoss(reduction="none"))
+
+
 def test_entries_that_belong_to_one_channel_are_added_before_the_sign_is_dropped() -> None:
     model, graph = small_network()
     (stem, _) = graph.groups

@@ -548,6 +548,27 @@ def test_losses_are_taken_in_fp32_at_least_and_may_differ_in_type(precision: Any
     assert set(given) == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, labels: (outputs - labels[:, None]).square(), r"\[6, 3\].*\.mean\(\)"),
+        (lambda outputs, labels: outputs.sum().item(), r"gave a float.*leave out \.item\(\)"),
+    ],
+)
+@pytest.mark.parametrize("has_teacher", [False, True])
+def test_a_loss_has_to_be_one_number_with_a_gradient(
+    loss: Any, message: str, has_teacher: bool
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe = replace(RECIPE, label_smoothing=0.0)
+        run(
+            recipe=recipe,
+            loss=loss,
+            teacher=teacher() if has_teacher else None,
+            distil=distillation,
+        )
+
+
 def test_a_teacher_of_other_outputs_is_compared_as_one_says() -> None:
     def nothing(outputs: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
         return 0 * outputs.sum()

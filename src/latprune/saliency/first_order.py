@@ -11,6 +11,7 @@ import torch
 
 from latprune.errors import NotFinite
 from latprune.modes import device_of, evaluating, moved
+from latprune.outputs import one_number
 from latprune.progress import Quiet
 from latprune.saliency.culprit import culprit
 from latprune.saliency.scores import Saliency
@@ -159,7 +160,7 @@ def _terms(
 ) -> Tensor | None:
     """Give t for all channels, float64 on the CPU, or None if the loss or one is not finite."""
     inputs, labels = batch
-    value = loss(outputs_of(model, inputs, device_of(model)), labels)
+    value = one_number(loss(outputs_of(model, inputs, device_of(model)), labels))
     # Not backward(): the user's own gradients stay as they are.
     slopes = torch.autograd.grad(value, terms.parameters, allow_unused=True)
     found = torch.cat([terms.of(slopes), value.detach().reshape(1)]).cpu()

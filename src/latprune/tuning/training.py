@@ -10,7 +10,7 @@ import torch
 
 from latprune.errors import NotFinite, import_extra
 from latprune.modes import copied, moved, on_device
-from latprune.outputs import as_numbers
+from latprune.outputs import as_numbers, one_number
 from latprune.samples import outputs_of, several_at_once
 from latprune.states import hand_on, state_of, tensors_alone, tensors_of
 from latprune.tuning.checkpoint import (
@@ -105,20 +105,21 @@ class Lesson:
         Raises:
             DataError: If a batch norm cannot take statistics of a single sample, or there are no
                 labels where the default loss needs them.
+            ValueError: If a loss of one's own gives no tensor of one number.
         """
         share = 0.0 if self.teacher is None else self.recipe.distillation
         inputs = self._placed(images)
         with several_at_once():
             outputs = self._outputs(network, inputs)
         if share == 0:
-            return self.labelled(outputs, moved(labels, self.device))
+            return one_number(self.labelled(outputs, moved(labels, self.device)))
         assert self.teacher is not None
         with torch.no_grad():
             taught = self._outputs(self.teacher, inputs)
-        distilled = self.distilled(outputs, taught, temperature=self.recipe.temperature)
+        distilled = one_number(self.distilled(outputs, taught, temperature=self.recipe.temperature))
         if share == 1:
             return distilled  # there may be no labels
-        labelled = self.labelled(outputs, moved(labels, self.device))
+        labelled = one_number(self.labelled(outputs, moved(labels, self.device)))
         return torch.lerp(labelled, distilled.to(labelled.dtype), share)
 
     def _outputs(self, network: nn.Module, inputs: Any) -> Any:

@@ -559,14 +559,10 @@ def test_losses_are_taken_in_fp32_at_least_and_may_differ_in_type(precision: Any
 def test_a_loss_has_to_be_one_number_with_a_gradient(
     loss: Any, message: str, has_teacher: bool
 ) -> None:
+    beside = {"teacher": teacher(), "distil": distillation} if has_teacher else {}
+
     with pytest.raises(ValueError, match=message):
-        recipe = replace(RECIPE, label_smoothing=0.0)
-        run(
-            recipe=recipe,
-            loss=loss,
-            teacher=teacher() if has_teacher else None,
-            distil=distillation,
-        )
+        run(recipe=replace(RECIPE, label_smoothing=0.0), loss=loss, **beside)
 
 
 def test_a_teacher_of_other_outputs_is_compared_as_one_says() -> None:

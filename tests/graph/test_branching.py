@@ -16,7 +16,7 @@ from torch import nn
 
 from latprune.errors import ModelMismatch
 from latprune.graph.groups import Branch
-from latprune.graph.removing import added, holds, remove_branches
+from latprune.graph.removing import Emptied, added, holds, remove_branches
 from latprune.graph.slicing import zero_channels
 from latprune.graph.tracing import trace
 from latprune.graph.verifying import random_kept, randomise
@@ -148,8 +148,8 @@ def test_what_a_block_is_told_beside_its_input_is_not_lost(network: type[nn.Modu
 
 
 def test_a_block_that_changes_its_input_in_place_is_judged_by_the_input_that_it_was_given() -> None:
-    block = blocks.Preactivated().double()
-    nn.init.zeros_(block.get_parameter("branch.3.weight"))
+    block = Emptied(blocks.Preactivated().double())
+    nn.init.zeros_(block.block.get_parameter("branch.3.weight"))
     shortcut = Branch(
         name="block",
         groups=(),
@@ -336,3 +336,38 @@ def test_published_networks_lose_branches_exactly(name: str, count: int) -> None
     assert len(graph.branches) == count
     assert relative_error(masked, small, example) < 1e-9
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+class TwoInARow(nn.Module):
+    """Blocks of two branches each, of which a shortcut could stand for neither."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Sequential(nn.Conv2d(4, 4, 1), blocks.Counted(), nn.Conv2d(4, 4, 1))
+            self.widen = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.mix(x)
+            return x + self.widen(x)  # type: ignore[no-any-return]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+        self.blocks = nn.Sequential(*(self.Block() for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
+
+
+def test_the_ways_to_remove_a_branch_share_the_runs_that_they_ask_for() -> None:
+    model = TwoInARow()
+    blocks.Counted.runs = 0
+    trace(model, EXAMPLE)
+    without = blocks.Counted.runs
+
+    blocks.Counted.runs = 0
+    graph = trace(model, EXAMPLE, branches=True)
+
+    assert len(graph.branches) == 8
+    assert blocks.Counted.runs - without <= 80  # it was 104 when every way ran the block anew

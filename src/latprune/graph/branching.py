@@ -208,14 +208,15 @@ def _any_sides(model: nn.Module, flow: Flow, groups: Sequence[ChannelGroup]) -> 
 
 def _proven(model: nn.Module, flow: Flow, side: _Side) -> Proven | None:
     """Give a branch that was removed on trial; None if no way to do it holds."""
-    blocks: dict[str, nn.Module] = {}
+    # Of one block at a time: those around it may be as large as the model.
+    name, empty = "", None
     for branch in _ways(flow, model, side):
         try:
-            if branch.block not in blocks:
-                blocks[branch.block] = emptied(model, branch, side.groups)
-            block = blocks[branch.block]
-            constant = added(block, branch)
-            if constant is not None and holds(block, branch, constant):
+            if empty is None or branch.block != name:
+                name, empty = branch.block, None
+                empty = emptied(model, branch, side.groups)
+            constant = added(empty, branch)
+            if constant is not None and holds(empty, branch, constant):
                 return Proven(branch, constant)
         except Exception:  # a block that cannot be copied, or run by itself or without its modules
             continue

@@ -7,7 +7,7 @@ are computed while all widths are still the dense network's.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,17 +103,64 @@ def constant_of(
     Raises:
         ModelMismatch: If the branch adds no constant: the model is another one.
     """
-    block = emptied(model, branch, groups)
-    now = added(block, branch)
+    empty = emptied(model, branch, groups)
+    now = added(empty, branch)
     for name in branch.modules:
-        let_norms_settle(block.get_submodule(_inside(branch, name)))
-    settled = added(block, branch)
+        let_norms_settle(empty.block.get_submodule(_inside(branch, name)))
+    settled = added(Emptied(empty.block), branch)
     if now is None or settled is None:
         raise ModelMismatch(f"{branch.name} does not add a constant: it is another model")
     return settled, settled - now
 
 
-def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) -> nn.Module:
+class _Run(NamedTuple):
+    """What a block gave, and what the last module of its branch did, if that is a tensor."""
+
+    total: Any
+    part: Tensor | None
+
+
+class Emptied:
+    """A branch's block whose groups' channels are neither written nor read, and what it gave.
+
+    The ways to remove a branch ask for the same runs, which are most of what proving one takes.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self._runs: dict[tuple[tuple[int, ...], float], _Run] = {}
+
+    def run(self, branch: Branch, scale: float) -> _Run:
+        """Give what the block makes of noise of this size, run once.
+
+        Raises:
+            Exception: Whatever a stranger's forward raises.
+        """
+        key = _noise_shape(branch), scale
+        if key not in self._runs:
+            self._runs[key] = self._run(branch, scale * _noise(self.block, branch, seed=1))
+        return self._runs[key]
+
+    @torch.no_grad()
+    def _run(self, branch: Branch, x: Tensor) -> _Run:
+        seen: list[Any] = []
+        module = self.block.get_submodule(_inside(branch, branch.modules[-1]))
+        # As it is then: the block may add to it.
+        handle = module.register_forward_hook(
+            lambda _m, _inputs, output: seen.append(_kept(output))
+        )
+        try:
+            total = self.block(x)  # which may change its input in place
+        finally:
+            handle.remove()
+        return _Run(total, seen[0] if seen else None)
+
+
+def _kept(output: Any) -> Tensor | None:
+    return output.clone() if isinstance(output, Tensor) else None
+
+
+def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) -> Emptied:
     """Give a copy of a branch's block whose groups' channels are neither written nor read.
 
     It is on the CPU, in evaluation mode, in float64; in float32 if it casts to that by itself.
@@ -121,28 +168,26 @@ def emptied(model: nn.Module, branch: Branch, groups: Sequence[ChannelGroup]) ->
     with zeroed(model, groups, {group.name: () for group in groups}):
         block = copied(model.get_submodule(branch.block)).cpu().double()
     block.eval()
-    return block if _runs(block, branch) else block.float()
-
-
-@torch.no_grad()
-def _runs(block: nn.Module, branch: Branch) -> bool:
+    empty = Emptied(block)
     try:
-        block(_noise(block, branch, seed=1))
+        empty.run(branch, _SCALES[0])
     except Exception:  # whatever a stranger's forward raises
-        return False
-    return True
+        return Emptied(block.float())
+    return empty
 
 
 @torch.no_grad()
-def added(block: nn.Module, branch: Branch) -> Tensor | None:
+def added(empty: Emptied, branch: Branch) -> Tensor | None:
     """Give the constant that an emptied branch adds, float64 [channels]; None if it is none."""
+    block = empty.block
     for scale in _SCALES:
-        x = scale * _noise(block, branch, seed=1)
-        if branch.trunk is None:
-            total = parts = _given(block, branch, x)
+        total, part = empty.run(branch, scale)
+        if branch.trunk is not None:
+            parts = total - _through(block, branch, scale * _noise(block, branch, seed=1))
+        elif part is not None:
+            total = parts = part
         else:
-            total = block(x.clone())  # a block may change its input in place
-            parts = total - _through(block, branch, x.clone())
+            return None
         seen = total > 0 if branch.relu else torch.ones_like(total, dtype=torch.bool)
         rows, seen = _by_channel(parts, branch.axis), _by_channel(seen, branch.axis)
         if bool(seen.any(dim=1).all()) or scale == _SCALES[-1]:
@@ -158,8 +203,9 @@ def added(block: nn.Module, branch: Branch) -> Tensor | None:
 
 
 @torch.no_grad()
-def holds(block: nn.Module, branch: Branch, constant: Tensor) -> bool:
+def holds(empty: Emptied, branch: Branch, constant: Tensor) -> bool:
     """Whether an emptied block computes the same with its constant in the branch's place."""
+    block = empty.block
     stand_in = _without(copied(block), branch, constant, torch.zeros_like(constant))
     for seed, scale in enumerate((1.0, 100.0), start=2):
         x = scale * _noise(block, branch, seed=seed)
@@ -212,15 +258,20 @@ def _inside(branch: Branch, module: str) -> str:
 
 
 def _noise(block: nn.Module, branch: Branch, *, seed: int) -> Tensor:
-    """Give an input of the block, of a multiple of the example's samples.
+    """Give an input of the block, of random numbers."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(_noise_shape(branch), generator=random, dtype=torch.float64)
+    return noise.to(_dtype_of(block))
+
+
+def _noise_shape(branch: Branch) -> tuple[int, ...]:
+    """Give the shape of such an input, of a multiple of the example's samples.
 
     Batch norms ask for two, and past a ReLU a channel shows only where the sum is above 0.
     """
-    random = torch.Generator().manual_seed(seed)
     per_sample = math.prod(branch.takes[1:]) // branch.takes[branch.axis]
     times = max(2, -(-_POSITIONS // max(per_sample, 1)))
-    shape = (times * branch.takes[0], *branch.takes[1:])
-    return torch.randn(shape, generator=random, dtype=torch.float64).to(_dtype_of(block))
+    return (times * branch.takes[0], *branch.takes[1:])
 
 
 def _dtype_of(block: nn.Module) -> torch.dtype:
@@ -236,18 +287,6 @@ def _through(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
         return x
     trunk: Tensor = block.get_submodule(branch.trunk)(x)
     return trunk
-
-
-def _given(block: nn.Module, branch: Branch, x: Tensor) -> Tensor:
-    """What the module that gives the constant gives while its block runs, which may add to it."""
-    seen: list[Tensor] = []
-    module = block.get_submodule(_inside(branch, branch.modules[-1]))
-    handle = module.register_forward_hook(lambda _m, _inputs, output: seen.append(output.clone()))
-    try:
-        block(x)
-    finally:
-        handle.remove()
-    return seen[0]
 
 
 def _by_channel(values: Tensor, axis: int) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latprune.modes import copied, evaluating, moved
+from latprune.modes import copied, evaluating, moved, sharing
 
 META = torch.device("meta")
 
@@ -130,3 +130,27 @@ def test_the_cpu_waits_for_what_it_is_given(device: str) -> None:
     moved(tensor, torch.device(device))
 
     assert tensor.non_blocking == (device != "cpu")
+
+
+def test_a_copy_that_shares_has_its_own_buffers_and_shapes_but_no_memory_of_its_own() -> None:
+    linear, norm = nn.Linear(2, 4), nn.BatchNorm1d(4)
+    model = nn.Sequential(linear, norm, linear)
+
+    twin = sharing(model)
+
+    weight, mean = twin.get_parameter("0.weight"), twin.get_buffer("1.running_mean")
+    assert weight.data_ptr() == linear.weight.data_ptr()
+    assert mean.data_ptr() != model.get_buffer("1.running_mean").data_ptr()
+    assert twin[2] is twin[0] is not linear
+    weight.data = weight.data[:, :1]
+    twin.double()
+    assert (linear.weight.shape, linear.weight.dtype) == ((4, 2), torch.float32)
+
+
+def test_adapters_that_merge_into_their_layers_share_no_memory_with_a_copy() -> None:
+    model = Merging().eval()
+    merged = model.weight.detach().clone()
+
+    sharing(model).train()
+
+    assert torch.equal(model.weight, merged)

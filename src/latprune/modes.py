@@ -14,7 +14,7 @@ from latprune.closures import refer_to_copies
 from latprune.copying import shared_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
 
 @contextmanager
@@ -99,12 +99,18 @@ def copied(model: Module) -> Module:
     Raises:
         CannotCopy: If a module refuses to be copied.
     """
-    derived = {
+    return _copied(model, {})
+
+
+def _copied(model: Module, twins: Mapping[int, nn.Parameter]) -> Module:
+    """Copy a module; some parameters' copies are there already, by the ids of what they are of."""
+    derived: dict[int, Any] = {
         id(tensor): tensor.detach().clone()
         for module in model.modules()
         for tensor in _tensors(vars(module))
         if not tensor.is_leaf
     }
+    derived.update(twins)
     copies: dict[int, Any] = dict(derived)
     try:
         twin = copy.deepcopy(model, copies)
@@ -114,6 +120,20 @@ def copied(model: Module) -> Module:
     refer_to_copies(twin, model, copies)
     forget(twin)
     return twin
+
+
+def sharing(model: Module) -> Module:
+    """Copy a module, but for the memory of its parameters, which is most of a large one.
+
+    For copies whose parameters nobody writes to in place. Of adapters that do, to merge their
+    weights into the layer's for evaluation, and of all else that has a `train` of its own, `copied`
+    copies everything; buffers are always copied.
+    """
+    if any(map(_does_more, model.modules())):
+        return copied(model)
+    parameters = [p for p in model.parameters() if type(p) is nn.Parameter]
+    twins = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in parameters}
+    return _copied(model, twins)
 
 
 def forget(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import zero_channels
 from latprune.graph.standins import WithoutChance
 from latprune.graph.trails import twice
-from latprune.modes import copied, drawing_apart
+from latprune.modes import copied, drawing_apart, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -53,7 +53,7 @@ def dispensable(
     """Give those branches without which the network as a whole computes what it should.
 
     Args:
-        model: Has random weights, in evaluation mode, in float64.
+        model: Has random weights, in evaluation mode, in float64; for trial use.
         inputs: An example input.
         groups: What can be cut.
         found: What can go as far as its block is concerned.
@@ -94,10 +94,10 @@ class _Trial:
     ) -> None:
         self._groups = {group.name: group for group in groups}
         self._witnesses, self._ends = witnesses, ends
-        self._model, self._dtype = copied(model), torch.float64
+        self._model, self._dtype = model, torch.float64
         inputs = _in(self._dtype, inputs)
-        if _outputs(self._model, inputs) is None:  # its code may make tensors of one precision
-            self._model, self._dtype = self._model.float(), torch.float32
+        if _outputs(sharing(model), inputs) is None:  # its code may make tensors of one precision
+            self._model, self._dtype = model.float(), torch.float32
             inputs = _in(self._dtype, inputs)
         self._inputs = (inputs, tree_map(_otherwise, inputs))
         self._left = _MOST_TRIALS
@@ -107,7 +107,7 @@ class _Trial:
         self._left -= 1
         if self._left < 0:
             return False
-        masked, small = copied(self._model), copied(self._model)
+        masked, small = copied(self._model), sharing(self._model)
         inside = [self._groups[name] for branch, _ in removed for name in branch.groups]
         zero_channels(masked, inside, {group.name: () for group in inside})
         try:

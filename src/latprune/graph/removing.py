@@ -17,7 +17,7 @@ from latprune.errors import ModelMismatch
 from latprune.graph.shortcuts import Constant, Shortcut, Skip, let_norms_settle
 from latprune.graph.slicing import slice_model, zeroed
 from latprune.graph.ties import tied_groups
-from latprune.modes import copied
+from latprune.modes import copied, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -206,7 +206,7 @@ def added(empty: Emptied, branch: Branch) -> Tensor | None:
 def holds(empty: Emptied, branch: Branch, constant: Tensor) -> bool:
     """Whether an emptied block computes the same with its constant in the branch's place."""
     block = empty.block
-    stand_in = _without(copied(block), branch, constant, torch.zeros_like(constant))
+    stand_in = _without(sharing(block), branch, constant, torch.zeros_like(constant))
     for seed, scale in enumerate((1.0, 100.0), start=2):
         x = scale * _noise(block, branch, seed=seed)
         expected, found = block(x.clone()), stand_in(x.clone())

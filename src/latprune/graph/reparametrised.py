@@ -95,7 +95,8 @@ def make_up_gains(model: nn.Module, entries: Mapping[str, Mapping[int, IntArray]
         for axis, stay in entries.get(normed.name, {}).items():
             if axis != normed.axis:
                 left = left.index_select(axis, torch.from_numpy(stay).to(left.device))
-        normed.gain.data.mul_(_ratio(normed.norms_of(left), normed.norms_of(whole)))
+        # Not in place: a copy may share the model's memory.
+        normed.gain.data = normed.gain.data * _ratio(normed.norms_of(left), normed.norms_of(whole))
 
 
 def _ratio(left: Tensor, whole: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from latprune.graph.loosening import find_ties
 from latprune.graph.ties import tied_groups
 from latprune.graph.trails import Training
 from latprune.graph.verifying import Judgement, find_broken
-from latprune.modes import copied, drawing_apart
+from latprune.modes import copied, drawing_apart, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +160,7 @@ def _flow(working: nn.Module, inputs: tuple[Any, ...]) -> Flow | None:
     """Run a network for what it is made of, if it runs with gradients."""
     try:
         # A copy: whatever keeps its results would keep what they were made of.
-        return Flow.of(copied(working), inputs)
+        return Flow.of(sharing(working), inputs)
     except Exception:  # whatever a stranger's forward raises: no sums are seen, then
         return None
 

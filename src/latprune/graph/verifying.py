@@ -22,7 +22,7 @@ from latprune.graph.results import numbers_in, returned, tells
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.standins import WithoutChance, channel_wise
 from latprune.graph.ties import tied_groups
-from latprune.modes import copied, drawing_apart, train_without_dropout
+from latprune.modes import copied, drawing_apart, sharing, train_without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -344,7 +344,7 @@ class _Trial:
 
     def _be_precise(self) -> None:
         self._precise = True
-        self._model = copied(self._model).double()  # the one that was given is run again
+        self._model = sharing(self._model).double()  # the one that was given is run again
         self._inputs, self._pair = tree_map(_double, (self._inputs, self._pair))
 
     def _be_rough(self) -> None:
@@ -361,7 +361,7 @@ class _Trial:
         names = {group.name for group in groups}
         ties = [tie for tie in self._ties if names.issuperset(tie.groups)]
         kept = uneven_kept(groups, seed=0, ties=ties, mirrored=mirrored)
-        masked, small = copied(self._model), copied(self._model)
+        masked, small = copied(self._model), sharing(self._model)
         zero_channels(masked, groups, kept)
         with channel_wise(self._judgement.mixed):
             settle(masked, self._inputs, small)

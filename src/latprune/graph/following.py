@@ -14,6 +14,7 @@ from latprune.errors import UntraceableModel
 from latprune.graph.branching import Shown
 from latprune.graph.crossing import SUFFIX
 from latprune.graph.groups import Frozen
+from latprune.graph.hidden import hidden_layers
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
 from latprune.graph.results import batch_of, tensors_in
@@ -36,7 +37,7 @@ class Followed(NamedTuple):
         read: The groups and layers that these are.
         shown: The labels of what modules returned.
         ends: Modules behind which nothing is cut, in evaluation and in training mode.
-        idle: Modules that did not run.
+        idle: Modules that did not run, and where layers run that the model does not know.
         pair: Inputs with which training mode shows more than evaluation does, if it does.
     """
 
@@ -87,6 +88,7 @@ def follow(
         )
     trained = Shown(mode, working)
     idle, pair = _run_in_training(mode, working, training, trained)
+    idle += hidden_layers(working, mode.strangers)
     mode.freeze_unread()
     for pattern in keep:
         _protect(pattern, mode, working, (shown, trained))

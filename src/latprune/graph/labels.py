@@ -97,6 +97,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             the network still runs without some: norms over channels.
         data_dependent: Whether sizes depend on values, as the number of boxes does.
         draws: Whether random numbers are drawn.
+        strangers: Modules that ran and that the model does not know.
         blocks: Labels of axes that were cut into equal blocks.
         shuffles: Labels of axes whose equal blocks were shuffled, with how many these are.
         is_ambiguous: Whether a shadow could have been settled on several axes.
@@ -125,6 +126,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.numbers = NumberMode(self)
         self.mixed: set[tuple[str, int]] = set()
         self.data_dependent = self.draws = False
+        self.strangers: set[nn.Module] = set()
         self._rules, self._default = rules, default
         self._model = model
         self._drawn: MutableMapping[torch.Tensor, bool] = weak_by_tensor()
@@ -384,6 +386,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def _enter(self, module: nn.Module, _inputs: Any) -> None:
         self._stack.append(module)
+        if module not in self._modules:
+            self.strangers.add(module)
 
     def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
         self._stack.pop()

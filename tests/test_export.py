@@ -16,6 +16,8 @@ from latprune import export
 from latprune.errors import ExportDisagrees
 from latprune.export import export_onnx, export_openvino, export_pt2
 from latprune.latency import onnx_export
+from latprune.latency.measuring import prepare
+from latprune.latency.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +113,24 @@ def test_networks_in_bfloat16_and_unused_inputs_are_refused_by_name(
         exporter(Careless().bfloat16(), rounded, tmp_path / name)
     with pytest.raises(ValueError, match="reads 1 tensors, and 2 were given: leave out"):
         exporter(Careless(), example, tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_networks_that_are_not_in_float32_are_refused_before_onnx_runtime_sees_them(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, example = nn.Conv2d(3, 4, 3).to(dtype), torch.randn(1, 3, 8, 8).to(dtype)
+    said = rf"weights in {str(dtype).removeprefix('torch.')}: give copy.deepcopy\(model\).float\(\)"
+    target = Target.here("onnxruntime", batch=1, threads=1)
+
+    with pytest.raises(ValueError, match=said):
+        export_onnx(model, example, tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=said):
+        export_onnx(model, example, tmp_path / "net.onnx", precision="int8", calibration=[example])
+    with pytest.raises(ValueError, match=said):
+        prepare(model, example, target)
+    assert not list(tmp_path.iterdir())
+    export_onnx(model, example, tmp_path / "net.onnx", precision="fp16")
 
 
 def test_a_network_in_bfloat16_is_written_by_torch(tmp_path: Path) -> None:

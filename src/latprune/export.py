@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from latprune.errors import ExportDisagrees, import_extra
 from latprune.latency.layer_modules import cast
-from latprune.latency.onnx_export import export_network
+from latprune.latency.onnx_export import export_network, refuse_other_floats
 from latprune.latency.onnx_sessions import open_session
 from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import export_int8
@@ -63,8 +63,9 @@ def export_onnx(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
-        ValueError: For an unknown precision, networks in bfloat16, inputs that the network makes no
-            use of, or for int8 without batches of the right kind.
+        ValueError: For an unknown precision, networks in bfloat16, other weights than float32 where
+            the precision is not `fp16`, inputs that the network makes no use of, or for int8
+            without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
         MissingExtra: If onnx, onnxscript or onnxruntime is not installed.
     """
@@ -138,6 +139,8 @@ def _export(
             f"{form.name} files hold no networks in bfloat16: export copy.deepcopy(model).float(), "
             "with an example in float32"
         )
+    if form is _ONNX and precision != "fp16":
+        refuse_other_floats(model)
     batches: list[Inputs] | None = None
     usual, by = TOLERANCE, _largest_difference
     written, reads = model, _tuple(example)

@@ -46,6 +46,24 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
         _export(model, inputs, path)
 
 
+def refuse_other_floats(model: nn.Module) -> None:
+    """Refuse a network whose weights are not float32, before anything is written.
+
+    ONNX Runtime has no kernels for convolutions in float64, and what it computes in float16 agrees
+    with torch to no more than that is worth.
+
+    Raises:
+        ValueError: If there are other floating-point parameters; it says what to do.
+    """
+    found = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    for dtype in sorted(map(str, found)):
+        raise ValueError(
+            f"ONNX Runtime is given networks in float32, and this one has weights in "
+            f"{dtype.removeprefix('torch.')}: give copy.deepcopy(model).float(), with an example "
+            "in float32"
+        )
+
+
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # Both exporters speak of their own future and of traced constants; whether the result

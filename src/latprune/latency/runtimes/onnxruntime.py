@@ -13,7 +13,7 @@ import numpy as np
 
 from latprune.errors import import_extra
 from latprune.latency.layer_timing import time_models_of
-from latprune.latency.onnx_export import export_network
+from latprune.latency.onnx_export import export_network, refuse_other_floats
 from latprune.latency.onnx_sessions import EXTRA, ProfiledSession, open_session
 from latprune.latency.quantising import export_int8
 from latprune.latency.target import processor
@@ -56,6 +56,7 @@ class OnnxRuntime:
         In int8 the example calibrates: what the integers mean takes no time.
 
         Raises:
+            ValueError: If the network's weights are not float32.
             CannotQuantise: If the quantiser fails on the network.
         """
 
@@ -72,7 +73,12 @@ class OnnxRuntime:
         target: Target,
         path: Path,
     ) -> None:
-        """Write the model that `prepare` runs."""
+        """Write the model that `prepare` runs.
+
+        Raises:
+            ValueError: If the network's weights are not float32.
+        """
+        refuse_other_floats(model)
         if target.precision == "int8":
             export_int8(model, example, path, [example])
         else:

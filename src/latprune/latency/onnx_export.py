@@ -55,12 +55,12 @@ def refuse_other_floats(model: nn.Module) -> None:
     Raises:
         ValueError: If there are other floating-point parameters; it says what to do.
     """
-    found = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-    for dtype in sorted(map(str, found)):
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if dtypes:
+        found = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise ValueError(
-            f"ONNX Runtime is given networks in float32, and this one has weights in "
-            f"{dtype.removeprefix('torch.')}: give copy.deepcopy(model).float(), with an example "
-            "in float32"
+            f"ONNX Runtime is given networks in float32, and this one has weights in {found}: give "
+            f"copy.deepcopy(model).float(), with an example in float32"
         )
 
 

@@ -120,26 +120,29 @@ def test_our_own_begin_with_the_published_weights_of_a_classifier(
     assert asked == ["IMAGENET1K_V2", None]
 
 
-@pytest.mark.parametrize(
-    ("num_classes", "weights", "backbone"),
-    [(None, "DEFAULT", None), (91, "DEFAULT", None), (4, None, "DEFAULT")],
-)
-def test_published_weights_are_the_detectors_where_its_classes_are(
-    monkeypatch: pytest.MonkeyPatch,
-    num_classes: int | None,
-    weights: str | None,
-    backbone: str | None,
+@pytest.mark.parametrize("num_classes", [None, 4])
+def test_published_weights_fill_the_network_that_a_file_of_them_is_loaded_into(
+    monkeypatch: pytest.MonkeyPatch, num_classes: int | None
 ) -> None:
-    asked = {}
+    name = "ssdlite320_mobilenet_v3_large"
 
-    def published(**options: Any) -> nn.Module:
-        asked.update(options)
-        return load_detector(TINY).ssd
+    def without_fetching(*, weights: str | None, **options: Any) -> nn.Module:
+        model: nn.Module = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+        if weights is None:
+            model = ssdlite320_mobilenet_v3_large(weights=None, **options)
+        nn.init.constant_(
+            model.get_parameter("backbone.features.0.0.0.weight"), weights == "DEFAULT"
+        )
+        return model
 
-    monkeypatch.setattr(torchvision.models.detection, "ssd300_vgg16", published)
-    load_detector("torchvision:ssd300_vgg16", pretrained=True, num_classes=num_classes)
+    monkeypatch.setattr(torchvision.models.detection, name, without_fetching)
+    plain = load_detector(f"torchvision:{name}", num_classes=num_classes)
+    filled = load_detector(f"torchvision:{name}", num_classes=num_classes, pretrained=True)
 
-    assert (asked["weights"], asked["weights_backbone"]) == (weights, backbone)
+    assert filled.outputs() == plain.outputs() == (num_classes or 91)
+    assert all(p.requires_grad for p in filled.network.parameters())
+    assert bool((filled.network.get_parameter("backbone.features.0.0.0.weight") == 1).all())
+    plain.network.load_state_dict(filled.network.state_dict())
 
 
 def test_outputs_are_those_that_were_asked_for() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TORCHVISION = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 OWN: dict[str, Callable[..., nn.Module]] = {"ssd512_resnet50": ssd512_resnet50}
 EXTRA, BODY = "extra.", "body."
-COCO_CLASSES = 91  # of torchvision's published detectors, with the background
+CLASS_HEAD = "head.classification_head."
 
 
 def load_detector(
@@ -31,7 +31,8 @@ def load_detector(
             `latprune:ssd512_resnet50`, or `PATH.py:FACTORY`, where FACTORY is a function in that
             file that returns torchvision's `SSD`. The file is executed.
         pretrained: Fetch torchvision's published weights (needs a network connection): the
-            detector's, or, for our own and for other classes than published, the backbone's.
+            detector's, but for what tells its classes where they are others than COCO's, or, for
+            our own, the backbone's.
         num_classes: With the background; None leaves the library's or the factory's default.
 
     Raises:
@@ -83,9 +84,19 @@ def load_backbone(detector: Detector, path: Path) -> None:
 
 
 def _from_torchvision(name: str, *, pretrained: bool, **classes: int) -> nn.Module:
+    """Build torchvision's detector: the same network whichever weights it begins with.
+
+    torchvision itself gives one with a pretrained backbone other widths, and parameters that are
+    not trained, so that no file of its weights could be loaded without fetching those again.
+    """
     build = getattr(import_extra("torchvision.models.detection", "train"), name)
-    is_published = classes.get("num_classes", COCO_CLASSES) == COCO_CLASSES
-    weights = "DEFAULT" if pretrained and is_published else None
-    backbone = "DEFAULT" if pretrained and not is_published else None
-    model: nn.Module = build(weights=weights, weights_backbone=backbone, **classes)
+    model: nn.Module = build(weights=None, weights_backbone=None, **classes)
+    if pretrained:
+        published, own = build(weights="DEFAULT").state_dict(), model.state_dict()
+        new = {
+            each: own[each]
+            for each, tensor in published.items()
+            if each.startswith(CLASS_HEAD) and own[each].shape != tensor.shape
+        }
+        model.load_state_dict(published | new)
     return model

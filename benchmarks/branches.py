@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from studies.subjects import Subject, subject
 
 import latprune as lp
+from benchmarks._result import origin
 from latprune.errors import BudgetTooSmall
 from latprune.saliency import scored
 from latprune.tuning import distillation
@@ -45,7 +46,8 @@ def compare(case: str, criteria: Sequence[str], budgets: Sequence[str]) -> None:
     graph = lp.trace(found.model, found.example, branches=True)
     target = lp.Target.here(runtime="onnxruntime")
     table = lp.measure(found.model, graph, found.example, target)
-    keep(case, "dense", {"branches": len(graph.branches), **found.judge(found.model)})
+    made = origin("branches", "torch", "timm", "onnxruntime") | {"target": target.describe()}
+    keep(case, "dense", {"branches": len(graph.branches), **found.judge(found.model), **made})
     graphs = {"branches": graph, "channels": lp.trace(found.model, found.example)}
     for criterion in criteria:
         for what, allowed in graphs.items():

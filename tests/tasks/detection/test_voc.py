@@ -113,7 +113,9 @@ def test_a_class_has_one_label_whichever_splits_are_used(tmp_path: Path) -> None
     for split, name in (("train", "disc"), ("val", "square"), ("extra", "bolt")):
         write_picture(tmp_path, split, [Thing(name, (5, 6, 20, 30))])
         write_split(tmp_path, split, [split])
-    (tmp_path / "Annotations" / "unused.xml").write_text("<annotation>")
+    (tmp_path / "Annotations" / "damaged.xml").write_text("<annotation>")
+    # Boxes without area are no objects, neither of pictures that are used nor of others.
+    write_picture(tmp_path, "unused", [Thing("nut", (9, 5, 9, 20))])
     some = open_voc(tmp_path, train="train", judged="val")
     others = open_voc(tmp_path, train="train", judged="extra")
 
@@ -129,7 +131,7 @@ def test_a_list_may_begin_with_a_byte_order_mark(root: Path) -> None:
     assert open_voc(root).judged == before
 
 
-def test_two_roots_of_one_year_are_told_apart_by_nobody(devkit: Path) -> None:
+def test_two_roots_of_one_year_are_refused(devkit: Path) -> None:
     shutil.copytree(devkit / "VOC2012", devkit / "copy" / "VOC2012")
 
     with pytest.raises(DataError, match=r"two roots of one name, .*VOC2012/ and .*VOC2012/"):

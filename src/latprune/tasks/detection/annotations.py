@@ -64,15 +64,6 @@ def read_annotation(store: Store, name: str, *, picture: str) -> Annotation:
     return Annotation(picture, objects, dropped=len(found) - len(objects))
 
 
-def class_names(store: Store, name: str) -> set[str]:
-    """Name the classes on a picture that is not used; none if its XML file is damaged."""
-    try:
-        objects = list(ElementTree.fromstring(store.read(name)).iter("object"))
-    except ElementTree.ParseError:
-        return set()
-    return {text for each in objects if (text := (each.findtext("name") or "").strip())}
-
-
 def _read_object(element: ElementTree.Element) -> Object | None:
     name, box = element.findtext("name"), element.find("bndbox")
     if not name or box is None:

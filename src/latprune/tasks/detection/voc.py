@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from latprune.errors import DataError, import_extra
 from latprune.tasks.data import EXTENSIONS, Store, listed, open_store, read_rgb
-from latprune.tasks.detection.annotations import Annotation, class_names, read_annotation
+from latprune.tasks.detection.annotations import Annotation, read_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -224,10 +225,15 @@ class _Roots:
             yield read_annotation(self._store, file, picture=picture)
 
     def other_classes(self) -> set[str]:
-        """Name the classes of the annotations that were not read."""
+        """Name the classes of the annotations that were not read; of damaged ones none."""
         files = (file for files in self._files.values() for file in files.values())
-        others = [f for f in files if f.endswith(".xml") and f not in self._read]
-        return {name for file in others for name in class_names(self._store, file)}
+        found: set[str] = set()
+        for file in files:
+            if file.endswith(".xml") and file not in self._read:
+                with suppress(DataError):
+                    objects = read_annotation(self._store, file, picture="").objects
+                    found.update(each.name for each in objects)
+        return found
 
 
 def _year(root: str) -> str:

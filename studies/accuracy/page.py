@@ -79,7 +79,7 @@ def _devices(document: Document) -> str:
     if len(letters) < 2:
         return next(iter(letters), document["target"]["device"])
     *_, last = letters.values()
-    return f"machines A to {last}, named below"
+    return f"machines A {'and' if len(letters) == 2 else 'to'} {last}, named below"
 
 
 def _letters(document: Document) -> dict[str, str]:

@@ -318,6 +318,7 @@ def test_the_page_says_which_rows_were_timed_on_which_device(page_of: PageOf) ->
     named = ["- A: a second machine", "- B: a first machine", "- C: a third machine"]
     assert "\n".join(named) in page
     assert "(machines A to C, named below;" in page
+    assert "(machines A and B, named below;" in page_of({name: rows[name] for name in "ab"})
     at_70, at_50, at_35 = (page.split("\n## ")[place].splitlines() for place in (1, 2, 3))
 
     def on(method: str, lines: list[str]) -> str:

@@ -186,6 +186,18 @@ def test_a_pruned_network_brings_the_size_of_its_input(
     assert onnxruntime.InferenceSession(to).get_inputs()[0].shape[1:] == [3, 16, 16]
 
 
+def test_a_pruned_network_brings_its_number_of_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "run", ("--model", "timm:resnet18", "--input", "3x32x32")
+    options = ("--classes", "3", "--budget", "80%", "--out", str(out))
+    assert latprune("prune", *model, *FORMULA, *options).exit_code == 0
+    with_ratio(monkeypatch, 0.69)
+
+    assert latprune("check", *model, "--pruned", str(out)).exit_code == 0
+    assert latprune("check", *model, "--pruned", str(out), "--classes", "4").exit_code == 1
+
+
 def test_another_size_than_the_planned_one_is_said(
     disk: Disk, pruned: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ class RunFolder:
         facts: Mapping[str, Any],
         text: str,
         input: tuple[int, int, int] | None = None,
+        classes: int | None = None,
     ) -> None:
         """Write a finished run's network and its report, as JSON and as text.
 
@@ -114,8 +115,11 @@ class RunFolder:
             facts: Its report.
             text: The same as text.
             input: Channels, height and width that the network was planned for.
+            classes: Its outputs, if they were asked for.
         """
-        pruned.save(self.pruned, notes={} if input is None else {"input": input})
+        noted = {"input": input, "classes": classes}
+        notes = {name: value for name, value in noted.items() if value is not None}
+        pruned.save(self.pruned, notes=notes)
         _write(self.path / "report.json", json.dumps(facts, indent=2) + "\n")
         _write(self.path / "report.txt", text)
 

@@ -86,20 +86,22 @@ class Source:
             return self._open_detector() if self.task == "detection" else self._open_classifier()
 
     def for_pruned(self, file: Path) -> Source:
-        """Give the same with the input that a pruned network was planned for, if none is given.
+        """Give the same with the outputs and the input of a pruned network, where none are given.
 
         Raises:
             DamagedFile: If the pruned network's file cannot be read.
         """
-        noted = load_notes(file).get("input")
+        notes = load_notes(file)
+        source = replace(self, classes=self.classes or notes.get("classes"))
+        noted = notes.get("input")
         if noted is None or self.task == "detection":
-            return self
+            return source
         channels, height, width = map(int, noted)
         planned = channels, height, width
         if self.input is not None and self.input != planned:
             complain(f"planned for an input of {_size(planned)}; this is {_size(self.input)}")
-            return self
-        return replace(self, input=planned)
+            return source
+        return replace(source, input=planned)
 
     def _open_classifier(self) -> Network:
         model = load_model(self.model, pretrained=self.pretrained, num_classes=self.classes)

@@ -67,5 +67,6 @@ def prune_command(
             "reranked": dict(pruned.reranked),
         }
         text = to_text(pruned.report, also=pruned.also)
-        folder.keep(pruned, facts=facts, text=text, input=dense.input)
+        classes = asked.source.classes
+        folder.keep(pruned, facts=facts, text=text, input=dense.input, classes=classes)
     conclude([pruned.report, *pruned.also], facts if as_json else None)

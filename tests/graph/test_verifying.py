@@ -15,7 +15,7 @@ from torch import nn
 from latprune.graph.groups import ChannelGroup
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.tracing import trace
-from latprune.graph.verifying import uneven_kept
+from latprune.graph.verifying import settle, uneven_kept
 from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
 
@@ -368,3 +368,18 @@ def test_an_example_of_zeros_of_which_no_weights_make_anything_shows_no_less() -
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
 
     assert trace(model, torch.zeros(2, 3, 12, 12)).widths == {"0": 8}
+
+
+def test_a_network_without_batch_norms_is_not_run_for_their_statistics() -> None:
+    class Counting(nn.Linear):
+        runs = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.runs += 1
+            return super().forward(x)
+
+    network = Counting(3, 2)
+
+    settle(network, (torch.randn(1, 3),), Counting(3, 2))
+
+    assert network.runs == 0

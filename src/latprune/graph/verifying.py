@@ -249,6 +249,8 @@ def settle(model: nn.Module, inputs: tuple[Any, ...], *others: nn.Module) -> Non
         others: Copies of the model, whatever their weights; they get the same statistics.
     """
     hooks = [norm.register_forward_pre_hook(_remember_statistics) for norm in _norms(model)]
+    if not hooks:
+        return
     with suppress(Exception):  # a model that does not run says so in its trial
         model(*inputs)
     for hook in hooks:

@@ -15,7 +15,7 @@ from torch import nn
 from latprune.graph.groups import ChannelGroup
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.tracing import trace
-from latprune.graph.verifying import settle, uneven_kept
+from latprune.graph.verifying import Judgement, find_broken, settle, uneven_kept
 from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
 
@@ -383,3 +383,31 @@ def test_a_network_without_batch_norms_is_not_run_for_their_statistics() -> None
     settle(network, (torch.randn(1, 3),), Counting(3, 2))
 
     assert network.runs == 0
+
+
+class Scaled(nn.Module):
+    """A network with a norm over channels, by whose number it may scale them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), Head(8)
+        self.slope = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = 1 + self.slope * len(self.stem.weight)
+        return self.head(scale * self.norm(self.stem(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("slope", "runs"), [(0.0, 2), (0.1, 0)])
+def test_training_mode_runs_no_more_often_than_it_can_tell(slope: float, runs: int) -> None:
+    network = Scaled()
+    groups = trace(network, EXAMPLE).groups
+    network.slope = slope
+    modes: list[bool] = []
+    network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    judgement = Judgement({("native_group_norm", 0)}, training=(EXAMPLE,))
+
+    broken = find_broken(network.eval(), (EXAMPLE,), groups, judgement)
+
+    assert bool(broken) == bool(slope)
+    assert sum(modes) == runs

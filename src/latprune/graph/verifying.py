@@ -25,7 +25,7 @@ from latprune.graph.ties import tied_groups
 from latprune.modes import copied, drawing_apart, sharing, train_without_dropout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from latprune.graph.groups import ChannelGroup
     from latprune.graph.ties import Tie
@@ -370,21 +370,43 @@ class _Trial:
         try:
             at = self._judgement.witnesses or _MODEL
             at, expected = self._telling(masked, at, self._judgement.ends)
-            trained_at, trained = self._trained(masked)
-        except (
-            Exception
-        ) as error:  # it casts to float32 by itself, or random weights lead it astray
-            if not self._precise:
-                return _Failure(f"it does not run on random weights: {_first_line(error)}")
-            self._be_rough()
-            return self._failure_of(groups, mirrored=mirrored)
+        except Exception as error:
+            return self._roughly(groups, error, mirrored=mirrored)
         if not any(map(tells, expected)):
             return self._with_other_weights(groups, mirrored=mirrored)
         slice_model(small, groups, kept, ties=ties)
+        failure = self._failure_in(
+            small, lambda: _difference(expected, self._outputs(small, at), self._tolerance)
+        )
+        if failure is not None or not self._pair:
+            return failure
+        try:
+            trained_at, trained = self._trained(masked)
+        except Exception as error:
+            return self._roughly(groups, error, mirrored=mirrored)
+        return self._failure_in(
+            small, lambda: self._difference_in_training(trained, small, trained_at)
+        )
+
+    def _roughly(
+        self, groups: Sequence[ChannelGroup], error: Exception, *, mirrored: bool
+    ) -> _Failure | None:
+        """Try in float32 what does not run in float64: it casts to that by itself.
+
+        Or random weights lead it astray.
+        """
+        if not self._precise:
+            return _Failure(f"it does not run on random weights: {_first_line(error)}")
+        self._be_rough()
+        return self._failure_of(groups, mirrored=mirrored)
+
+    def _failure_in(
+        self, small: nn.Module, difference: Callable[[], str | None]
+    ) -> _Failure | None:
+        """Say what is wrong with a cut network, by what tells how it differs."""
         with _watched(small) as running:
             try:
-                reason = _difference(expected, self._outputs(small, at), self._tolerance)
-                reason = reason or self._difference_in_training(trained, small, trained_at)
+                reason = difference()
             except Exception as error:  # whatever a stranger's forward raises is the finding
                 how = " in training mode" * small.training
                 return _Failure(f"cut, it no longer runs{how}: {_first_line(error)}", running[-1])
@@ -423,12 +445,14 @@ class _Trial:
     def _trained(
         self, masked: nn.Module
     ) -> tuple[Collection[str], Sequence[Sequence[torch.Tensor]]]:
-        """Give what training mode returns, twice: it differs where a network draws at random."""
-        if not self._pair:
-            return (), ()
+        """Give what training mode returns, twice: it differs where a network draws at random.
+
+        Once is enough where only shapes are compared.
+        """
         train_without_dropout(masked)
         at, expected = self._telling(masked, _MODEL, self._judgement.ends_in_training)
-        return at, (expected, self._outputs(masked, at, seed=1))
+        again = () if self._judgement.mixed else (self._outputs(masked, at, seed=1),)
+        return at, (expected, *again)
 
     def _difference_in_training(
         self,
@@ -437,12 +461,10 @@ class _Trial:
         at: Collection[str],
     ) -> str | None:
         """Compare auxiliary heads, too, or their shapes where a network draws at random."""
-        if not trained:
-            return None
         train_without_dropout(small)
         found = self._outputs(small, at)
-        expected, again = trained
-        if self._judgement.mixed or not all(map(torch.equal, expected, again)):
+        expected, *again = trained
+        if not again or not all(map(torch.equal, expected, *again)):
             return _difference_of_shapes(expected, found)
         return _difference(expected, found, self._tolerance)
 

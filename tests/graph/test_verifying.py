@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from latprune.graph import verifying
 from latprune.graph.groups import ChannelGroup
 from latprune.graph.slicing import slice_model, zero_channels
 from latprune.graph.tracing import trace
@@ -20,7 +21,7 @@ from tests.graph.test_tracing import EXAMPLE, is_right
 from tests.networks import ConvNorm, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 class Fixed(nn.Module):
@@ -386,28 +387,51 @@ def test_a_network_without_batch_norms_is_not_run_for_their_statistics() -> None
 
 
 class Scaled(nn.Module):
-    """A network with a norm over channels, by whose number it may scale them."""
+    """A network with a norm over channels, which it may scale by their number."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), Head(8)
-        self.slope = 0.0
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), Head(6)
+        self.norm, self.slope = nn.GroupNorm(1, 6), 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale = 1 + self.slope * len(self.stem.weight)
-        return self.head(scale * self.norm(self.stem(x)))  # type: ignore[no-any-return]
+        scale = 1 + self.slope * len(self.body.weight)
+        return self.head(scale * self.norm(self.body(self.stem(x))))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("slope", "runs"), [(0.0, 2), (0.1, 0)])
 def test_training_mode_runs_no_more_often_than_it_can_tell(slope: float, runs: int) -> None:
     network = Scaled()
-    groups = trace(network, EXAMPLE).groups
+    body = [group for group in trace(network, EXAMPLE).groups if group.name == "body"]
     network.slope = slope
     modes: list[bool] = []
     network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     judgement = Judgement({("native_group_norm", 0)}, training=(EXAMPLE,))
 
-    broken = find_broken(network.eval(), (EXAMPLE,), groups, judgement)
+    broken = find_broken(network.eval(), (EXAMPLE,), body, judgement)
 
     assert bool(broken) == bool(slope)
     assert sum(modes) == runs
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+def test_what_is_known_to_fail_together_is_not_tried_again(
+    at_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[str | torch.dtype, ...]] = []
+
+    def cut(model: Scaled, groups: Sequence[ChannelGroup], *others: Any, **ties: Any) -> None:
+        tried.append((model.stem.weight.dtype, *(group.name for group in groups)))
+        slice_model(model, groups, *others, **ties)
+
+    network = Scaled()
+    groups = trace(network, EXAMPLE).groups
+    network.slope = 0.1
+    monkeypatch.setattr(verifying, "slice_model", cut)
+    judgement = Judgement({("native_group_norm", 0)})
+    first, then = (groups, ()) if at_first else ((), groups)
+
+    broken = find_broken(network.eval(), (EXAMPLE,), first, judgement, then=then)
+
+    assert list(broken) == ["body"]
+    assert len(set(tried)) == len(tried) == 3

@@ -110,12 +110,13 @@ def find_broken(
         model.eval()
         trial = _Trial(model, inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
-        if then and trial.failure([*groups, *then]) is None:
+        together = trial.failure([*groups, *then]) if then else None
+        if then and together is None:
             return broken
         admitted: list[ChannelGroup] = []
         _admit(trial, _units(groups, ties), admitted, broken)
         trial.most = min(trial.most, trial.count + _MORE_TRIALS)
-        _admit(trial, _units(then, ()), admitted, broken)
+        _admit(trial, _units(then, ()), admitted, broken, None if broken else together)
     return broken
 
 
@@ -500,19 +501,29 @@ def _admit(
     units: list[Unit],
     admitted: list[ChannelGroup],
     broken: dict[str, str],
+    failure: _Failure | None = None,
 ) -> None:
-    """Move groups to `admitted` as far as all of them together hold; the rest to `broken`."""
+    """Move groups to `admitted` as far as all of them together hold; the rest to `broken`.
+
+    What fails beside those that are admitted may be known: `failure`. It counts as a trial.
+    """
     if not units:
         return
     groups = [group for unit in units for group in unit]
-    failure = trial.failure([*admitted, *groups])
+    if failure is None:
+        failure = trial.failure([*admitted, *groups])
+    else:
+        trial.count += 1
     if failure is None:
         admitted.extend(groups)
     elif len(units) == 1 or trial.count >= trial.most:
         broken.update({group.name: failure.reason for group in groups})
     else:
-        for part in _parted(units, failure):
-            _admit(trial, part, admitted, broken)
+        first, second = _parted(units, failure)
+        before = len(broken)
+        _admit(trial, first, admitted, broken)
+        # Where the first hold, both together are what has just failed.
+        _admit(trial, second, admitted, broken, failure if len(broken) == before else None)
 
 
 def _parted(units: list[Unit], failure: _Failure) -> Sequence[list[Unit]]:

@@ -40,7 +40,7 @@ def test_a_cut_detector_gives_boxes_and_trains(name: str) -> None:
     model = build(name)
     graph = trace(model, (images(),))
     backbone = [layer for layer in graph.layers if layer.name.startswith("backbone")]
-    assert sum(bool(layer.writes.groups) for layer in backbone) > 0.9 * len(backbone)
+    assert all(layer.writes.groups for layer in backbone if layer.shape.has_weights)
 
     small = cut_at_random(model, graph).eval()
 

@@ -210,8 +210,14 @@ def constants_written_over(x: Tensor) -> Tensor:
     return y
 
 
+def constants_in_a_row(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[torch.tensor([1])] = torch.arange(8.0, dtype=x.dtype)[:, None].repeat(1, x.shape[2])
+    return y
+
+
 STAYING: list[Move] = [
-    *(one_channel_set, halves_swapped, constants_written_over),
+    *(one_channel_set, halves_swapped, constants_written_over, constants_in_a_row),
     lambda x: x.sort(1).values,
     lambda x: x.topk(8, 1).values,
     lambda x: x.gather(1, x.argsort(1)),
@@ -241,6 +247,34 @@ def test_a_rule_that_fails_keeps_channels_and_not_the_model_from_being_traced(
     assert graph.widths == {"after": 12}
     reasons = [frozen.reason for frozen in graph.frozen if frozen.where == "before"]
     assert reasons == ["the rule for sort fails (as nobody foresaw)"]
+
+
+class Pooled(nn.Module):
+    """Samples are pooled to a size of the model's own and put into rows of zeros, as RoIs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = (2, 3)
+        self.before = nn.Conv2d(3, 8, 3)
+        self.after = nn.Linear(8 * 2 * 3, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.before(x), self.size)
+        y = torch.zeros(len(x), x.shape[1], *self.size, dtype=x.dtype)
+        for row in range(len(x)):
+            y[torch.tensor([row])] = x[row : row + 1]
+        found: Tensor = self.head(self.after(y.flatten(1)).relu())
+        return found
+
+
+def test_channels_are_cut_that_come_into_zeros_beside_places_that_a_number_counts() -> None:
+    model = Pooled().eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8, "after": 12}
+    assert is_right(model, graph)
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])

@@ -131,6 +131,9 @@ def filled_rows(mode: LabelMode, call: Call) -> None:
     x, indices, values = call.args[0], call.args[1], call.args[2]
     indexed_axes = {axis for axis, index in enumerate(indices) if index is not None}
     shadows = join_all(mode, (x, values), x.dim(), "meets a constant in an assignment")
+    # The indices are no values: they stand along no axis of their own.
+    both = replace(call, inputs=(x, values))
+    shadows = [beside_constants(mode, shadow, both) for shadow in shadows]
     for shadow in shadows:
         if set(varying(shadow)) & indexed_axes:
             mode.freeze(shadow, "rows are assigned by index")

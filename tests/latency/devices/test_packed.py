@@ -154,6 +154,24 @@ def test_a_runner_of_another_version_is_replaced(desk: Desk) -> None:
     assert ours.read_text() == text
 
 
+def test_packing_that_is_interrupted_leaves_the_jobs_that_were_there(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(JobsPacked):
+        desk.measure()
+    before = desk.jobs.read_bytes()
+
+    def interrupted(*_: object, **__: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latprune.latency.devices.packing.lzma.compress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        desk.measure()
+
+    assert desk.jobs.read_bytes() == before
+    assert {path.name for path in desk.there.iterdir()} == {desk.jobs.name, RUNNER}
+
+
 def test_the_loop_closes_by_hand(desk: Desk) -> None:
     for _ in range(2):
         desk.pack()

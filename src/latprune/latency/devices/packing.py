@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from latprune.errors import DeviceError
+from latprune.files import replacing
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.jobs import MANIFEST, Job, Manifest
 from latprune.latency.layer_timing import model_for
@@ -112,13 +113,16 @@ def write_jobs(path: Path, manifest: Manifest, networks: Iterable[Network] = ())
     """Write a file of jobs.
 
     Args:
-        path: The file; an old one is replaced.
+        path: The file; an old one is replaced once all is written.
         manifest: What to time.
         networks: Those that are to travel in this file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {name: content for one in networks for name, content in one.files.items()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        replacing(path) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         packed.writestr(MANIFEST, manifest.to_text())
         for name, text in sources().items():
             packed.writestr(name, text)

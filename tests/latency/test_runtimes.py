@@ -270,6 +270,30 @@ class TestCompile(RuntimeContract):
             Target.here("compile")
 
 
+class Careless(nn.Module):
+    """Reads one of its two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32")]
+)
+def test_inputs_that_a_network_makes_no_use_of_are_refused_with_what_to_do(
+    name: str, precision: str
+) -> None:
+    target = Target.here(name, precision=precision)
+
+    with pytest.raises(ValueError, match="reads 1 tensors, and 2 were given: leave out of the ex"):
+        get_runtime(name).prepare(Careless(), (torch.randn(1, 3, 8, 8), torch.ones(1, 2)), target)
+
+
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 

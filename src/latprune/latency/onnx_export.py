@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from latprune.errors import CannotExport, import_extra
 from latprune.modes import evaluating
@@ -38,12 +39,21 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
     Raises:
         MissingExtra: If onnx or onnxscript is not installed.
         CannotExport: If neither can export it.
+        ValueError: If there are inputs that the network makes no use of: the file has none such.
     """
-    import_extra("onnx", _EXTRA)
+    onnx = import_extra("onnx", _EXTRA)
     import_extra("onnxscript", _EXTRA)
     inputs = example if isinstance(example, tuple) else (example,)
     with evaluating(model):
         _export(model, inputs, path)
+    given = sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(inputs))
+    if given > 1:  # reading a large file again takes a while
+        reads = len(onnx.load(str(path), load_external_data=False).graph.input)
+        if reads != given:
+            raise ValueError(
+                f"the network reads {reads} tensors, and {given} were given: leave out of the "
+                f"example, and of what its forward takes, what it makes no use of"
+            )
 
 
 def refuse_other_floats(model: nn.Module) -> None:

@@ -173,7 +173,7 @@ def test_a_table_of_another_machine_is_refused_with_both_targets(
         recheck(table_of_formula())
     assert caught.value.fields == ("device",)
     assert TARGET.describe() in str(caught.value)
-    assert here.describe() in str(caught.value)
+    assert f"this is {here.describe()}; they differ in device. Check" in str(caught.value)
     assert processor.asked == []
 
 

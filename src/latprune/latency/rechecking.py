@@ -178,7 +178,7 @@ def _check_here(target: Target) -> None:
     differ = different_fields(target, here)
     if differ:
         raise StaleTable(
-            f"{asked}; this is {here.describe()}: {', '.join(differ)} differ. Check it where it "
-            "was measured, or measure here and compare: latprune table diff",
+            f"{asked}; this is {here.describe()}; they differ in {' and '.join(differ)}. Check it "
+            "where it was measured, or measure here and compare: latprune table diff",
             fields=differ,
         )

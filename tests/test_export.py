@@ -20,7 +20,7 @@ from latprune.latency.measuring import prepare
 from latprune.latency.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Exporter = Callable[[nn.Module, Tensor | tuple[Any, ...], Path], None]
@@ -113,6 +113,39 @@ def test_networks_in_bfloat16_and_unused_inputs_are_refused_by_name(
         exporter(Careless().bfloat16(), rounded, tmp_path / name)
     with pytest.raises(ValueError, match="reads 1 tensors, and 2 were given: leave out"):
         exporter(Careless(), example, tmp_path / name)
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """A system on which no file grows beyond 4 kB: writing more fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
+def test_a_full_disk_is_said_to_be_the_systems_error(
+    exporter: Exporter, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="too large"):
+        exporter(nn.Conv2d(3, 100, 5), torch.zeros(1, 3, 8, 8), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_openvino_cannot_write_is_said_to_be_the_systems_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+
+    with pytest.raises(OSError, match=r"cannot write net.xml, as on a full disk"):
+        export_openvino(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8), tmp_path / "net.xml")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def export_onnx(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
+        OSError: If the file cannot be written; likewise.
         ValueError: For an unknown precision, networks in bfloat16, other weights than float32 where
             the precision is not `fp16`, inputs that the network makes no use of, or for int8
             without batches of the right kind.
@@ -94,6 +96,7 @@ def export_openvino(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; older files then stay as they were.
+        OSError: If a file cannot be written; likewise.
         ValueError: For an unknown precision, networks in bfloat16, inputs that the network makes no
             use of, or for int8 without batches of the right kind.
         CannotQuantise: If the quantiser fails on the network.
@@ -205,7 +208,10 @@ def _write_openvino(
     network = RUNTIME.read_network(model, example)
     if batches is not None:
         network = in_int8(network, runs_of(network, batches), correct=True)
-    openvino.save_model(network, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(network, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # all that it says of a full disk is "iostream error"
+        raise OSError(f"OpenVINO cannot write {path.name}, as on a full disk: {error}") from error
 
 
 def _read_openvino(path: Path) -> Called:
@@ -231,6 +237,7 @@ def export_pt2(
 
     Raises:
         ExportDisagrees: If the outputs differ by more; an older file then stays as it was.
+        OSError: If the file cannot be written; likewise.
         Exception: Whatever `torch.export` raises for what it cannot capture.
     """
     path = Path(path)
@@ -250,7 +257,10 @@ def _outputs_of_pt2(model: nn.Module, example: Inputs, file: Path) -> list[np.nd
     inputs = _tuple(example)
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export speaks of its own future
-        torch.export.save(torch.export.export(model, inputs), str(file))
+        # By way of memory: torch's own writer ends the process on a full disk.
+        written = io.BytesIO()
+        torch.export.save(torch.export.export(model, inputs), written)
+        file.write_bytes(written.getbuffer())
         read = torch.export.load(str(file)).module()
         return [_array(tensor) for tensor in _tensors(read(*inputs))]
 

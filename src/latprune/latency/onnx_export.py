@@ -39,6 +39,7 @@ def export_network(model: nn.Module, example: Tensor | tuple[Tensor, ...], path:
     Raises:
         MissingExtra: If onnx or onnxscript is not installed.
         CannotExport: If neither can export it.
+        OSError: If the file cannot be written.
         ValueError: If there are inputs that the network makes no use of: the file has none such.
     """
     onnx = import_extra("onnx", _EXTRA)
@@ -83,6 +84,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
             with _without_dump():
                 torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
         except Exception as older:
+            if isinstance(older, OSError) and older.errno is not None:
+                raise  # the disk's, not the network's; one without a number is of missing source
             try:
                 torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
             except Exception as newer:

@@ -22,6 +22,7 @@ STAGES = [
     "errors",
     "progress",
     "files",
+    "claims",
     "closures",
     "copying",
     "modes",

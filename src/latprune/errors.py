@@ -13,6 +13,7 @@
     ├── DamagedTable          a latency table's file cannot be read
     ├── StaleTable            a latency table belongs to another target
     ├── TableInUse            a latency table is to be replaced while it is measured into
+    ├── FolderInUse           another process is at work in the folder of a run
     ├── DeviceError           another device cannot be reached, or cannot time what it should
     ├── DamagedResults        what another device measured cannot be read
     ├── JobsPacked            what is missing was packed, to be timed on another device
@@ -208,6 +209,20 @@ class TableInUse(LatpruneError):
         super().__init__(
             f"{path} cannot be replaced while it is measured into: its times may come to another "
             "pace. Wait until that is over, or write another file (--out)."
+        )
+        self.path = path
+
+
+class FolderInUse(LatpruneError):
+    """Another process is at work in the folder that keeps a run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"another process is at work in {path}: wait until it is done, or give another folder"
         )
         self.path = path
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -45,13 +45,29 @@ def lock(file: IO[bytes], *how: str) -> bool | None:
     Returns:
         False if somebody else has it; None where there are no locks.
     """
+    return _locked("flock", file, how)
+
+
+def lock_for_process(file: IO[bytes]) -> bool | None:
+    """Lock an open file for this process, until it closes the file, by whichever name, or ends.
+
+    Processes that were forked from it, as a loader's workers, and may outlive it by seconds, have
+    no part in the lock. The same process may lock a file again.
+
+    Returns:
+        False if another process has it; None where there are no locks.
+    """
+    return _locked("lockf", file, ("LOCK_EX", "LOCK_NB"))
+
+
+def _locked(call: str, file: IO[bytes], how: Iterable[str]) -> bool | None:
     try:
         locks = importlib.import_module("fcntl")
     except ImportError:
         return None
     try:
-        locks.flock(file, sum(getattr(locks, name) for name in how))
-    except BlockingIOError:
+        getattr(locks, call)(file, sum(getattr(locks, name) for name in how))
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks
         return None

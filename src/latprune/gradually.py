@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
+from latprune.claims import claimed
 from latprune.errors import NotFinite, import_extra
 from latprune.gradual import prune_in_steps
 from latprune.gradual.course import GRADUAL_DEFAULT, check_criterion
@@ -25,7 +27,6 @@ from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     import torch
     from torch import Tensor, nn
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.pipeline import Evaluate
-    from latprune.planning import Budget, Plan
+    from latprune.planning import Budget, Demand, Plan
     from latprune.progress import Progress
     from latprune.tuning import Recipe
     from latprune.tuning.losses import Loss
@@ -132,7 +133,12 @@ def prune_gradually(
     told.stage("measure")
     timed = copied(dense)  # the teacher is where training is, and this one stays
     bench = Bench(timed, graph, example, budgets, folder, device)
-    first, *others = shared(lambda: bench.measured(progress=told))
+
+    def measured() -> list[Demand]:
+        with claimed(None if checkpoint is None else Path(checkpoint)):
+            return bench.measured(progress=told)
+
+    first, *others = shared(measured)
     begin = partial(
         prune_in_steps,
         graph=graph,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import latprune.tuning as tuning
 from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
+from latprune.claims import claimed
 from latprune.distances import Curved
 from latprune.errors import BudgetTooSmall, ModelMismatch
 from latprune.graph.results import batch_of
@@ -218,6 +219,7 @@ def prune(
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
         NotFinite: If scores or the loss of tuning are NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run, as of other weights or criteria.
+        FolderInUse: If another process is at work in `checkpoint`.
         DeviceError: If the device fails; what it measured before is kept.
         JobsPacked: If somebody has to carry what is missing to the device.
     """
@@ -260,7 +262,8 @@ def prune(
     graph = trace(dense, example, **traced)
     bench = Bench(dense, graph, example, budgets, folder, device)
     asked = _asked(bench, scoring, solvers, traced)
-    plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, asked, told)
+    with claimed(None if checkpoint is None else Path(checkpoint)):
+        plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, asked, told)
     before: Mapping[str, float] = {}
     history: tuple[Epoch, ...] = ()
     if loader is not None and recipe is not None:

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from latprune.errors import TableInUse
+from latprune.claims import LOCK, claimed
+from latprune.errors import FolderInUse
 from latprune.files import replacing
-from latprune.latency.journal import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 PRUNED = "pruned.safetensors"
-LOCK = "run.lock"
 
 
 class FolderTaken(ValueError):
@@ -71,12 +70,10 @@ class RunFolder:
         Raises:
             FolderTaken: If one is at work.
         """
-        lock = self.path / LOCK
-        lock.touch()
         with ExitStack() as meanwhile:
             try:
-                meanwhile.enter_context(alone(lock))
-            except TableInUse:
+                meanwhile.enter_context(claimed(self.path))
+            except FolderInUse:
                 raise FolderTaken(
                     f"Another process is at work in {self.path}: wait until it is done, or give "
                     f"another --out."
@@ -86,8 +83,7 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether a run has begun to leave networks; until then another may have the folder."""
-        is_begun = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
-        return is_begun or self.pruned.exists()
+        return any(self.checkpoint.glob("*.safetensors")) or self.pruned.exists()
 
     @property
     def checkpoint(self) -> Path:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latprune.claims import Claim
 from latprune.errors import ModelMismatch, ZeroGradients
 from latprune.gradual.course import GRADUAL_DEFAULT, Course
 from latprune.gradual.gradients import GradientScores
 from latprune.gradual.keeping import keep, take_up
 from latprune.gradual.live import LiveNetwork
 from latprune.gradual.masks import SoftMasks
-from latprune.gradual.processes import agreed, rebuild, world, wrapper_of
+from latprune.gradual.processes import agreed, rebuild, shared, world, wrapper_of
 from latprune.knapsack import joint
 from latprune.planning import Budget, Demand, Plan, as_budget
 from latprune.saliency.scores import parameters_of
@@ -146,6 +148,7 @@ class GradualPruning:
         self._optimizer_steps = 0
         self._masks = SoftMasks(self.model) if course.soft else None
         self._scores = self._fresh_scores()
+        self._claim = Claim()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_optimizer),
             optimizer.register_step_post_hook(self._after_optimizer),
@@ -246,9 +249,12 @@ class GradualPruning:
 
         Raises:
             TypeError: If a fact is something else; what was kept before stays.
+            FolderInUse: If another process is at work in the folder.
             OSError: If the file cannot be written; what was kept before stays.
         """
-        keep(Path(folder), self, self._live, facts)
+        place = Path(folder)
+        shared(lambda: self._claim.take(place))
+        keep(place, self, self._live, facts)
 
     def resume(self, folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         """Go on from what `save` kept, in a process that was built like the first.
@@ -259,8 +265,11 @@ class GradualPruning:
         Raises:
             ModelMismatch: If it keeps another run.
             DamagedFile: If it cannot be read.
+            FolderInUse: If another process is at work in the folder.
         """
-        return take_up(Path(folder), self, self._live)
+        place = Path(folder)
+        shared(lambda: self._claim_to_read(place))
+        return take_up(place, self, self._live)
 
     def identity(self) -> dict[str, Any]:
         """Say, as JSON values, what a run must have in common with one that it continues."""
@@ -272,6 +281,10 @@ class GradualPruning:
             "its parameters by group": [len(group["params"]) for group in optimizer.param_groups],
             "the number of copies": len(copies),
         }
+
+    def _claim_to_read(self, folder: Path) -> None:
+        with suppress(OSError):  # such as of a disk that can only be read
+            self._claim.take(folder)
 
     def _apply(self, plan: Plan, number: int) -> None:
         """Cut or mask what a plan does not keep."""

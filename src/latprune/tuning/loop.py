@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latprune.claims import claimed
 from latprune.distances import distillation
-from latprune.errors import DataError, import_extra
+from latprune.errors import DataError, FolderInUse, import_extra
 from latprune.modes import copied, evaluating, placed
 from latprune.samples import at_most, samples_of
 from latprune.tuning.checkpoint import (
@@ -30,7 +31,7 @@ from latprune.tuning.together import together
 from latprune.tuning.training import Epoch, Lesson, Training
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
 
@@ -135,6 +136,7 @@ def tune(
         ModelMismatch: If the checkpoint belongs to another model, teacher or recipe, or to other
             weights.
         DamagedFile: If the checkpoint cannot be read.
+        FolderInUse: If another run is at work in the folder.
         DataError: If the loader has no batch, or gives no pairs, or labels that the default loss
             does not take, or single samples where a batch norm needs several (a lone last one is
             left out, unless its step is awaited: by other processes, or by what goes along).
@@ -159,6 +161,7 @@ def tune(
         run |= {} if along is None else {"something going along": True}
     with ExitStack() as stack:
         stack.enter_context(together(accelerator.num_processes))
+        stack.enter_context(_claimed(folder, accelerator))
         stack.enter_context(placed(model, accelerator.device))
         if teacher is not None:
             stack.enter_context(placed(teacher, accelerator.device))
@@ -403,6 +406,21 @@ def _precision(
         clock=clock,
     )
     return Precision.from_json(*_agreed([precision.to_json()], accelerator))
+
+
+@contextmanager
+def _claimed(folder: Path | None, accelerator: Any) -> Iterator[None]:
+    """Keep other runs from the folder; the main process does, and all hear if it cannot."""
+    with ExitStack() as held:
+        is_refused = False
+        if accelerator.is_main_process:
+            try:
+                held.enter_context(claimed(folder))
+            except FolderInUse:
+                is_refused = True
+        if folder is not None and _agreed([is_refused], accelerator)[0]:
+            raise FolderInUse(folder)
+        yield
 
 
 def _identity(

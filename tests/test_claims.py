@@ -1,0 +1,96 @@
+"""A folder that keeps a run is one process's, however the run was begun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import latprune as lp
+from latprune.claims import Claim, claimed
+from latprune.tuning import tune
+from latprune.tuning.checkpoint import FILE
+from tests.gradual.training import begun, train
+from tests.tuning.test_loop import RECIPE, loader, network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
+
+WORKS = """
+import pathlib, sys
+from latprune.claims import claimed
+with claimed(pathlib.Path(sys.argv[1])):
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
+LEAVES_A_WORKER = """
+import os, pathlib, sys, time
+from latprune.claims import claimed
+with claimed(pathlib.Path(sys.argv[1])):
+    if not os.fork():
+        sys.stdin.read()
+        os._exit(0)
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def another(folder: Path, code: str = WORKS) -> Iterator[subprocess.Popen[bytes]]:
+    """Have another process at work in a folder."""
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"at work\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_a_folder_is_one_processs_until_that_is_done(tmp_path: Path) -> None:
+    with another(tmp_path), pytest.raises(lp.FolderInUse, match="is at work in") as refused:
+        Claim().take(tmp_path)
+    assert refused.value.path == tmp_path
+
+    with claimed(tmp_path):
+        pass
+
+
+def test_workers_of_a_killed_process_do_not_keep_its_folder(tmp_path: Path) -> None:
+    with another(tmp_path, LEAVES_A_WORKER) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+        with claimed(tmp_path):
+            pass
+
+
+def test_two_tunings_do_not_share_a_checkpoint(tmp_path: Path) -> None:
+    with another(tmp_path), pytest.raises(lp.FolderInUse):
+        tune(network(), loader(), recipe=RECIPE, checkpoint=tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+    tune(network(), loader(), recipe=RECIPE, checkpoint=tmp_path)
+
+
+def test_two_loops_do_not_share_a_checkpoint(tmp_path: Path) -> None:
+    model, optimizer, pruning = begun(tmp_path / "tables")
+    train(model, optimizer, pruning, range(3))
+    with another(tmp_path):
+        with pytest.raises(lp.FolderInUse):
+            pruning.resume(tmp_path)
+        with pytest.raises(lp.FolderInUse):
+            pruning.save(tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+    pruning.save(tmp_path)
+    pruning.save(tmp_path)
+    assert begun(tmp_path / "tables")[2].resume(tmp_path) == {}  # in the same process

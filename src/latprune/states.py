@@ -56,7 +56,10 @@ def hand_on(model: nn.Module, other: nn.Module) -> None:
 
 @contextmanager
 def tensors_alone(*models: nn.Module) -> Iterator[None]:
-    """Leave out of state dicts what is no tensor, for those who take it for granted."""
+    """Leave out of state dicts what is no tensor, and further names of one that is there already.
+
+    For those who change in place whatever a state dict holds: a tied weight once, not twice.
+    """
     with ExitStack() as hooks:
         for model in models:
             register: Any = model._register_state_dict_hook
@@ -64,8 +67,11 @@ def tensors_alone(*models: nn.Module) -> Iterator[None]:
         yield
 
 
-def _drop_rest(_: nn.Module, state: dict[str, Any], *__: object) -> None:
-    for name in [name for name, value in state.items() if not isinstance(value, Tensor)]:
+def _drop_rest(model: nn.Module, state: dict[str, Any], *_: object) -> None:
+    rest = {name for name, value in state.items() if not isinstance(value, Tensor)}
+    for named in (model.named_parameters, model.named_buffers):
+        rest |= dict(named(remove_duplicate=False)).keys() - dict(named()).keys()
+    for name in rest & state.keys():
         del state[name]
 
 

@@ -115,3 +115,22 @@ def test_what_a_state_holds_beside_tensors_is_handed_on(tmp_path: Path) -> None:
     steps = len(loader())
     assert judged == [steps, 2 * steps, 3 * steps]
     assert counting.seen == 3 * steps
+
+
+class Tied(nn.Module):
+    """The same network, with two of its layers under further names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+        self.again = nn.ModuleList([self.body.get_submodule(name) for name in ("1", "6")])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+def test_tied_weights_are_averaged_as_others() -> None:
+    tied = tune(Tied(), loader(), recipe=AVERAGED).model.get_submodule("body").state_dict()
+    plain = tune(network(), loader(), recipe=AVERAGED).model.state_dict()
+
+    assert all(torch.equal(tied[name], value) for name, value in plain.items())

@@ -273,6 +273,16 @@ def test_a_setting_that_was_a_tensor_comes_back_as_one(tmp_path: Path, tables: P
     assert (step.item(), step.dtype) == (3.0, torch.float32)
 
 
+def test_parameters_in_another_order_are_another_run(tmp_path: Path, tables: Path) -> None:
+    """As of a set of parameters: momenta would be those of others."""
+    Run(tables).pruning.save(tmp_path)
+
+    backwards = Run(tables, optimizer=lambda parameters: SGD(list(parameters)[::-1]))
+
+    with pytest.raises(lp.ModelMismatch, match="their names in order is"):
+        backwards.pruning.resume(tmp_path)
+
+
 def test_a_file_is_no_folder_that_keeps_a_run(tmp_path: Path, tables: Path) -> None:
     (tmp_path / "file").write_text("x")
 

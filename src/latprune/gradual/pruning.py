@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,11 +276,19 @@ class GradualPruning:
     def identity(self) -> dict[str, Any]:
         """Say, as JSON values, what a run must have in common with one that it continues."""
         optimizer, copies = self._live.optimizer, self._live.copies
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        trained = [
+            [names.get(id(p), "of no name") for p in group["params"]]
+            for group in optimizer.param_groups
+        ]
         return {
             **self._course.identity(),
             "processes": world(),
             "the optimizer": type(optimizer).__name__,
-            "its parameters by group": [len(group["params"]) for group in optimizer.param_groups],
+            "its parameters by group": [len(group) for group in trained],
+            "the hash of their names in order": sha256(json.dumps(trained).encode()).hexdigest()[
+                :12
+            ],
             "the number of copies": len(copies),
         }
 

@@ -273,6 +273,27 @@ def test_a_setting_that_was_a_tensor_comes_back_as_one(tmp_path: Path, tables: P
     assert (step.item(), step.dtype) == (3.0, torch.float32)
 
 
+class Counting(torch.optim.SGD):
+    """Keeps something that belongs to no parameter."""
+
+    def step(self, closure: Any = None) -> Any:
+        own = self.state["all"]  # type: ignore[index]
+        own["taken"] = own.get("taken", 0) + 1
+        own["trail"] = torch.full((3,), float(own["taken"]))
+        return super().step(closure)
+
+
+def test_state_that_belongs_to_no_parameter_comes_back(tmp_path: Path, tables: Path) -> None:
+    first, second = (Run(tables, optimizer=partial(Counting, lr=0.05)) for _ in range(2))
+    first.train(7, tmp_path)
+
+    second.resume(tmp_path)
+
+    own = second.optimizer.state["all"]
+    assert own["taken"] == 7
+    assert own["trail"].tolist() == [7.0, 7.0, 7.0]
+
+
 def test_parameters_in_another_order_are_another_run(tmp_path: Path, tables: Path) -> None:
     """As of a set of parameters: momenta would be those of others."""
     Run(tables).pruning.save(tmp_path)

@@ -103,9 +103,10 @@ def _put_back(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> 
             else:
                 group[name] = tuple(value) if isinstance(now, tuple) else value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, slots in settings["slots"].items():
+    for owner, slots in settings["slots"].items():
         if slots:
-            optimizer.state[parameters[int(number)]].update(slots)
+            key: Any = parameters[int(owner)] if owner.isdigit() else owner
+            optimizer.state[key].update(slots)
 
 
 def _plain(value: Any) -> Any:

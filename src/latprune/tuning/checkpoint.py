@@ -106,7 +106,10 @@ def hash_of_weights(model: nn.Module) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Give an optimizer's state as tensors by `number of the parameter.slot`."""
+    """Give an optimizer's state as tensors by `number of the parameter.slot`.
+
+    Some optimizers keep what belongs to no parameter, by a name in the place of the number.
+    """
     return {
         f"{number}.{slot}": value
         for number, slots in optimizer.state_dict()["state"].items()
@@ -118,10 +121,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int | str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        number, _, slot = name.partition(".")
-        state.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], value)
+        owner, _, slot = name.partition(".")
+        if owner.isdigit():
+            of_one = _laid_out_like(parameters[int(owner)], value)
+            state.setdefault(int(owner), {})[slot] = of_one
+        else:
+            state.setdefault(owner, {})[slot] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -273,6 +273,20 @@ def test_a_setting_that_was_a_tensor_comes_back_as_one(tmp_path: Path, tables: P
     assert (step.item(), step.dtype) == (3.0, torch.float32)
 
 
+def test_a_setting_comes_back_as_it_was_or_is_named(tmp_path: Path, tables: Path) -> None:
+    first, second = Run(tables), Run(tables)
+    note = {0: "frozen", "span": [(1, 2)]}
+    first.optimizer.param_groups[0]["note"] = note
+    first.pruning.save(tmp_path)
+
+    second.pruning.resume(tmp_path)
+
+    assert second.optimizer.param_groups[0]["note"] == note
+    first.optimizer.param_groups[0]["lr"] = np.float32(0.1)
+    with pytest.raises(TypeError, match="'lr' of the optimizer's group 0 is a float32"):
+        first.pruning.save(tmp_path)
+
+
 class Counting(torch.optim.SGD):
     """Keeps something that belongs to no parameter."""
 

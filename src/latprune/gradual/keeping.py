@@ -81,11 +81,19 @@ def _networks(live: LiveNetwork) -> dict[str, nn.Module]:
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Give what an optimizer holds beside its tensors, as JSON values."""
+    """Give what an optimizer holds beside its tensors, as JSON values.
+
+    Raises:
+        TypeError: If a setting is something that is not kept.
+    """
     state = optimizer.state_dict()
     groups = [
-        {name: _plain(value) for name, value in group.items() if name != "params"}
-        for group in state["param_groups"]
+        {
+            name: _plain(value, where=f"{name!r} of the optimizer's group {number}")
+            for name, value in group.items()
+            if name != "params"
+        }
+        for number, group in enumerate(state["param_groups"])
     ]
     slots = {
         str(number): {n: v for n, v in of_one.items() if not isinstance(v, torch.Tensor)}
@@ -101,7 +109,7 @@ def _put_back(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> 
             if isinstance(now, torch.Tensor):
                 now.copy_(torch.as_tensor(value))
             else:
-                group[name] = tuple(value) if isinstance(now, tuple) else value
+                group[name] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for owner, slots in settings["slots"].items():
         if slots:
@@ -109,17 +117,17 @@ def _put_back(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> 
             optimizer.state[key].update(slots)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, where: str) -> Any:
     """Give a setting as JSON values; `_as_it_was` gives it back."""
     if not isinstance(value, torch.Tensor):
-        return value
+        return encoded(value, where=where)
     dtype, device = str(value.dtype).removeprefix("torch."), str(value.device)
     return {TENSOR: value.tolist(), "dtype": dtype, "device": device}
 
 
 def _as_it_was(value: Any) -> Any:
     if not isinstance(value, dict) or TENSOR not in value:
-        return value
+        return decoded(value)
     dtype = getattr(torch, value["dtype"])
     return torch.tensor(value[TENSOR], dtype=dtype, device=value["device"])
 

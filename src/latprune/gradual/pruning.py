@@ -250,7 +250,8 @@ class GradualPruning:
                 of them, which come back as they are.
 
         Raises:
-            TypeError: If a fact is something else; what was kept before stays.
+            TypeError: If a fact, or a setting of the optimizer, is something else; what was kept
+                before stays.
             FolderInUse: If another process is at work in the folder.
             OSError: If the file cannot be written; what was kept before stays.
         """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import latprune as lp
 from latprune.gradual.masks import SoftMasks
@@ -47,6 +47,20 @@ def test_masked_the_network_is_the_cut_one(is_normed: bool) -> None:
         torch.testing.assert_close(
             parameter, dense.get_parameter(name), rtol=tolerance, atol=tolerance
         )
+
+
+def test_masked_a_network_under_spectral_norm_is_the_cut_one() -> None:
+    model = network().eval()
+    spectral_norm(model.last)
+    graph = lp.trace(model, EXAMPLE)
+    kept = random_kept(graph.groups, 0.5, 0)
+    small = copy.deepcopy(model)
+    slice_model(small, graph.groups, kept)
+
+    SoftMasks(model).put(graph.groups, kept)
+
+    images, _ = batch(0)
+    assert torch.allclose(model(images), small(images), atol=1e-5)
 
 
 def test_the_optimizer_moves_what_is_behind_a_mask_by_the_gradients_at_zero() -> None:

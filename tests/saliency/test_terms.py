@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import latprune as lp
 from latprune.saliency import taylor
 from latprune.saliency.terms import gates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.tensor([1, 3])
@@ -87,9 +90,10 @@ def test_norms_stand_in_where_a_reader_has_no_slopes() -> None:
     assert {m.parameter for m in found["squeeze"]} == {"excite.weight"}
 
 
-def test_readers_whose_weights_are_normed_do_not_tell() -> None:
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+def test_readers_whose_weights_are_normed_do_not_tell(norm: Callable[[nn.Module], object]) -> None:
     model = network()
-    weight_norm(model.head)
+    norm(model.head)
     graph = lp.trace(model, IMAGES)
 
     assert {m.role for m in gates(model, graph.groups)["project"]} == {"scale", "shift"}

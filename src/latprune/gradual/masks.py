@@ -45,7 +45,9 @@ class SoftMasks:
         for group in groups:
             masked = np.setdiff1d(np.arange(group.channels), list(kept[group.name]))
             for member in group.with_role("reads") if len(masked) else ():
-                parameter = self._parameters[member.parameter]
+                parameter = self._parameters.get(member.parameter)
+                if parameter is None:
+                    continue  # a buffer, as of spectral_norm, beside the weight that it is for
                 new = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
                 gone = self._gone.setdefault(member.parameter, new)
                 entries = torch.from_numpy(member.positions[masked].ravel())

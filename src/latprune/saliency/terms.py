@@ -46,11 +46,12 @@ def gates(
     """
     parameters = parameters_of(model)
     normed = {weight.name for weight in normed_weights(model)}
+    buffers = dict(model.named_buffers(remove_duplicate=False)).keys()
     found = {}
     for group in groups:
         reading = group.with_role("reads")
-        if any(member.parameter in normed for member in reading):
-            reading = ()  # whose weights are not linear in these
+        if any(member.parameter in normed or member.parameter in buffers for member in reading):
+            reading = ()  # whose weights are not linear in these, or have no slopes
         for members in (reading, group.with_role("scale", "shift")):
             own = present(group, members, parameters)
             if own and all(usable(parameters[member.parameter]) for member in own):

@@ -258,6 +258,17 @@ def test_the_optimizer_of_another_network_is_refused(tmp_path: Path) -> None:
         lp.prune_in_steps(model, graph, table, 0.5, optimizer=optimizer)
 
 
+def test_a_second_pruning_is_refused_while_the_first_is_under_way(tmp_path: Path) -> None:
+    """As when a notebook's cell is run again: either would take the other's cuts for its own."""
+    model, optimizer, pruning = begun(tmp_path)
+    graph, table = measured(network(), tmp_path)
+
+    with pytest.raises(ValueError, match="another pruning is under way with this SGD"):
+        lp.prune_in_steps(model, graph, table, 0.5, optimizer=optimizer)
+    train(model, optimizer, pruning, range(7))
+    assert pruning.done
+
+
 def test_another_network_is_refused(tmp_path: Path) -> None:
     graph, table = measured(network(), tmp_path)
     other = nn.Linear(2, 2)

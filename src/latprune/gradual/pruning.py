@@ -105,9 +105,10 @@ def prune_in_steps(
     Raises:
         BudgetTooSmall: If no network fits.
         ModelMismatch: If the model is not the graph's, or was cut before.
-        ValueError: If parameters that will be cut are trained by another optimizer, a group's
-            scores would depend on parameters that are not trained, several
-            processes train without DistributedDataParallel, or there is no such criterion.
+        ValueError: If another pruning is under way with the optimizer, parameters that will be cut
+            are trained by another optimizer, a group's scores would depend on parameters that are
+            not trained, several processes train without DistributedDataParallel, or there is no
+            such criterion.
 
     Source:
         Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022; for
@@ -140,6 +141,7 @@ class GradualPruning:
     ) -> None:
         """Watch the optimizer's steps from now on."""
         optimizer = _bare(optimizer)
+        _check_first(optimizer)
         self._course, self._max_skips = course, max_skips
         self._wrapper = wrapper_of(model)
         self._live = LiveNetwork(model, course.graph, optimizer, copies)
@@ -368,6 +370,16 @@ def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     return optimizer
+
+
+def _check_first(optimizer: torch.optim.Optimizer) -> None:
+    """Make sure that nothing else prunes what the optimizer trains: it would not know of cuts."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), GradualPruning) for hook in hooks):
+        raise ValueError(
+            f"another pruning is under way with this {type(optimizer).__name__}: go on with that "
+            f"one, or build network and optimizer again"
+        )
 
 
 def _check_alone(live: LiveNetwork) -> None:

@@ -37,6 +37,7 @@ from latprune.claims import claimed
 with claimed(pathlib.Path(sys.argv[1])):
     if not os.fork():
         sys.stdin.read()
+        os.write(1, b"still here")
         os._exit(0)
     print("at work", flush=True)
     time.sleep(600)
@@ -70,7 +71,10 @@ def test_workers_of_a_killed_process_do_not_keep_its_folder(tmp_path: Path) -> N
         process.wait()
 
         with claimed(tmp_path):
-            pass
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.close()  # for which the worker waits
+            assert process.stdout.read() == b"still here"
 
 
 def test_two_tunings_do_not_share_a_checkpoint(tmp_path: Path) -> None:

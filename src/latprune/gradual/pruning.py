@@ -284,14 +284,13 @@ class GradualPruning:
             [names.get(id(p), "of no name") for p in group["params"]]
             for group in optimizer.param_groups
         ]
+        digest = sha256(json.dumps(trained).encode()).hexdigest()
         return {
             **self._course.identity(),
             "processes": world(),
             "the optimizer": type(optimizer).__name__,
             "its parameters by group": [len(group) for group in trained],
-            "the hash of their names in order": sha256(json.dumps(trained).encode()).hexdigest()[
-                :12
-            ],
+            "the hash of their names in order": digest[:12],
             "the number of copies": len(copies),
         }
 

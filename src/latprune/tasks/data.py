@@ -106,7 +106,8 @@ class ImageData:
             raise ModelMismatch(
                 f"the model has {outputs} outputs and {self.store.path} has {len(self.classes)} "
                 f"classes ({listed(self.classes)}). Build the model with "
-                f"{len(self.classes)} classes, or, for a network of ImageNet's 1000, name the "
+                f"{len(self.classes)} classes (on the command line: --classes "
+                f"{len(self.classes)}), or, for a network of ImageNet's 1000, name the "
                 f"folders by WordNet id (n01440764 is tench)."
             )
         return tuple(range(outputs))

@@ -6,10 +6,10 @@ Where a system or file system knows no locks (Windows, some network drives) nobo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from latprune.errors import FolderInUse
-from latprune.files import lock_for_process
+from latprune.files import is_at, lock_for_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +20,13 @@ LOCK = "run.lock"
 
 
 class Claim:
-    """Keeps other processes from one folder at a time, until it is given back or forgotten."""
+    """Keeps other processes from one folder at a time, until it is given back or forgotten.
+
+    A process may claim a folder several times over: it has it until all of them are given back.
+    """
 
     def __init__(self) -> None:
-        self._folder: Path | None = None
-        self._file: IO[bytes] | None = None
+        self._lock: _Lock | None = None
 
     def take(self, folder: Path) -> None:
         """Claim a folder, which is made if need be, and no longer the one before.
@@ -38,23 +40,51 @@ class Claim:
         """
         if folder.is_file():
             return
-        if self._file is None or folder != self._folder:
-            self.give_back()
-            folder.mkdir(parents=True, exist_ok=True)
-            self._folder, self._file = folder, (folder / LOCK).open("ab")
-        if lock_for_process(self._file) is False:
+        lock = _Lock.of(folder)
+        lock.claims += 1
+        self.give_back()
+        self._lock = lock
+        if lock_for_process(lock.file) is False:
             self.give_back()
             raise FolderInUse(folder)
 
     def give_back(self) -> None:
-        """Let others have the folder."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        """Let others have the folder, unless this process has another claim to it."""
+        if self._lock is not None:
+            self._lock.drop()
+        self._lock = None
 
     def __del__(self) -> None:
         """Give it back."""
         self.give_back()
+
+
+class _Lock:
+    """A folder's lock, one for all claims of the process: closing a second file would lift it."""
+
+    _open: ClassVar[dict[Path, _Lock]] = {}
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.claims = place, 0
+        self.file = (place / LOCK).open("ab")
+
+    @classmethod
+    def of(cls, folder: Path) -> _Lock:
+        """Give the lock that the process has open there; a new one if the folder was deleted."""
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()
+        lock = cls._open.get(place)
+        if lock is None or not is_at(place / LOCK, lock.file):
+            lock = cls._open[place] = cls(place)
+        return lock
+
+    def drop(self) -> None:
+        """Take one claim off; the last one closes the file."""
+        self.claims -= 1
+        if not self.claims:
+            self.file.close()
+            if self._open.get(self.place) is self:
+                del self._open[self.place]
 
 
 @contextmanager

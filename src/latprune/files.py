@@ -81,7 +81,7 @@ def _held(path: Path) -> Iterator[None]:
         with path.open("ab") as file:
             if lock(file, "LOCK_EX") is None:
                 break  # and close it: Windows renames no open file
-            if _is_at(path, file):
+            if is_at(path, file):
                 yield
                 return
         # It was taken for left behind before it was locked.
@@ -90,11 +90,11 @@ def _held(path: Path) -> Iterator[None]:
 
 def _delete_unless_held(path: Path) -> None:
     with suppress(OSError), path.open("rb+") as file:
-        if lock(file, "LOCK_EX", "LOCK_NB") and _is_at(path, file):
+        if lock(file, "LOCK_EX", "LOCK_NB") and is_at(path, file):
             path.unlink()
 
 
-def _is_at(path: Path, file: IO[bytes]) -> bool:
+def is_at(path: Path, file: IO[bytes]) -> bool:
     """Whether an open file still has a name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latprune.batches import calibrating
 from latprune.bench import Bench
-from latprune.claims import claimed
+from latprune.claims import Claim
 from latprune.errors import NotFinite, import_extra
 from latprune.gradual import prune_in_steps
 from latprune.gradual.course import GRADUAL_DEFAULT, check_criterion
@@ -26,7 +27,7 @@ from latprune.tuning.replay import own_chance, replayed
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from latprune.latency.devices import Device
     from latprune.latency.target import Target
     from latprune.pipeline import Evaluate
-    from latprune.planning import Budget, Demand, Plan
+    from latprune.planning import Budget, Plan
     from latprune.progress import Progress
     from latprune.tuning import Recipe
     from latprune.tuning.losses import Loss
@@ -130,44 +131,40 @@ def prune_gradually(
     told.stage("trace")
     traced: dict[str, Any] = {"keep": list(keep)}
     graph = trace(dense, example, **traced)
-    told.stage("measure")
     timed = copied(dense)  # the teacher is where training is, and this one stays
     bench = Bench(timed, graph, example, budgets, folder, device)
-
-    def measured() -> list[Demand]:
-        with claimed(None if checkpoint is None else Path(checkpoint)):
-            return bench.measured(progress=told)
-
-    first, *others = shared(measured)
-    begin = partial(
-        prune_in_steps,
-        graph=graph,
-        table=first.table,
-        budget=first.budget,
-        steps=steps,
-        every=every,
-        start=start,
-        soft=soft,
-        solver=solver,
-        criterion=criterion,
-        also=others,
-        closing=lambda saliency, left: (
-            bench.fitted([first, *others], saliency, solver, within=left).plan
-        ),
-    )
-    told.stage("train and prune")
-    along = _Along(begin)
-    tuned = tune(
-        copied(model),
-        loader,
-        recipe=recipe,
-        teacher=dense if teaches(recipe, loss, distil) else None,
-        loss=own(loss),
-        distil=distil,
-        along=along,
-        checkpoint=checkpoint,
-        progress=tuning_steps(told),
-    )
+    with _claimed_by_first(None if checkpoint is None else Path(checkpoint)):
+        told.stage("measure")
+        first, *others = shared(lambda: bench.measured(progress=told))
+        begin = partial(
+            prune_in_steps,
+            graph=graph,
+            table=first.table,
+            budget=first.budget,
+            steps=steps,
+            every=every,
+            start=start,
+            soft=soft,
+            solver=solver,
+            criterion=criterion,
+            also=others,
+            closing=lambda saliency, left: (
+                bench.fitted([first, *others], saliency, solver, within=left).plan
+            ),
+        )
+        told.stage("train and prune")
+        along = _Along(begin)
+        tuned = tune(
+            copied(model),
+            loader,
+            recipe=recipe,
+            teacher=dense if teaches(recipe, loss, distil) else None,
+            loss=own(loss),
+            distil=distil,
+            along=along,
+            checkpoint=checkpoint,
+            progress=tuning_steps(told),
+        )
     plan = along.plan
     told.stage("check")
     report, *more = shared(
@@ -186,6 +183,18 @@ def prune_gradually(
     )
     found = tuned.model, dense, graph, plan, report, tuned.history
     return Pruned(*found, also=tuple(more), traced=traced)
+
+
+@contextmanager
+def _claimed_by_first(folder: Path | None) -> Iterator[None]:
+    """Have the first process keep other runs from a folder meanwhile; None is no folder."""
+    claim = Claim()
+    if folder is not None:
+        shared(lambda: claim.take(folder))
+    try:
+        yield
+    finally:
+        claim.give_back()
 
 
 class _Along:

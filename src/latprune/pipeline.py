@@ -264,21 +264,21 @@ def prune(
     asked = _asked(bench, scoring, solvers, traced)
     with claimed(None if checkpoint is None else Path(checkpoint)):
         plan, small, reranked = _cut(bench, scoring, solvers, checkpoint, asked, told)
-    before: Mapping[str, float] = {}
-    history: tuple[Epoch, ...] = ()
-    if loader is not None and recipe is not None:
-        told.stage("tune")
-        before = as_numbers(evaluate(small)) if evaluate is not None else {}
-        history = tune(
-            small,
-            loader,
-            recipe=recipe,
-            teacher=dense if teaches(recipe, loss, distil) else None,
-            loss=own(loss),
-            distil=distil,
-            checkpoint=checkpoint,
-            progress=tuning_steps(told),
-        ).history
+        before: Mapping[str, float] = {}
+        history: tuple[Epoch, ...] = ()
+        if loader is not None and recipe is not None:
+            told.stage("tune")
+            before = as_numbers(evaluate(small)) if evaluate is not None else {}
+            history = tune(
+                small,
+                loader,
+                recipe=recipe,
+                teacher=dense if teaches(recipe, loss, distil) else None,
+                loss=own(loss),
+                distil=distil,
+                checkpoint=checkpoint,
+                progress=tuning_steps(told),
+            ).history
     told.stage("check")
     report, *reports = check_everywhere(
         dense,

@@ -80,7 +80,11 @@ class Told(lp.progress.Quiet):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
+        self.stages: list[str] = []
         self.steps: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
 
     def step(self, done: int, total: int | None, what: str) -> None:
         self.steps.append(what)

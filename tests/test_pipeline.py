@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -720,3 +721,26 @@ def test_the_dense_network_is_made_ready_once(
     assert made.count(dense_size) == 1
     assert compared
     assert not any(isinstance(dense, torch.nn.Module) for dense in compared)
+
+
+@pytest.mark.parametrize(
+    "prune", [lp.prune, partial(lp.prune_gradually, steps=1, every=1)], ids=["once", "gradually"]
+)
+def test_broken_or_frozen_weights_are_told_before_anything_is_traced(
+    prune: Callable[..., lp.Pruned], loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    told = Told()
+    begin = partial(
+        prune, example=EXAMPLE, budget=0.6, loader=loader, recipe=RECIPE, folder=tmp_path,
+        progress=told,
+    )  # fmt: skip
+    broken, frozen = Network(), Network()
+    broken_weight = next(broken.parameters())
+    torch.nn.init.constant_(broken_weight[0], math.nan)
+    frozen.requires_grad_(False)
+
+    with pytest.raises(lp.NotFinite, match=r"numbers of .*weight are NaN: its channels"):
+        begin(broken)
+    with pytest.raises(ValueError, match="no parameter of the network takes gradients"):
+        begin(frozen)
+    assert not told.stages

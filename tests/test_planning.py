@@ -343,6 +343,11 @@ def test_a_bare_number_above_1_is_no_budget(number: float) -> None:
     assert as_budget(Budget(fraction=number)) == Budget(fraction=number)
 
 
+def test_what_is_no_number_is_no_budget() -> None:
+    with pytest.raises(ValueError, match=r"reads like 0\.6, '60%' or '12ms', or .*, not None"):
+        as_budget(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("number", [1, 0.6])
 def test_a_bare_number_up_to_1_is_a_share(number: float) -> None:
     assert as_budget(number) == Budget(fraction=number)

@@ -7,6 +7,7 @@
     │   └── BudgetsTooSmall   none that meets several budgets at once was found
     ├── ProblemTooDense       choosing exactly would take more memory than allowed
     ├── UntraceableModel      the forward pass cannot be followed
+    │   └── DoesNotRun        it fails on the example input
     ├── UnknownModel          a model's name or factory leads to no model
     ├── ModelMismatch         a model is not the one a graph, plan or file was made from
     ├── NotMeasured           a latency was asked for that no table holds
@@ -83,7 +84,7 @@ class BudgetTooSmall(LatpruneError):
         super().__init__(
             f"no network fits into {asked}: with every group at its narrowest allowed width the "
             f"predicted latency is {floor}. Raise the budget above {floor}{share}, "
-            f"{remedy or 'or protect fewer layers with keep='}."
+            f"{remedy or 'or protect fewer layers with keep= (--keep)'}."
         )
         self.budget_ms = budget_ms
         self.floor_ms = floor_ms
@@ -110,7 +111,7 @@ class BudgetsTooSmall(BudgetTooSmall):
         self.args = (
             f"no network was found that fits into {asked} at once, though each can be met by "
             f"itself: the nearest takes {took}. Raise one of the budgets, or protect fewer layers "
-            f"with keep=.",
+            f"with keep= (--keep).",
         )
         self.budgets_ms = tuple(budgets_ms)
         self.nearest_ms = tuple(nearest_ms)
@@ -146,7 +147,8 @@ class ProblemTooDense(LatpruneError):
         super().__init__(
             f"choosing exactly would take {needed_mib:.0f} MiB of tables, and {allowed_mib:.0f} "
             f"MiB are allowed: too many channel groups meet in one place. Allow more memory, "
-            f"offer fewer widths per group, or protect some of the layers with keep=."
+            f"offer fewer widths per group, or protect some of the layers with "
+            f"keep= (--keep)."
         )
         self.needed_mib = needed_mib
         self.allowed_mib = allowed_mib
@@ -154,6 +156,23 @@ class ProblemTooDense(LatpruneError):
 
 class UntraceableModel(LatpruneError):
     """The model's forward pass failed or cannot be followed on the example input."""
+
+
+class DoesNotRun(UntraceableModel):
+    """The model's forward pass fails on the example input.
+
+    Attributes:
+        shapes: Of the inputs.
+        failure: What it raised.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], failure: Exception) -> None:
+        inputs = " and ".join("x".join(map(str, shape)) or "a scalar" for shape in shapes)
+        super().__init__(
+            f"the model does not run on an input of {inputs}: {type(failure).__name__}: {failure}"
+        )
+        self.shapes = tuple(shapes)
+        self.failure = failure
 
 
 class UnknownModel(LatpruneError):

@@ -22,8 +22,10 @@ from latprune.modes import copied, placed
 from latprune.pipeline import Pruned, budgets_of, looked_at, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
+from latprune.saliency.scores import check_weights
 from latprune.tuning import cross_entropy, tune
 from latprune.tuning.replay import own_chance, replayed
+from latprune.tuning.schedule import check_trained
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -126,6 +128,8 @@ def prune_gradually(
     check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
+    check_weights(model)
+    check_trained(model)
     dense = copied(model)
     dense.eval()
     told.stage("trace")

@@ -25,6 +25,7 @@ from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.reranking import names_of
 from latprune.saliency.named import default, values_branches
+from latprune.saliency.scores import check_weights
 from latprune.scoring import Scoring, as_criteria
 from latprune.surgery import TRACED, load, load_notes, load_plan, save
 from latprune.trial import Trial
@@ -33,6 +34,7 @@ from latprune.tuning.checkpoint import hash_of_weights
 from latprune.tuning.losses import check_labels, distil_beside
 from latprune.tuning.reconstruction import first_of
 from latprune.tuning.replay import counted, own_chance
+from latprune.tuning.schedule import check_trained
 from latprune.tuning.telling import tuning_steps
 
 if TYPE_CHECKING:
@@ -212,12 +214,13 @@ def prune(
         UntraceableModel: If the model does not run on the example.
         MissingExtra: If the runtime, or a library for tuning, is not installed.
         ValueError: If a criterion has no such name, or there are several, or several solvers, and
-            no loader; if there are `trial_steps` and no recipe, or nothing to decide between.
+            no loader; if there are `trial_steps` and no recipe, or nothing to decide between; if
+            no parameter takes gradients, and there is a recipe.
         DataError: If the loader gives no batch, none that is (inputs, labels), none that the loss
             takes, or a single one where another has to decide; before anything is measured, where
             that can be seen.
         CannotQuantise: If a target runs in int8 and the quantiser fails on the network.
-        NotFinite: If scores or the loss of tuning are NaN or infinite.
+        NotFinite: If weights are NaN, or scores or the loss of tuning NaN or infinite.
         ModelMismatch: If `checkpoint` holds another run, as of other weights or criteria.
         FolderInUse: If another process is at work in `checkpoint`.
         DeviceError: If the device fails; what it measured before is kept.
@@ -251,6 +254,9 @@ def prune(
         reconstruct=reconstruct,
         ways=len(criteria) * len(solvers),
     )
+    check_weights(model)
+    if loader is not None and recipe is not None:
+        check_trained(model)
     dense = copied(model)
     dense.eval()
     told.stage("trace")

@@ -303,7 +303,7 @@ def test_the_folder_of_another_command_is_not_compared_with_it(tmp_path: Path) -
     [
         (1, "1x16x16", None),
         (2, "2x16x16", "pictures have three channels, or one in grey"),
-        (1, "3x16x16", "does not run on an input of 3x16x16"),
+        (1, "3x16x16", "does not run on an input of 1x3x16x16"),
     ],
 )
 def test_pictures_come_in_the_networks_channels_or_are_refused(
@@ -320,7 +320,24 @@ def test_pictures_come_in_the_networks_channels_or_are_refused(
 
     assert (found.exit_code == 0) is (said is None)
     assert said is None or said in " ".join(found.stderr.split())
+    assert ("Give its own, --input CxHxW" in found.stderr) is (input == "3x16x16")
     assert (tmp_path / "run").exists() is (said is None)
+
+
+def test_a_network_that_is_all_frozen_is_not_tuned(disk: Disk, tmp_path: Path) -> None:
+    factory = tmp_path / "net.py"
+    lines = (disk.folder / "net.py").read_text().rstrip()
+    assert lines.endswith(")")
+    factory.write_text(f"{lines}.requires_grad_(False)\n")
+
+    found = latprune(
+        *("prune", "--model", f"{factory}:network", "--input", "3x16x16", *disk.data, *FORMULA),
+        *("--budget", "70%", "--epochs", "1", "--out", str(tmp_path / "run")),
+    )
+
+    assert found.exit_code == 2
+    assert "no parameter of the network takes gradients" in " ".join(found.stderr.split())
+    assert not (tmp_path / "run").exists()
 
 
 WORKS = """

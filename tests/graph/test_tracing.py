@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.coverage.judge import judge
 from torch import nn
 
-from latprune.errors import UntraceableModel
+from latprune.errors import DoesNotRun
 from latprune.graph.results import batch_of
 from latprune.graph.slicing import slice_model
 from latprune.graph.tracing import trace
@@ -522,8 +522,10 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
 
 
 def test_a_model_that_does_not_run_says_so() -> None:
-    with pytest.raises(UntraceableModel, match=r"\[\(2, 4, 12, 12\)\]"):
+    with pytest.raises(DoesNotRun, match="an input of 2x4x12x12: RuntimeError: ") as caught:
         trace(networks.Plain(), torch.randn(2, 4, 12, 12))
+    assert caught.value.shapes == ((2, 4, 12, 12),)
+    assert isinstance(caught.value.failure, RuntimeError)
 
 
 def test_a_model_is_traced_in_inference_mode_like_elsewhere() -> None:

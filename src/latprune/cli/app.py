@@ -19,7 +19,7 @@ from latprune.cli.commands.table import tables
 from latprune.cli.commands.trace import trace_command
 from latprune.cli.options import Sectioned
 from latprune.cli.shown import FAILED, IMPOSSIBLE, INTERRUPTED, complain
-from latprune.errors import BudgetTooSmall, LatpruneError
+from latprune.errors import BudgetTooSmall, DoesNotRun, LatpruneError
 
 RESUMABLE = ("measure", "plan", "frontier", "prune", "demo")
 KEPT = "What was measured and trained is kept: the same command goes on from there."
@@ -39,7 +39,8 @@ class Commands(TyperGroup):
         except LatpruneError as error:
             if ctx.params["debug"]:
                 raise
-            complain(f"error: {error}")
+            advice = ". Give its own, --input CxHxW" if isinstance(error, DoesNotRun) else ""
+            complain(f"error: {error}{advice}")
             code = IMPOSSIBLE if isinstance(error, BudgetTooSmall) else FAILED
             raise typer.Exit(code) from None
         except OSError as error:  # a full disk, a folder that may not be written to

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from latprune.batches import inputs_of_first
 from latprune.cli.shown import complain
-from latprune.errors import DataError, ModelMismatch, UntraceableModel
+from latprune.errors import DataError, DoesNotRun, ModelMismatch
 from latprune.outputs import main_output
 from latprune.surgery import load_notes
 from latprune.tasks.classification import evaluate
@@ -163,16 +163,13 @@ class Network:
         """Count the model's outputs.
 
         Raises:
-            UntraceableModel: If the model does not run.
+            DoesNotRun: If the model fails.
         """
         example = self.example(1)
         try:
             return int(main_output(self.model(example)).shape[-1])
         except Exception as error:  # whatever a stranger's forward raises
-            raise UntraceableModel(
-                f"the model does not run on an input of {_size(self.input)} ({error}): give its "
-                f"own, --input CxHxW"
-            ) from error
+            raise DoesNotRun([tuple(example.shape)], error) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +220,7 @@ def open_data(
 
     Raises:
         DataError: If a split is missing or empty, or pictures do not have the network's channels.
-        UntraceableModel: If the network does not run on its input.
+        DoesNotRun: If the network fails on its input.
         ModelMismatch: If the classes do not fit the network's outputs.
     """
     if network.detector is not None:

@@ -13,6 +13,7 @@ from latprune.gradual.processes import rank, shared
 from latprune.gradually import check_room, prune_gradually
 from latprune.pipeline import prune
 from latprune.tuning.checkpoint import WEIGHTS, hash_of_weights
+from latprune.tuning.schedule import check_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +115,9 @@ class Asked:
         network = self.source.open()
         self.choice.check_kept(network.model)
         data = self.labelled.open(network, auto_augment=self.training.auto_augment)
+        if data is not None and self.recipe is not None:
+            with usage("--epochs"):
+                check_trained(network.model)
         with usage("--out"):
             folder = shared(
                 lambda: RunFolder.claim(out, "prune", self._identity(network, target, also))

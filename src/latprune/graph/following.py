@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from latprune.errors import UntraceableModel
+from latprune.errors import DoesNotRun, UntraceableModel
 from latprune.graph.branching import Shown
 from latprune.graph.crossing import SUFFIX
 from latprune.graph.groups import Frozen
@@ -62,7 +62,7 @@ def follow(
     """Follow the labels through runs of a model.
 
     Raises:
-        UntraceableModel: If the model does not run, or returns no tensor.
+        UntraceableModel: If the model does not run (`DoesNotRun`), or returns no tensor.
     """
     mode = LabelMode(
         working,
@@ -77,10 +77,7 @@ def follow(
         with shown.watching():
             result = mode.run(*inputs)
     except Exception as error:
-        raise UntraceableModel(
-            f"the model does not run on an example of shape "
-            f"{_shapes(inputs)}: {type(error).__name__}: {error}"
-        ) from error
+        raise DoesNotRun(_shapes(inputs), error) from error
     if not any(True for _ in tensors_in(result)):
         raise UntraceableModel(
             f"the model returns no tensor, but {type(result).__name__}: latprune cannot tell what "

@@ -69,8 +69,9 @@ def trace(
         The graph. `frozen` says what cannot be cut, and why.
 
     Raises:
-        UntraceableModel: If the model does not run on the example, or returns no tensor, or hides
-            what it does (TorchScript), or has not got its weights yet (lazy modules).
+        UntraceableModel: If the model does not run on the example (`DoesNotRun`), or returns no
+            tensor, or hides what it does (TorchScript), or has not got its weights yet (lazy
+            modules).
         ValueError: If a name in `keep` matches no module.
     """
     inputs = example if isinstance(example, tuple) else (example,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def as_budget(budget: Budget | str | float) -> Budget:
         return budget
     if isinstance(budget, str):
         return Budget.parse(budget)
+    given: object = budget
+    if not isinstance(given, Real):
+        raise ValueError(f"a budget reads like 0.6, '60%' or '12ms', or is a Budget, not {given}")
     if budget > 1:
         raise ValueError(
             f"a budget of {budget:g} is {budget:g} times what the dense network takes: write "

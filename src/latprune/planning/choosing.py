@@ -151,6 +151,6 @@ def _remedy(graph: PruningGraph) -> str | None:
     if graph.branches:
         return None
     return (
-        "protect fewer layers with keep=, or let residual branches, if there are any, go as a "
-        "whole with branches=True (--branches)"
+        "protect fewer layers with keep= (--keep), or let residual branches, if there are any, go "
+        "as a whole with branches=True (--branches)"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from latprune.errors import ModelMismatch, NotFinite
 
@@ -115,6 +116,23 @@ class Saliency:
                     f"the {self.criterion} scores are not of this network: {group.name} has "
                     f"{group.channels} channels and {has} of them have scores"
                 )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a network whose weights are broken, as by a training that went astray.
+
+    Raises:
+        NotFinite: If a parameter holds a NaN.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or is_lazy(parameter) or parameter.dtype.itemsize == 1:
+            continue
+        broken = int(parameter.detach().isnan().sum())
+        if broken:
+            raise NotFinite(
+                f"{broken} of the {parameter.numel()} numbers of {name} are NaN: its channels "
+                f"cannot be scored, nor the network tuned. Load the weights from before that"
+            )
 
 
 def _float64(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from latprune.tuning.interrupts import Interrupts
 from latprune.tuning.losses import cross_entropy
 from latprune.tuning.precision import Precision, choose_precision, has_bf16
 from latprune.tuning.replay import Batches, Replay, own_chance, replayed
+from latprune.tuning.schedule import check_trained
 from latprune.tuning.together import together
 from latprune.tuning.training import Epoch, Lesson, Training
 
@@ -131,6 +132,8 @@ def tune(
         clock: Gives seconds.
 
     Raises:
+        ValueError: If no parameter of the model takes gradients, the model is its own teacher, or
+            it is not said how outputs are compared with a teacher's.
         NotFinite: If the loss, or what its gradients make of the weights, is NaN or infinite; the
             last checkpoint stays.
         ModelMismatch: If the checkpoint belongs to another model, teacher or recipe, or to other
@@ -146,6 +149,7 @@ def tune(
     """
     if teacher is model:
         raise ValueError("a network cannot teach itself: pass a copy of it as teacher")
+    check_trained(model)
     labelled, distilled = _losses(recipe, loss, distil, has_teacher=teacher is not None)
     accelerator = _accelerator()
     batches = replayed(

@@ -32,6 +32,19 @@ def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
+def check_trained(model: nn.Module) -> None:
+    """Refuse a network that training would leave as it is.
+
+    Raises:
+        ValueError: If none of its parameters takes gradients.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "no parameter of the network takes gradients, so there is nothing to tune: let those "
+            "that tuning may change, with requires_grad_(), or leave the recipe out"
+        )
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Give the recipe's optimizer over the parameters that take gradients.
 

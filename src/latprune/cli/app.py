@@ -40,7 +40,7 @@ class Commands(TyperGroup):
             if ctx.params["debug"]:
                 raise
             advice = ". Give its own, --input CxHxW" if isinstance(error, DoesNotRun) else ""
-            complain(f"error: {error}{advice}")
+            complain(f"error: {str(error).rstrip('.') if advice else error}{advice}")
             code = IMPOSSIBLE if isinstance(error, BudgetTooSmall) else FAILED
             raise typer.Exit(code) from None
         except OSError as error:  # a full disk, a folder that may not be written to

@@ -57,9 +57,14 @@ def one_number(loss: Any) -> Tensor:
         ValueError: If it is no tensor of one element; says what to change.
     """
     if not isinstance(loss, Tensor):
+        remedy = "leave out .item(), float() and the like"
+        if isinstance(loss, Mapping):
+            remedy = "add up its parts, as by sum(losses.values())"
+        elif isinstance(loss, tuple | list):
+            remedy = "add up its parts, as by sum(losses)"
         raise ValueError(
             f"the loss gave a {type(loss).__name__}, no tensor, and so nothing that has a "
-            f"gradient: leave out .item(), float() and the like"
+            f"gradient: {remedy}"
         )
     if loss.numel() != 1:
         raise ValueError(

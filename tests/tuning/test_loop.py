@@ -553,6 +553,8 @@ def test_losses_are_taken_in_fp32_at_least_and_may_differ_in_type(precision: Any
     [
         (lambda outputs, labels: (outputs - labels[:, None]).square(), r"\[6, 3\].*\.mean\(\)"),
         (lambda outputs, labels: outputs.sum().item(), r"gave a float.*leave out \.item\(\)"),
+        (lambda outputs, labels: {"a": outputs.sum()}, r"gave a dict.*sum\(losses\.values\(\)\)"),
+        (lambda outputs, labels: (outputs.sum(), labels), r"gave a tuple.*by sum\(losses\)"),
     ],
 )
 @pytest.mark.parametrize("has_teacher", [False, True])

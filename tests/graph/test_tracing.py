@@ -105,6 +105,18 @@ def test_a_flattened_channel_is_read_at_all_its_places() -> None:
     assert hidden.shape_at({"features.0.0": 3, "hidden": 20}).in_channels == 27
 
 
+def test_a_group_norm_of_as_many_groups_as_channels_loses_groups_with_them() -> None:
+    model = networks.NormalisedByItself()
+    graph = trace(model, EXAMPLE, exact=True)
+    small: Any = cut_at_random(model, graph)
+
+    assert graph.widths == {"stem": 16, "middle": 12, "last": 10}
+    assert {group.multiple for group in graph.groups} == {1}
+    assert small.norm.num_groups == small.norm.num_channels == small.stem.out_channels < 16
+    assert small.bare.num_groups == small.middle.out_channels < 12
+    assert small.channels == small.last.out_channels < 10
+
+
 def test_channels_padded_with_zeros_stay_and_the_others_go() -> None:
     graph = trace(networks.PaddedShortcut(), EXAMPLE)
 

@@ -181,3 +181,19 @@ class Normalised(nn.Module):
         x = self.conv(F.relu(self.grouped(self.stem(x)))).flatten(2).transpose(1, 2)
         x = x + self.down(F.gelu(self.up(self.norm(x))))
         return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
+
+
+class NormalisedByItself(nn.Module):
+    """GroupNorms of as many groups as channels: with weights, without, and as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 10
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(16, 16)
+        self.middle, self.bare = nn.Conv2d(16, 12, 3), nn.GroupNorm(12, 12, affine=False)
+        self.last = nn.Conv2d(12, self.channels, 3)
+        self.head = Head(self.channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bare(self.middle(F.relu(self.norm(self.stem(x))))))
+        return self.head(F.relu(F.group_norm(self.last(x), self.channels)))  # type: ignore[no-any-return]

@@ -244,4 +244,6 @@ def _tell(module: nn.Module, before: Mapping[int, Sequence[int]], through: Colle
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm) and weight is not None:
+        if module.num_groups == module.num_channels:  # as an instance norm
+            module.num_groups = len(weight)
         module.num_channels = len(weight)

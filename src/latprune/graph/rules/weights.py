@@ -293,18 +293,33 @@ def layer_norm(mode: LabelMode, call: Call) -> None:
 
 
 def group_norm(mode: LabelMode, call: Call) -> None:
-    """As many channels must stay as go evenly into the groups."""
+    """As many channels must stay as go evenly into the groups; a group each goes with its channel.
+
+    Groups of one channel are an instance norm: what remains is normalised as before.
+    """
     x, groups = call.args[0], int(call.args[6])
     channels = mode.on(x, 1)
     for axis, labels in mode.of(x).items():
         if axis > 1:
             mode.freeze(labels, "a group norm averages over it")
-    mode.approximate(call, channels, "normalised in groups of channels")
-    mode.classes.divide(channels, groups)
+    if not (groups == x.shape[1] and _is_told_of_groups(mode, groups, channels)):
+        mode.approximate(call, channels, "normalised in groups of channels")
+        mode.classes.divide(channels, groups)
     _join_vector(mode, channels, call.args[1], "scale")
     _join_vector(mode, channels, call.args[2], "shift")
     mode.put(call.outputs[0], {1: channels})
     mode.seen.leave_unpriced("group norm")
+
+
+def _is_told_of_groups(mode: LabelMode, groups: int, channels: IntArray) -> bool:
+    """Whether a module's number says that there are as many groups as channels, and can follow."""
+    module = mode.module
+    if isinstance(module, nn.GroupNorm) and module.affine:
+        return module.num_groups == groups  # which follows from its weight; see `slicing`
+    told = [number for number in mode.numbers.current if number == groups]
+    for number in told:
+        mode.numbers.count(number, channels)
+    return bool(told)
 
 
 def _join_vector(mode: LabelMode, channels: IntArray, tensor: Any, role: Role) -> None:

@@ -11,7 +11,7 @@ root of a head's width. If the outputs differ, they are therefore
 compared once more with a stand-in in both networks: such a norm multiplies by one number, the same
 in both, before its own scale and shift. That judges the structure alone. A convolution that runs
 along an axis that was cut, as efficient channel attention's, keeps of its kernel what reads the
-channel that it writes.
+channel that it writes, and of an average, as local response norm's, the channel itself is left.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _difference(expected: Tensors, found: Tensors) -> tuple[float, str]:
 
 
 def _run_along_cuts(whole: nn.Module, small: nn.Module, example: torch.Tensor) -> set[int]:
-    """Which convolutions, by the order of all, see images of other sizes in the small network."""
+    """Which convolutions and averages, by their order, see other sizes in the small network."""
     sizes: list[list[torch.Size]] = []
     for network in (whole, small):
         with _Sizes() as seen:
@@ -227,7 +227,7 @@ def _run_along_cuts(whole: nn.Module, small: nn.Module, example: torch.Tensor) -
 
 
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Remembers the sizes of the images that convolutions run over, in their order."""
+    """Remembers the sizes of the images that convolutions and averages run over, in their order."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -240,9 +240,12 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if _operator(func) == "convolution":
+        if _operator(func) in _RUN_ALONG:
             self.sizes.append(args[0].shape[2:])
         return func(*args, **(kwargs or {}))
+
+
+_RUN_ALONG = frozenset({"convolution", "avg_pool2d", "avg_pool3d"})
 
 
 def _own_place(args: Sequence[Any]) -> torch.Tensor:
@@ -254,6 +257,16 @@ def _own_place(args: Sequence[Any]) -> torch.Tensor:
     return own
 
 
+def _own_entry(args: Sequence[Any]) -> torch.Tensor:
+    """What an average's windows, one entry apart, have in their middles: a convolution with it."""
+    x, kernel, padding = args[0], args[1], args[3] if len(args) > 3 else 0
+    middle = x.new_zeros(1, 1, *kernel)
+    middle[(..., *(size // 2 for size in kernel))] = 1
+    convolve = F.conv2d if len(kernel) == 2 else F.conv3d
+    own = convolve(x.reshape(-1, 1, *x.shape[-len(kernel) :]), middle, padding=padding)
+    return own.reshape(*x.shape[: -len(kernel)], *own.shape[2:])
+
+
 class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """What is taken over channels is recorded in one network, and replayed in the other.
 
@@ -262,7 +275,8 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     that was cut are those of the whole axis.
 
     Args:
-        run_along_cuts: Which convolutions, by the order of all, run along an axis that was cut.
+        run_along_cuts: Which convolutions and averages, by their order, run along an axis that
+            was cut.
 
     Attributes:
         replayed: Whether anything was.
@@ -272,13 +286,13 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         super().__init__()  # type: ignore[no-untyped-call]
         self.replayed = bool(run_along_cuts)
         self._run_along_cuts = run_along_cuts
-        self._convolutions = 0
+        self._run_along = 0
         self._recorded: list[Any] = []
         self._next: int | None = None
 
     def again(self) -> _Replaying:
         """From now on, replay."""
-        self._next = self._convolutions = 0
+        self._next = self._run_along = 0
         return self
 
     def __torch_dispatch__(
@@ -291,9 +305,11 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         kwargs = kwargs or {}
         if _operator(func) in _STATISTICS:
             return self._statistic(args[0], func(*args, **kwargs))
-        if _operator(func) == "convolution":
-            self._convolutions += 1
-            if self._convolutions - 1 in self._run_along_cuts:
+        if _operator(func) in _RUN_ALONG:
+            self._run_along += 1
+            if self._run_along - 1 in self._run_along_cuts and _operator(func) != "convolution":
+                return _own_entry(args)
+            if self._run_along - 1 in self._run_along_cuts:
                 args = (args[0], _own_place(args), *args[2:])
         place = _norm_over_channels(func, args)
         if place is None:

@@ -102,8 +102,8 @@ class ChannelGroup:
         multiple: A width must be a multiple of this, or the full one.
         counts: Numbers in Python that count them.
         approximate: Where what stays is normalised by statistics that the group takes part in
-            (LayerNorm, GroupNorm, standardised weights); empty if nowhere. A cut of such a group
-            is exact but for these statistics, which tuning makes good.
+            (LayerNorm, GroupNorm, local response norm, standardised weights); empty if nowhere. A
+            cut of such a group is exact but for these statistics, which tuning makes good.
     """
 
     name: str

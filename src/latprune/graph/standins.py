@@ -3,8 +3,9 @@
 LayerNorm over 700 channels and over 1000 differ even if the other 300 are zero. To compare a cut
 network with the whole one, every operator that takes statistics over channels that can be cut gives
 way to one that treats each channel alone: a norm to its scale and shift, a mean to ones, attention
-to one whose scale is a constant, a convolution along channels to the middle of its kernel. What
-goes into a norm passes a tanh, which is as bounded as the norm was: deep networks would overflow.
+to one whose scale is a constant, a convolution or an average along channels to the middle of its
+kernel. What goes into a norm passes a tanh, which is as bounded as the norm was: deep networks
+would overflow.
 
 What is drawn at random differs, too, where fewer numbers are drawn: one number takes their place.
 """
@@ -94,6 +95,14 @@ def _middle(weight: torch.Tensor) -> torch.Tensor:
     return middle
 
 
+def _middles(x: torch.Tensor, kernel: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
+    """Give what lies in the middle of each window of a pooling that moves by single steps."""
+    x = F.pad(x, [amount for own in reversed(padding) for amount in (own, own)])
+    for axis, size in enumerate(kernel, start=x.dim() - len(kernel)):
+        x = x.narrow(axis, size // 2, x.shape[axis] - size + 1)
+    return x
+
+
 def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:
     x = args[0]
     if name in ("native_layer_norm", "_fused_rms_norm"):
@@ -102,6 +111,8 @@ def _stand_in(name: str, args: tuple[Any, ...], result: Any) -> Any:
     if name == "native_group_norm" or "batch_norm" in name:
         trailing = (1,) * (x.dim() - 2)
         return (_bounded(x, args[1], args[2], trailing), *result[1:])
+    if name.startswith("avg_pool"):
+        return _middles(x, args[1], args[3] if len(args) > 3 else [0] * len(args[1]))
     return tree_map(torch.ones_like, result)
 
 

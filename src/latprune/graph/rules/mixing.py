@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latprune.graph.rules.pointwise import elementwise
 from latprune.graph.shadows import along_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from latprune.graph.classes import IntArray
     from latprune.graph.labels import Call, LabelMode
     from latprune.graph.layers import Kind
 
@@ -29,14 +32,20 @@ def spatial(mode: LabelMode, call: Call) -> None:
     """Pooling and resampling work on the last axes, channel by channel."""
     x, axes = call.inputs[0], 1 if "1d" in call.name else 3 if "3d" in call.name else 2
     last = range(x.dim() - axes, x.dim())
-    passed = {}
+    passed, runs_along = {}, False
     for axis, labels in mode.of(x, whole=last).items():
-        if axis in last:
-            mode.freeze(labels, f"{call.name} mixes it")
-        else:
+        if axis not in last:
             passed[axis] = labels
+        elif (own := _averaged_in_place(call, axis - last[0], labels)) is not None:
+            passed[axis], runs_along = own, True
+            _averaged(mode, call, labels, call.args[1][axis - last[0]])
+        else:
+            mode.freeze(labels, f"{call.name} mixes it")
     for output in call.outputs:
         mode.put(output, passed)
+    if runs_along:
+        mode.seen.leave_unpriced("average along channels")
+        return
     if (kind := _POOLS.get(call.name)) is None:
         mode.seen.leave_unpriced(call.name)
         return
@@ -44,6 +53,38 @@ def spatial(mode: LabelMode, call: Call) -> None:
     stride = _pair(call.argument(2, "stride") or kernel)
     padding = _pair(call.argument(3, "padding", 0))
     mode.seen.add_operator(kind, x, call.outputs[0], kernel=kernel, stride=stride, padding=padding)
+
+
+def _averaged(mode: LabelMode, call: Call, labels: IntArray, size: int) -> None:
+    """Mark what is averaged with its neighbours, in windows of this size."""
+    if size > 1:
+        mode.approximate(call, labels, "averaged with its neighbours, others after a cut")
+    if call.name == "avg_pool3d" and (labels == 0).sum() < size - 1:
+        # It counts no padding of its own, and refuses fewer entries than a window has.
+        mode.classes.divide(labels, 2 ** (size - 1).bit_length())
+
+
+def _averaged_in_place(call: Call, at: int, labels: IntArray) -> IntArray | None:
+    """Give what lies in the middle of an average's windows; None if it loses or moves a channel.
+
+    Local response norm divides every channel by an average of itself and its neighbours: that runs
+    along the channels alone, with zeros before the first one and behind the last.
+
+    Args:
+        call: Of a pooling.
+        at: Which of its own axes these labels lie on.
+        labels: What it runs along.
+    """
+    if not call.name.startswith("avg_pool"):
+        return None
+    kernel, padding = call.args[1], call.argument(3, "padding") or [0] * len(call.args[1])
+    stride = call.argument(2, "stride") or kernel
+    if set(stride) != {1} or any(size > 1 for a, size in enumerate(kernel) if a != at):
+        return None
+    first = kernel[at] // 2
+    length = len(labels) + 2 * padding[at] - kernel[at] + 1
+    own = np.pad(labels, padding[at])[first : first + length]
+    return own if np.array_equal(own[own > 0], labels[labels > 0]) else None
 
 
 def unpooling(mode: LabelMode, call: Call) -> None:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from latprune.graph.verifying import settle
 
@@ -83,7 +83,7 @@ def judge(
         if difference <= TOLERANCE:
             hidden = _difference(before, expected)[0] <= TOLERANCE
             return Verdict("open" if hidden else "exact", difference, HIDDEN if hidden else "")
-        replaying = _Replaying(_run_along_cuts(whole, small, wide))
+        replaying = _Replaying(*_in_cuts(whole, small, wide))
         with replaying, _SameScale(replaying):
             expected = _outputs(whole, wide, watch)
         with replaying.again(), _SameScale(replaying):
@@ -214,24 +214,47 @@ def _difference(expected: Tensors, found: Tensors) -> tuple[float, str]:
     return worst, f"outputs change by {worst:.2g} of the largest"
 
 
-def _run_along_cuts(whole: nn.Module, small: nn.Module, example: torch.Tensor) -> set[int]:
-    """Which convolutions and averages, by their order, see other sizes in the small network."""
-    sizes: list[list[torch.Size]] = []
+def _in_cuts(
+    whole: nn.Module, small: nn.Module, example: torch.Tensor
+) -> tuple[set[int], set[int]]:
+    """What the small network does over other sizes, by the order of the calls.
+
+    Returns:
+        The convolutions and averages that run along another size, and the statistics over another
+        number of entries for another number of results.
+    """
+    seen: list[_Sizes] = []
     for network in (whole, small):
-        with _Sizes() as seen:
+        with _Sizes() as sizes:
             _outputs(network, example, ())
-        sizes.append(seen.sizes)
-    if len(sizes[0]) != len(sizes[1]):
+        seen.append(sizes)
+    along = _numbers(seen[0].images, seen[1].images, lambda before, after: before != after)
+    crossed = _numbers(
+        seen[0].reduced,
+        seen[1].reduced,
+        lambda before, after: all(a != b for a, b in zip(before, after, strict=True)),
+    )
+    return along, crossed
+
+
+def _numbers(whole: list[Any], small: list[Any], differ: Callable[[Any, Any], bool]) -> set[int]:
+    if len(whole) != len(small):
         return set()
-    return {at for at, (before, after) in enumerate(zip(*sizes, strict=True)) if before != after}
+    return {at for at, pair in enumerate(zip(whole, small, strict=True)) if differ(*pair)}
 
 
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Remembers the sizes of the images that convolutions and averages run over, in their order."""
+    """Remembers what operators run over, in their order.
+
+    Attributes:
+        images: The sizes of the images of convolutions and averages.
+        reduced: How many results a statistic has, and over how many entries each.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sizes: list[torch.Size] = []
+        self.images: list[torch.Size] = []
+        self.reduced: list[tuple[int, int]] = []
 
     def __torch_dispatch__(
         self,
@@ -240,9 +263,13 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        result = func(*args, **(kwargs or {}))
         if _operator(func) in _RUN_ALONG:
-            self.sizes.append(args[0].shape[2:])
-        return func(*args, **(kwargs or {}))
+            self.images.append(args[0].shape[2:])
+        elif _operator(func) in _STATISTICS:
+            count = next(t.numel() for t in tree_leaves(result))
+            self.reduced.append((count, args[0].numel() // max(count, 1)))
+        return result
 
 
 _RUN_ALONG = frozenset({"convolution", "avg_pool2d", "avg_pool3d"})
@@ -272,27 +299,29 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
 
     Norms over channels multiply by one number: what brings the norm's input to variance one, so
     that activations stay in range. Means and variances over an axis
-    that was cut are those of the whole axis.
+    that was cut are those of the whole axis, and where others of its results are gone, too, as of
+    whole groups of a norm and of channels in each, one number for all of them.
 
     Args:
         run_along_cuts: Which convolutions and averages, by their order, run along an axis that
             was cut.
+        crossed: Which statistics, by the order of all, lost entries and results.
 
     Attributes:
         replayed: Whether anything was.
     """
 
-    def __init__(self, run_along_cuts: Collection[int]) -> None:
+    def __init__(self, run_along_cuts: Collection[int], crossed: Collection[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.replayed = bool(run_along_cuts)
-        self._run_along_cuts = run_along_cuts
-        self._run_along = 0
+        self._run_along_cuts, self._crossed = run_along_cuts, crossed
+        self._run_along = self._statistics = 0
         self._recorded: list[Any] = []
         self._next: int | None = None
 
     def again(self) -> _Replaying:
         """From now on, replay."""
-        self._next = self._run_along = 0
+        self._next = self._run_along = self._statistics = 0
         return self
 
     def __torch_dispatch__(
@@ -324,6 +353,10 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
 
     def _statistic(self, x: torch.Tensor, own: Any) -> Any:
         """The whole's, if it is one number for all channels of an axis that was cut."""
+        self._statistics += 1
+        if self._statistics - 1 in self._crossed:
+            number = self.same(next(_leaves(own)).mean().item())
+            return tree_map_only(torch.Tensor, lambda t: torch.full_like(t, number), own)
         shape, whole = self._recall((x.shape, own))
         sizes = [[t.shape for t in _leaves(side)] for side in (own, whole)]
         if shape == x.shape or sizes[0] != sizes[1]:

@@ -214,3 +214,30 @@ def test_gates_by_a_convolution_along_channels_are_right_in_structure(
             return out
 
     assert judge(Gated(), cut, IMAGES).holds == holds
+
+
+class Deviations(nn.Module):
+    """Divides eight channels by the deviation of each half of them."""
+
+    def __init__(self, halves: int = 2) -> None:
+        super().__init__()
+        self.halves = halves
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        halves = x.reshape(len(x), self.halves, -1, *x.shape[2:])
+        return (halves / halves.std(dim=(2, 3, 4), keepdim=True)).flatten(1, 2)
+
+
+@pytest.mark.parametrize(("read", "holds"), [([4, 5, 7], "structure"), ([4, 6, 7], "wrong")])
+def test_a_statistic_that_lost_entries_and_results_gives_way_to_one_number(
+    read: list[int], holds: str
+) -> None:
+    def halved(model: nn.Module) -> nn.Module:
+        small = copy.deepcopy(model)
+        for name in ("first.weight", "first.bias"):
+            _keep(small, name, 0, [4, 5, 7])
+        _keep(small, "second.weight", 1, read)
+        small.norm = Deviations(1)
+        return small
+
+    assert judge(Two(Deviations()), halved, IMAGES).holds == holds

@@ -168,6 +168,9 @@ class NumberMode(TorchFunctionMode):
     def follow(self, tensor: Tensor, axis: int, shadow: IntArray, along: int) -> bool:
         """Let an axis that is the same all along be as long as there are labels.
 
+        It may also be so in equal blocks that all lose the same positions, as where a norm has
+        taken statistics over each of them.
+
         Args:
             tensor: One whose axis has no labels, such as an expanded filter or mask.
             axis: Of the tensor.
@@ -178,10 +181,23 @@ class NumberMode(TorchFunctionMode):
             Whether a number of the model's made it so long, so that it can follow.
         """
         found = [number for number, told in self._unlabelled.get(tensor, ()) if told == axis]
-        if not found or not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
+        if not found:
+            return False
+        period = self._period(shadow, along)
+        blocks = tensor.reshape(*tensor.shape[:axis], -1, period, *tensor.shape[axis + 1 :])
+        if not bool((blocks == blocks.narrow(axis + 1, 0, 1)).all()):
             return False
         self.counted.extend(Counted(number.origin, shadow, along, number.times) for number in found)
         return True
+
+    def _period(self, shadow: IntArray, along: int) -> int:
+        """Give the length of the equal blocks of an axis that all lose the same positions."""
+        of_class = np.moveaxis(self._mode.classes.find(shadow), along, 0)
+        period = len(np.unique(of_class))
+        if period == 1 or len(of_class) % period:
+            return len(of_class)
+        blocks = of_class.reshape(-1, period, *of_class.shape[1:])
+        return period if bool((blocks == blocks[:1]).all()) else len(of_class)
 
     def _tie_heads(
         self,

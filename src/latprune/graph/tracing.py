@@ -201,9 +201,9 @@ class _Reading(NamedTuple):
     def try_out(self, working: nn.Module, inputs: tuple[Any, ...]) -> Mapping[str, str]:
         """Cut every group on trial; say why some cannot be."""
         mode = self.found.mode
-        mixed = mode.mixed | (self.inner.mode.mixed if self.inner else set())
         judgement = Judgement(
-            mixed,
+            mode.mixed,
+            self.inner.mode.mixed if self.inner else (),
             self.witnesses,
             *self.ends,
             training=self.found.pair,

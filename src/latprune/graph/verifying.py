@@ -61,6 +61,7 @@ class Judgement:
 
     Attributes:
         mixed: Calls (operator, count) that take statistics over channels.
+        mixed_then: More of them, over channels of what is tried beside other groups.
         witnesses: Modules whose outputs are compared instead of the network's, in float64: what a
             detector makes of its heads' outputs changes with the last bit.
         ends: Modules whose outputs are compared, too, where what is compared tells nothing: zeros
@@ -72,6 +73,7 @@ class Judgement:
     """
 
     mixed: Collection[tuple[str, int]] = ()
+    mixed_then: Collection[tuple[str, int]] = ()
     witnesses: Collection[str] = ()
     ends: Collection[str] = ()
     ends_in_training: Collection[str] = ()
@@ -111,10 +113,13 @@ def find_broken(
         trial = _Trial(model, inputs, judgement or Judgement(), ties)
         broken: dict[str, str] = {}
         together = trial.failure([*groups, *then]) if then else None
-        if then and together is None:
+        if then and together is None and not trial.hides:
             return broken
         admitted: list[ChannelGroup] = []
-        _admit(trial, _units(groups, ties), admitted, broken)
+        with trial.alone():
+            _admit(trial, _units(groups, ties), admitted, broken)
+        if then and together is None and not broken:
+            return broken
         trial.most = min(trial.most, trial.count + _MORE_TRIALS)
         _admit(trial, _units(then, ()), admitted, broken, None if broken else together)
     return broken
@@ -321,6 +326,7 @@ class _Trial:
         ties: Sequence[Tie],
     ) -> None:
         self._model, self._inputs, self._judgement = model, inputs, judgement
+        self._mixed = frozenset({*judgement.mixed, *judgement.mixed_then})
         self._ties = ties
         self._pair = judgement.training
         self._single = (model, inputs, judgement.training)
@@ -329,6 +335,27 @@ class _Trial:
         self._weights_left = _OTHER_WEIGHTS
         if judgement.witnesses:
             self._be_precise()
+
+    @property
+    def hides(self) -> bool:
+        """Whether statistics that only some groups need stand-ins for are statistics to others.
+
+        Attention's scale is none: it is the same for all that lose whole heads.
+        """
+        return any(
+            "attention" not in name for name, _ in self._mixed.difference(self._judgement.mixed)
+        )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Try groups by themselves, without stand-ins that only those beside them need."""
+        together = self._mixed
+        if self.hides:
+            self._mixed = frozenset(self._judgement.mixed)
+        try:
+            yield
+        finally:
+            self._mixed = together
 
     def failure(self, groups: Sequence[ChannelGroup]) -> _Failure | None:
         """Say what is wrong after cutting a part of these groups; None if nothing is."""
@@ -366,7 +393,7 @@ class _Trial:
         kept = uneven_kept(groups, seed=0, ties=ties, mirrored=mirrored)
         masked, small = copied(self._model), sharing(self._model)
         zero_channels(masked, groups, kept)
-        with channel_wise(self._judgement.mixed):
+        with channel_wise(self._mixed):
             settle(masked, self._inputs, small)
         try:
             at = self._judgement.witnesses or _MODEL
@@ -452,7 +479,7 @@ class _Trial:
         """
         train_without_dropout(masked)
         at, expected = self._telling(masked, _MODEL, self._judgement.ends_in_training)
-        again = () if self._judgement.mixed else (self._outputs(masked, at, seed=1),)
+        again = () if self._mixed else (self._outputs(masked, at, seed=1),)
         return at, (expected, *again)
 
     def _difference_in_training(
@@ -480,9 +507,9 @@ class _Trial:
         self, model: nn.Module, at: Collection[str], *, seed: int = 0
     ) -> list[torch.Tensor]:
         """Run a model in its mode; give what some of its modules return, as it was then."""
-        mixed, inputs = self._judgement.mixed, self._inputs
+        mixed, inputs = self._mixed, self._inputs
         if model.training:
-            mixed, inputs = (), self._pair
+            mixed, inputs = frozenset(), self._pair
         with torch.no_grad(), channel_wise(mixed), self._alike(seed):
             return returned(model, inputs, at)
 

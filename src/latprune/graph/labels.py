@@ -299,6 +299,14 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         """Whether a name is that of a buffer, not of a parameter."""
         return name in self._buffers
 
+    def lie_on_buffer(self, labels: IntArray) -> bool:
+        """Whether these are labels of a buffer's axis."""
+        return any(
+            np.isin(labels[labels > 0], own).any()
+            for name in self._own.keys() & self._buffers
+            for own in self._own[name].values()
+        )
+
     def is_drawn(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor holds nothing but random numbers, of which any others would do."""
         return tensor in self._drawn

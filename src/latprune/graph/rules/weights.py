@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,32 @@ def matrix_product(mode: LabelMode, call: Call) -> None:
     """`mm` and `addmm`: the contracted labels join, the outer ones pass."""
     bias, left, right = call.args if call.name == "addmm" else (None, *call.args)
     _linear(mode, call.outputs[0], left, right, bias)
+
+
+def distances(mode: LabelMode, call: Call) -> None:
+    """`cdist`: features are compared number by number with centres; each of these is a channel.
+
+    A gate on a feature is one on its difference from the centres', which they write as it does.
+    """
+    features, centres = call.args[:2]
+    sides = mode.on(features, -1), mode.on(centres, -1)
+    mode.join(*sides, "meets a constant in a distance")
+    for tensor, labels in zip((features, centres), sides, strict=True):
+        if mode.owner_of(tensor) is not None:
+            mode.mark(mode.on(tensor, -2), "writes")
+        # A buffer has no slopes that scores could be made of.
+        mode.mark(labels, "reads" if mode.lie_on_buffer(labels) else "writes")
+        mode.read(labels)
+    output = call.outputs[0]
+    found = {output.dim() - 2: mode.on(features, -2), output.dim() - 1: mode.on(centres, -2)}
+    for axis in range(-output.dim(), -2):
+        apart = [t for t in (features, centres) if t.dim() >= -axis and t.shape[axis] > 1]
+        for one, other in itertools.pairwise(apart):
+            mode.join(mode.on(one, axis), mode.on(other, axis), "meets a constant in a distance")
+        for one in apart[:1]:
+            found[output.dim() + axis] = mode.on(one, axis)
+    mode.put(output, found)
+    mode.seen.leave_unpriced("distances")
 
 
 def linear(mode: LabelMode, call: Call) -> None:

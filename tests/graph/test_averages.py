@@ -1,4 +1,4 @@
-"""Channels are cut under averages of themselves and their neighbours: local response norm."""
+"""Channels are cut under poolings that run along them, as of local response norm."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_channels_under_a_local_response_norm_are_cut_and_marked(name: str, grou
     assert not graph.group("4").approximate
     assert is_right(model, graph)
     assert is_right(model, graph, share=0.9)
-    assert any("average along channels" in name for name in graph.unpriced)
+    assert any("pooling along channels" in name for name in graph.unpriced)
     assert "0" not in trace(model, EXAMPLE, exact=True).widths
 
 
@@ -143,3 +143,34 @@ def test_channels_that_another_pooling_runs_along_stay(average: nn.Module) -> No
 
     assert graph.widths == {"4": 12}
     assert any(f.where == "0" and "mixes it in 2" in f.reason for f in graph.frozen)
+
+
+class Columns(nn.Module):
+    """Reads text: every column of a feature map is a step, its channels pooled each for itself."""
+
+    def __init__(self, pool: nn.Module, *, read: int = 16) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.pool, self.head = pool, nn.Linear(read, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_column = self.features(x).permute(0, 3, 1, 2)
+        steps: Tensor = self.head(self.pool(by_column).squeeze(3))
+        return steps
+
+
+@pytest.mark.parametrize("kind", [nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d])
+def test_an_adaptive_pooling_passes_channels_that_it_leaves_apart(kind: type[nn.Module]) -> None:
+    model = Columns(kind((None, 1))).eval()
+
+    graph = trace(model, EXAMPLE, exact=True)
+
+    assert graph.widths == {"features.0": 16}
+    assert is_right(model, graph)
+
+
+@pytest.mark.parametrize("size", [16, 8])
+def test_an_adaptive_pooling_to_a_number_of_channels_that_is_written_down_keeps_them(
+    size: int,
+) -> None:
+    assert not trace(Columns(nn.AdaptiveAvgPool2d((size, 1)), read=size), EXAMPLE).groups

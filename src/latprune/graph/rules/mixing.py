@@ -36,6 +36,8 @@ def spatial(mode: LabelMode, call: Call) -> None:
     for axis, labels in mode.of(x, whole=last).items():
         if axis not in last:
             passed[axis] = labels
+        elif "adaptive" in call.name and call.outputs[0].shape[axis] == len(labels):
+            passed[axis], runs_along = labels, True  # each entry for itself, if the size follows
         elif (own := _averaged_in_place(call, axis - last[0], labels)) is not None:
             passed[axis], runs_along = own, True
             _averaged(mode, call, labels, call.args[1][axis - last[0]])
@@ -44,7 +46,7 @@ def spatial(mode: LabelMode, call: Call) -> None:
     for output in call.outputs:
         mode.put(output, passed)
     if runs_along:
-        mode.seen.leave_unpriced("average along channels")
+        mode.seen.leave_unpriced("pooling along channels")
         return
     if (kind := _POOLS.get(call.name)) is None:
         mode.seen.leave_unpriced(call.name)

@@ -57,6 +57,15 @@ def test_weights_of_a_second_optimizer_are_refused_before_anything_is_cut(tmp_pa
 
 
 @pytest.mark.parametrize("soft", [False, True])
+def test_state_that_cannot_be_cut_is_refused_in_the_first_step(tmp_path: Path, soft: bool) -> None:
+    timm = pytest.importorskip("timm.optim")
+    model, optimizer, pruning = begun(tmp_path, optimizer=timm.Adafactor, soft=soft, start=1000)
+
+    with pytest.raises(lp.ModelMismatch, match="Adafactor keeps 'exp_avg_sq_row' of shape"):
+        train(model, optimizer, pruning, range(1))
+
+
+@pytest.mark.parametrize("soft", [False, True])
 def test_where_training_gives_no_gradients_nothing_is_cut(tmp_path: Path, soft: bool) -> None:
     model, optimizer, pruning = begun(tmp_path, "50%", soft=soft)
     for _ in range(2):

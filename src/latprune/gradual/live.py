@@ -69,6 +69,16 @@ class LiveNetwork:
             if id(buffer) not in of_copies
         }
 
+    def check_state(self) -> None:
+        """Refuse what the optimizer keeps now, if a cut of whichever group could not cut it along.
+
+        Raises:
+            ModelMismatch: Of the first such state.
+        """
+        self._check_lists()
+        for name in dict.fromkeys(m.parameter for group in self.groups for m in group.members):
+            self._check_slots(name)
+
     def cut(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Keep only these of the dense network's channels.
 

@@ -149,7 +149,7 @@ class GradualPruning:
         self.model = self._live.model
         self.plan: Plan | None = None
         self.taken, self.steps = 0, course.steps
-        self._optimizer_steps = 0
+        self._optimizer_steps, self._state_is_checked = 0, False
         self._masks = SoftMasks(self.model) if course.soft else None
         self._scores = self._fresh_scores()
         self._claim = Claim()
@@ -177,8 +177,10 @@ class GradualPruning:
         Raises:
             NotFinite: If too many steps had gradients that are nan or infinite.
             ZeroGradients: If all were 0.
-            ModelMismatch: If the optimizer keeps what cannot be cut along.
+            ModelMismatch: If the optimizer keeps what cannot be cut along; that shows in its first
+                steps, long before a cut may be due.
         """
+        self._check_state_once()
         if self.done or self._optimizer_steps < self._course.due(self.taken + 1):
             return None
         scores = self._scores.mean(max_skips=self._max_skips)
@@ -314,6 +316,11 @@ class GradualPruning:
             while self._hooks:
                 self._hooks.pop().remove()
         self._scores = self._fresh_scores()
+
+    def _check_state_once(self) -> None:
+        if self._live.optimizer.state and not (self.done or self._state_is_checked):
+            self._live.check_state()
+            self._state_is_checked = True
 
     def _fresh_scores(self) -> GradientScores:
         groups, parameters = self._live.groups, parameters_of(self.model)

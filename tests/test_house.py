@@ -40,6 +40,7 @@ STAGES = [
     "fitting",
     "tuning",
     "batches",
+    "answers",
     "reranking",
     "trial",
     "scoring",

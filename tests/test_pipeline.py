@@ -590,7 +590,7 @@ def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
     )
 
     assert result.met
-    assert len(calls) == 2 + len(loader)
+    assert len(calls) == 1 + 2 + len(loader)  # asked once before anything is measured
 
 
 class Several(torch.nn.Module):
@@ -663,6 +663,48 @@ def test_a_target_has_one_budget(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="has two budgets: 60% and 50%"):
         lp.prune(Network(), EXAMPLE, "60%", target=target, also={target: "50%"}, folder=tmp_path)
+
+
+def off_by(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(outputs, labels, reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "message"),
+    [
+        (None, F.mse_loss, r"nothing as labels, for the loader gives inputs alone"),
+        (torch.randn(8, 5), off_by, r"gave a tensor \[8, 5\], not one number for the batch"),
+    ],
+    ids=["inputs alone", "a number per output"],
+)
+def test_a_loss_that_cannot_be_asked_is_refused_before_anything_is_measured(
+    labels: torch.Tensor | None, loss: Any, message: str, tmp_path: Path
+) -> None:
+    pictures = torch.randn(8, 3, 16, 16)
+    batches: list[Any] = [pictures if labels is None else (pictures, labels)] * 2
+    target = lp.Target.here("synthetic")
+
+    with pytest.raises(lp.DataError, match=message):
+        lp.prune(
+            Network(), EXAMPLE, "60%", loader=batches, loss=loss, target=target, folder=tmp_path
+        )
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_are_no_logits_are_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    network = torch.nn.Sequential(Network(), torch.nn.Linear(5, 1))  # of a regression
+    batches = [(torch.randn(8, 3, 16, 16), torch.randn(8, 1))] * 2
+
+    with pytest.raises(ValueError, match=r"gives \[8, 1\]: .* loss= that the network is trained"):
+        lp.prune(
+            network, EXAMPLE, "60%", loader=batches, target=lp.Target.here("synthetic"),
+            folder=tmp_path,
+        )  # fmt: skip
+
+    assert not list(tmp_path.iterdir())
 
 
 class Packed:

@@ -133,5 +133,6 @@ def _logits(outputs: Any) -> Tensor:
         given = f"a {type(outputs).__name__} without them"
     raise ValueError(
         f"gauss_newton needs the logits of two classes or more, [n, classes], and the network "
-        f"gives {given}: take fisher, which asks the loss, or give a distil= that is `Curved`"
+        f"gives {given}: take fisher, with the loss= that the network is trained with (to `prune` "
+        f"give that loss alone), or give a distil= that is `Curved`"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import latprune.tuning as tuning
+from latprune.answers import ask_once
 from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
 from latprune.claims import claimed
@@ -259,6 +260,8 @@ def prune(
         check_trained(model)
     dense = copied(model)
     dense.eval()
+    if loader is not None:
+        ask_once(dense, a_batch(loader, seed=seed), criteria, loss=loss, distil=distil)
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
     traced: dict[str, Any] = {

@@ -50,7 +50,7 @@ def pair_of(batch: Any) -> Batch:
             return (parts if isinstance(inputs, tuple | list) else inputs), labels
     raise DataError(
         f"a batch is a pair (inputs, labels), its inputs a tensor or a tuple of tensors, and the "
-        f"loader gave {_told(batch)}. Let it give pairs, such as by a collate_fn of its own; "
+        f"loader gave {described(batch)}. Let it give pairs, such as by a collate_fn of its own; "
         f"labels may have any form that a loss= of your own takes"
     )
 
@@ -216,13 +216,13 @@ def _moves(value: Any) -> bool:
     return isinstance(value, Tensor) or (hasattr(value, "to") and not isinstance(value, dict))
 
 
-def _told(value: Any) -> str:
+def described(value: Any) -> str:
     """Say what something is: its type, and what it holds."""
     kind = type(value).__name__
     if isinstance(value, dict):
         return f"a {kind} of {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, tuple | list):
-        shown = [_told(part) for part in value[:MOST_TOLD]]
+        shown = [described(part) for part in value[:MOST_TOLD]]
         more = [f"{len(value) - MOST_TOLD} more"] if len(value) > MOST_TOLD else []
         return f"a {kind} of {len(value)} ({', '.join([*shown, *more])})"
     shape = getattr(value, "shape", None)

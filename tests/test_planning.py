@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latprune.errors import BudgetTooSmall, ModelMismatch, NotMeasured
-from latprune.graph.groups import PruningGraph
+from latprune.graph.groups import KEPT, Frozen, PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
 from latprune.knapsack import Choice, Problem, Solver, greedy, halp, joint, uniform
 from latprune.latency.staircase import lines_needed, options
@@ -230,6 +230,24 @@ def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -
     said = re.search(r"Raise the budget above \d\.\d{3} ms \(([\d.]+)%\)", str(error.value))
     assert said is not None
     assert 0 <= float(said[1]) - 100 * floor_ms / dense_ms <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [
+        ((), " ms (17.1%), or let residual branches, if there are any, go as a whole with "),
+        (
+            (Frozen("a.weight", 4, f"{KEPT} in a"),),
+            " ms (17.1%), protect fewer layers with keep= (--keep), or let residual branches, ",
+        ),
+    ],
+)
+def test_only_who_protected_layers_is_told_to_protect_fewer(
+    frozen: tuple[Frozen, ...], said: str
+) -> None:
+    with pytest.raises(BudgetTooSmall) as error:
+        plan(replace(GRAPH, frozen=frozen), TABLE, random_saliency(), Budget(ms=0.01))
+    assert said in str(error.value)
 
 
 def test_a_budget_of_the_reported_floor_is_met() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetsTooSmall, BudgetTooSmall
+from latprune.graph.groups import KEPT
 from latprune.knapsack import Choice, joint
 from latprune.knapsack import frontier as corners
 from latprune.planning.budget import Budget
@@ -144,13 +145,16 @@ def _solve(graph: PruningGraph, question: Question, solver: Solver, *, aim: floa
     return Choice.of(problem, choice.picks, bound=bound, prices=choice.prices)
 
 
-def _remedy(graph: PruningGraph) -> str | None:
-    """What to do about a budget that nothing fits into, beside raising it; None: what is usual."""
+def _remedy(graph: PruningGraph) -> str:
+    """Say what to do about a budget that nothing fits into, beside raising it."""
     if not graph.groups:
         return "or see by `latprune trace` why nothing of this network can be cut"
-    if graph.branches:
-        return None
-    return (
-        "protect fewer layers with keep= (--keep), or let residual branches, if there are any, go "
-        "as a whole with branches=True (--branches)"
-    )
+    ways = []
+    if any(frozen.reason.startswith(KEPT) for frozen in graph.frozen):
+        ways.append("protect fewer layers with keep= (--keep)")
+    if not graph.branches:
+        ways.append(
+            "let residual branches, if there are any, go as a whole with branches=True (--branches)"
+        )
+    *others, last = ways or ["take a network that is faster to begin with"]
+    return ", ".join([*others, f"or {last}"])

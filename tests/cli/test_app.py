@@ -157,8 +157,9 @@ def test_interrupted_before_a_command_runs_it_says_so_in_a_line(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_interrupted_while_torch_is_imported_it_says_so_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+@pytest.mark.parametrize("imported", ["typer", "rich", "torch"])
+def test_interrupted_during_an_import_it_says_so_in_a_line(tmp_path: Path, imported: str) -> None:
+    (tmp_path / f"{imported}.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
     start = "import sys; sys.path.insert(0, sys.argv.pop()); import latprune_command as command"
     traced = ("trace", "--model", "net")
     found = subprocess.run(

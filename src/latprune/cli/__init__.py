@@ -14,11 +14,11 @@ def main() -> None:
     """Run `latprune` with the process's arguments."""
     _write_what_the_console_can()
     try:
-        for package in ("typer", "rich"):
-            import_extra(package, "cli")
-    except MissingExtra as error:
-        sys.exit(f"error: {error}")
-    try:
+        try:
+            for package in ("typer", "rich"):
+                import_extra(package, "cli")
+        except MissingExtra as error:
+            sys.exit(f"error: {error}")
         from latprune.cli.app import app
 
         app(prog_name="latprune")

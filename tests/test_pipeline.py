@@ -191,28 +191,33 @@ def test_what_a_prompt_shows_of_results_is_a_line(tmp_path: Path) -> None:
         assert len(repr(what)) < 150
 
 
+@pytest.mark.parametrize(
+    ("stage", "after", "repeated"), [("reconstruct", 1, ["reconstruct"]), ("tune", 5, [])]
+)
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     loader: DataLoader[tuple[torch.Tensor, ...]],
     evaluate: Callable[..., Mapping[str, float]],
     tmp_path: Path,
+    stage: str,
+    after: int,
+    repeated: list[str],
 ) -> None:
     class Stop(Exception):
         pass
 
-    class StopsWhileTuning:
+    class Stops(Told):
         def __init__(self, after: int) -> None:
-            self.after, self.name = after, ""
-
-        def stage(self, name: str) -> None:
-            self.name = name
+            super().__init__()
+            self.after = after
 
         def step(self, done: int, total: int | None, what: str) -> None:
-            if self.name == "tune" and done >= self.after:
+            if self.stages[-1] == stage and done >= self.after:
                 raise Stop
 
-    def run(checkpoint: Path, after: int) -> lp.Pruned:
+    def run(checkpoint: Path, after: int) -> tuple[lp.Pruned, list[str]]:
         torch.manual_seed(0)
-        return lp.prune(
+        told = Stops(after)
+        result = lp.prune(
             Network(),
             EXAMPLE,
             "50%",
@@ -222,14 +227,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
             evaluate=evaluate,
             folder=checkpoint / "tables",
             checkpoint=checkpoint,
-            progress=StopsWhileTuning(after),
+            progress=told,
         )
+        return result, told.stages
 
-    unbroken = run(tmp_path / "unbroken", after=1000)
+    unbroken, _ = run(tmp_path / "unbroken", after=1000)
     with pytest.raises(Stop):
-        run(tmp_path / "broken", after=5)
-    resumed = run(tmp_path / "broken", after=1000)
+        run(tmp_path / "broken", after=after)
+    resumed, stages = run(tmp_path / "broken", after=1000)
 
+    assert stages == ["trace", *repeated, "tune", "check"]
     assert resumed.plan == unbroken.plan
     expected = unbroken.model.state_dict()
     assert all(torch.equal(expected[k], v) for k, v in resumed.model.state_dict().items())

@@ -386,11 +386,27 @@ def _cut(
     asked: Mapping[str, Any],
     told: Progress,
 ) -> _Cut:
-    """Measure, score, plan and cut; or read what a checkpoint kept of that."""
-    kept = None if checkpoint is None else Path(checkpoint) / "cut.safetensors"
-    if kept is not None and kept.is_file():
-        plan = _resumed_plan(kept, bench, asked)
-        return _Cut(plan, load(kept, bench.model), load_notes(kept)["reranked"])
+    """Measure, score, plan, cut and repair; or go on from what a checkpoint kept of that."""
+    if checkpoint is None:
+        cut = _fitted(bench, scoring, solvers, told)
+        _repair(cut, bench, scoring, told)
+        return cut
+    fitted, repaired = (Path(checkpoint) / f"{name}.safetensors" for name in ("fitted", "cut"))
+    if repaired.is_file():
+        return _resumed(repaired, bench, asked)
+    if fitted.is_file():
+        cut = _resumed(fitted, bench, asked)
+    else:
+        cut = _fitted(bench, scoring, solvers, told)
+        _keep(cut, fitted, bench, asked)
+    _repair(cut, bench, scoring, told)
+    _keep(cut, repaired, bench, asked)
+    fitted.unlink()
+    return cut
+
+
+def _fitted(bench: Bench, scoring: Scoring, solvers: Sequence[Solver], told: Progress) -> _Cut:
+    """Measure, score, plan and cut, all on the clock."""
     told.stage("measure")
     demands = bench.measured(progress=told)
     told.stage("score")
@@ -410,20 +426,25 @@ def _cut(
             reranked = {name: one.loss for name, one in zip(names, ranking, strict=True)}
     told.stage("plan and cut")
     fitted = bench.fitted(demands, *best, progress=told)
-    if scoring.loader is not None:
-        _repair(fitted.model, fitted.plan, bench, scoring, told)
-    if kept is not None:
-        notes = {**asked, "reranked": reranked}
-        save(fitted.model, kept, graph=bench.graph, plan=fitted.plan, notes=notes)
     return _Cut(fitted.plan, fitted.model, reranked)
 
 
-def _repair(small: nn.Module, plan: Plan, bench: Bench, scoring: Scoring, told: Progress) -> None:
+def _keep(cut: _Cut, file: Path, bench: Bench, asked: Mapping[str, Any]) -> None:
+    """Write what is known of a cut, for the same call to go on from."""
+    notes = {**asked, "reranked": cut.reranked}
+    save(cut.model, file, graph=bench.graph, plan=cut.plan, notes=notes)
+
+
+def _repair(cut: _Cut, bench: Bench, scoring: Scoring, told: Progress) -> None:
     """Fit what was cut to what is left: the weights of its layers, and its batch norms."""
-    batches = scoring.replay
+    if scoring.loader is None:
+        return
+    small, batches = cut.model, scoring.replay
     if scoring.reconstruct:
         told.stage("reconstruct")
-        tuning.reconstruct(small, bench.model, bench.graph, plan, batches.epoch(0), progress=told)
+        tuning.reconstruct(
+            small, bench.model, bench.graph, cut.plan, batches.epoch(0), progress=told
+        )
     recalibrate(small, batches.epoch(0))
 
 
@@ -438,8 +459,8 @@ def _planned(
     return found
 
 
-def _resumed_plan(cut_file: Path, bench: Bench, asked: Mapping[str, Any]) -> Plan:
-    """Read the plan that a checkpoint's network was cut to, if it is this run's."""
+def _resumed(cut_file: Path, bench: Bench, asked: Mapping[str, Any]) -> _Cut:
+    """Read a checkpoint's network, if it is this run's."""
     plan = load_plan(cut_file)
     kept = {plan.target: plan.budget, **{one.target: one.budget for one in plan.also}}
     if kept != bench.budgets:
@@ -453,7 +474,7 @@ def _resumed_plan(cut_file: Path, bench: Bench, asked: Mapping[str, Any]) -> Pla
             f"{cut_file} was cut with other branches than now can go: ask for branches= and keep= "
             f"as it was, give another checkpoint folder, or delete this one"
         )
-    return plan
+    return _Cut(plan, load(cut_file, bench.model), load_notes(cut_file)["reranked"])
 
 
 def _asked(

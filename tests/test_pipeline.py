@@ -549,10 +549,15 @@ def test_several_criteria_need_images_that_decide(criterion: list[str], tmp_path
 
 def test_several_targets_are_met_and_reported_each(tmp_path: Path) -> None:
     target, other = (lp.Target.here("synthetic", threads=n) for n in (1, 2))
+    told = Told()
 
     result = lp.prune(
-        Network(), EXAMPLE, "80%", target=target, also={other: "50%"}, folder=tmp_path
-    )
+        Network(), EXAMPLE, "80%", target=target, also={other: "50%"}, folder=tmp_path,
+        progress=told,
+    )  # fmt: skip
+    measured = [step for step in told.steps if "1 thread" in step or "2 threads" in step]
+    assert "1 thread" in measured[0]
+    assert "2 threads" in measured[-1]
     result.save(tmp_path / "small.safetensors")
 
     (report,) = result.also

@@ -11,7 +11,7 @@ from latprune.latency.measuring import measure, prepare
 from latprune.planning import Demand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Bench:
                     self.example,
                     target,
                     folder=self.folder,
-                    progress=progress.step,
+                    progress=self._told(target, progress),
                     device=self.device,
                     ready=self.ready[target],
                 ),
@@ -72,6 +72,13 @@ class Bench:
             )
             for target, budget in self.budgets.items()
         ]
+
+    def _told(self, target: Target, progress: Progress) -> Callable[[int, int, str], None]:
+        """Tell of measurements, and of several targets' where they are."""
+        if len(self.budgets) == 1:
+            return progress.step
+        place = target.describe()
+        return lambda done, total, what: progress.step(done, total, f"{what}, {place}")
 
     def planned(self, demands: Sequence[Demand], saliency: Saliency, solver: Solver) -> Plan:
         """Plan by the tables alone, until every layer of the plan is measured."""

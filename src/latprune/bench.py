@@ -77,8 +77,7 @@ class Bench:
         """Tell of measurements, and of several targets' where they are."""
         if len(self.budgets) == 1:
             return progress.step
-        place = target.describe()
-        return lambda done, total, what: progress.step(done, total, f"{what}, {place}")
+        return lambda done, total, what: progress.step(done, total, f"{what}, {target.setting}")
 
     def planned(self, demands: Sequence[Demand], saliency: Saliency, solver: Solver) -> Plan:
         """Plan by the tables alone, until every layer of the plan is measured."""

@@ -92,13 +92,16 @@ class Target:
         """Whether a layer's kernel depends on what its shape says of its neighbours."""
         return self.runtime == "openvino" and self.precision == "int8"
 
+    @property
+    def setting(self) -> str:
+        """How networks run there, for people."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        runtime = f"{self.runtime} {self.runtime_version}"
+        return f"{runtime}, {self.precision}, batch {self.batch}, {threads}"
+
     def describe(self) -> str:
         """Give one line for people."""
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return (
-            f"{self.runtime} {self.runtime_version}, {self.precision}, batch {self.batch}, "
-            f"{threads}, on {self.device}"
-        )
+        return f"{self.setting}, on {self.device}"
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as JSON values."""

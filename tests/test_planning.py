@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latprune.errors import BudgetTooSmall, ModelMismatch, NotMeasured
-from latprune.graph.groups import KEPT, Frozen, PruningGraph
+from latprune.graph.groups import PruningGraph
 from latprune.graph.layers import Layer, LayerShape, Width
+from latprune.graph.tracing import trace
 from latprune.knapsack import Choice, Problem, Solver, greedy, halp, joint, uniform
 from latprune.latency.staircase import lines_needed, options
 from latprune.latency.table import LatencyTable
@@ -25,6 +27,7 @@ from latprune.latency.target import Target
 from latprune.latency.timing import Measurement
 from latprune.planning import Budget, Demand, Plan, as_budget, frontier, plan
 from latprune.saliency import Saliency
+from tests import networks
 from tests.strategies import group_of
 
 if TYPE_CHECKING:
@@ -233,18 +236,20 @@ def test_an_impossible_budget_reports_the_whole_networks_floor(rest_ms: float) -
 
 
 @pytest.mark.parametrize(
-    ("frozen", "said"),
+    ("keep", "said"),
     [
         ((), " ms (17.1%), or let residual branches, if there are any, go as a whole with "),
         (
-            (Frozen("a.weight", 4, f"{KEPT} in a"),),
+            ("stem",),
             " ms (17.1%), protect fewer layers with keep= (--keep), or let residual branches, ",
         ),
     ],
 )
 def test_only_who_protected_layers_is_told_to_protect_fewer(
-    frozen: tuple[Frozen, ...], said: str
+    keep: tuple[str, ...], said: str
 ) -> None:
+    frozen = trace(networks.Residual(), torch.randn(1, 3, 12, 12), keep=keep).frozen
+
     with pytest.raises(BudgetTooSmall) as error:
         plan(replace(GRAPH, frozen=frozen), TABLE, random_saliency(), Budget(ms=0.01))
     assert said in str(error.value)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from latprune.errors import DoesNotRun, UntraceableModel
 from latprune.graph.branching import Shown
 from latprune.graph.crossing import SUFFIX
-from latprune.graph.groups import KEPT, Frozen
+from latprune.graph.groups import Frozen
 from latprune.graph.hidden import hidden_layers
 from latprune.graph.labels import LabelMode
 from latprune.graph.reading import ReadGraph
@@ -151,7 +151,7 @@ def _protect(pattern: str, mode: LabelMode, working: nn.Module, shown: Sequence[
         modules = [name for name, _ in working.named_modules() if _is_kept(name, pattern)]
         labels = [on for run in shown for name in modules for on in run.returned(name)]
     for kept in labels:
-        mode.classes.freeze(kept, KEPT)
+        mode.classes.freeze(kept, "protected by keep=")
 
 
 def _is_kept(module: str, pattern: str) -> bool:

@@ -129,10 +129,6 @@ class ChannelGroup:
         return tuple(member for member in self.members if member.role in roles)
 
 
-KEPT = "protected by keep="
-"""The reason why something is frozen that was asked to stay."""
-
-
 @dataclass(frozen=True)
 class Frozen:
     """Channels that must stay, and why.

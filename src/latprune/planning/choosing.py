@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latprune.errors import BudgetsTooSmall, BudgetTooSmall
-from latprune.graph.groups import KEPT
 from latprune.knapsack import Choice, joint
 from latprune.knapsack import frontier as corners
 from latprune.planning.budget import Budget
@@ -150,7 +149,7 @@ def _remedy(graph: PruningGraph) -> str:
     if not graph.groups:
         return "or see by `latprune trace` why nothing of this network can be cut"
     ways = []
-    if any(frozen.reason.startswith(KEPT) for frozen in graph.frozen):
+    if any(frozen.reason.startswith("protected by keep=") for frozen in graph.frozen):
         ways.append("protect fewer layers with keep= (--keep)")
     if not graph.branches:
         ways.append(

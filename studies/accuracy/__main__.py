@@ -6,7 +6,7 @@
 
 A study is a folder here: `cifar` (ResNet-56), `cifar-wide` (a ResNet-18, whose dense weights
 `python -m studies.cifar_resnet18` trains first), `imagenette-lite0` (EfficientNet-Lite0),
-`imagenette-resnet50` (ResNet-50), and of the latter `…-scores`, where more criteria score.
+`imagenette-resnet50` (ResNet-50).
 
 `score` draws pictures and scores channels; `cut` gives every method's network, each fitted to its
 budget on the clock; `tune` trains all of them on the same pictures and judges them; `check` times

@@ -321,14 +321,14 @@ def _ablations(document: Document) -> str:
 
 
 def draw(document: Document, path: Path) -> None:
-    """Draw accuracy over measured latency, a mark per network and a line per method."""
+    """Draw accuracy over measured latency, a mark per network, alike for a method's."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "latprune"  # the same figures, the same file
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
     for number, method in enumerate(document["config"]["methods"]):
         points = [
             (100 * row["ratio"], 100 * row[f"tuned_{_decisive(document)}"])
@@ -344,6 +344,6 @@ def draw(document: Document, path: Path) -> None:
     axes.set_ylabel(f"top-1 after tuning, %{among}")
     axes.grid(alpha=0.3)
     if axes.has_data():
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside right upper", fontsize="small")  # it would lie on some
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -114,7 +114,7 @@ def prune_gradually(
 
     Raises:
         ValueError: If training ends before the last cut, and then it says what would fit; or there
-            is no such criterion.
+            is no such criterion, or no parameter takes gradients.
         BudgetTooSmall: If no network fits, before anything is trained.
         NotFinite: If so many steps overflow in fp16 that the last cut is not made.
         LatpruneError: As `prune`.

@@ -123,7 +123,7 @@ def prune_gradually(
         Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022.
     """
     meet()
-    loader = looked_at(loader, recipe, loss, distil)
+    loader, _ = looked_at(loader, recipe, loss, distil)
     check_room(loader, recipe, steps=steps, every=every, start=start)
     check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()

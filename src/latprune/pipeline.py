@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from latprune.scoring import Criteria
     from latprune.tuning import Epoch, Recipe
     from latprune.tuning.losses import Loss
-    from latprune.tuning.replay import Batches
+    from latprune.tuning.replay import Batch, Batches
 
     Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -230,8 +230,9 @@ def prune(
     told = progress or Quiet()
     budgets = budgets_of(budget, also, target or device.target(batch=batch_of(example)))
     seed = 0 if recipe is None else recipe.seed
+    batch: Batch | None = None
     if loader is not None:
-        loader = looked_at(loader, recipe, loss, distil, joins=reconstruct)
+        loader, batch = looked_at(loader, recipe, loss, distil, joins=reconstruct)
     solvers = (solver,) if callable(solver) else tuple(solver)
     if not solvers or (len(solvers) > 1 and loader is None):
         raise ValueError("give one solver, or several and a loader with images that decide")
@@ -260,8 +261,8 @@ def prune(
         check_trained(model)
     dense = copied(model)
     dense.eval()
-    if loader is not None:
-        ask_once(dense, a_batch(loader, seed=seed), criteria, loss=loss, distil=distil)
+    if batch is not None:
+        ask_once(dense, batch, criteria, loss=loss, distil=distil)
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
     traced: dict[str, Any] = {
@@ -338,8 +339,8 @@ def looked_at(
     distil: Distil | None,
     *,
     joins: bool = False,
-) -> Batches:
-    """Look at a loader's first batch before anything that takes long; give it a length.
+) -> tuple[Batches, Batch]:
+    """Look at a loader's first batch before anything that takes long; give the loader a length.
 
     Args:
         loader: Batches of (inputs, labels).
@@ -348,18 +349,22 @@ def looked_at(
         distil: See `prune`.
         joins: Whether batches are joined, as to reconstruct layers.
 
+    Returns:
+        The loader, and the batch.
+
     Raises:
         DataError: If there is no batch, or it is none to score, to reconstruct or to tune with.
     """
     loader = counted(loader)
-    inputs, labels = a_batch(loader, seed=0 if recipe is None else recipe.seed)
+    batch = a_batch(loader, seed=0 if recipe is None else recipe.seed)
+    inputs, labels = batch
     if joins:
         first_of(inputs)
     if own(loss) is None and recipe is not None:
         is_taught_alone = recipe.distillation == 1 and teaches(recipe, loss, distil)
         if not is_taught_alone:
             check_labels(labels)
-    return loader
+    return loader, batch
 
 
 def _trial(steps: int, recipe: Recipe | None, loss: Loss, distil: Distil | None) -> Trial | None:

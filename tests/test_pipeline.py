@@ -602,7 +602,8 @@ def test_a_loss_of_ones_own_scores_and_tunes_without_a_teacher(
     )
 
     assert result.met
-    assert len(calls) == 1 + 2 + len(loader)  # asked once before anything is measured
+    # In both modes it is asked before anything is measured.
+    assert len(calls) == 2 + 2 + len(loader)
 
 
 class Several(torch.nn.Module):
@@ -702,6 +703,72 @@ def test_a_loss_that_cannot_be_asked_is_refused_before_anything_is_measured(
         )
 
     assert not list(tmp_path.iterdir())
+
+
+class Auxiliary(torch.nn.Module):
+    """Returns two heads' outputs in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Network()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = self.inner(x)
+        return (logits, logits) if self.training else logits
+
+
+def of_one_head(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("network", "label", "options", "message"),
+    [
+        (Network, 255, {}, r"Target 255 is out of bounds.* in training mode, and a Tensor \[8\]"),
+        (
+            Auxiliary,
+            0,
+            {"loss": of_one_head},
+            r"cross_entropy.* a tuple of 2 .* as the network's outputs, in training mode",
+        ),
+    ],
+    ids=["labels of no class", "outputs of several heads"],
+)
+def test_a_loss_that_cannot_be_trained_by_is_refused_before_anything_is_measured(
+    network: type[torch.nn.Module],
+    label: int,
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    batches = [(torch.randn(8, 3, 16, 16), torch.full((8,), label))] * 2
+    recipe = replace(RECIPE, epochs=1)
+    model, options = network(), {"folder": tmp_path, "recipe": recipe, **options}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    target = lp.Target.here("synthetic")
+
+    with pytest.raises(lp.DataError, match=message):
+        lp.prune(model, EXAMPLE, "60%", loader=batches, target=target, **options)
+    with pytest.raises(lp.DataError, match=message):
+        lp.prune_gradually(
+            model, EXAMPLE, "60%", loader=batches, target=target, steps=1, every=1, **options
+        )
+
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_network_that_learns_from_the_dense_one_alone_needs_no_labels_of_its_classes(
+    tmp_path: Path,
+) -> None:
+    batches = [(torch.randn(8, 3, 16, 16), torch.full((8,), 255))] * 2
+
+    done = lp.prune(
+        Network(), EXAMPLE, "60%", loader=batches, target=lp.Target.here("synthetic"),
+        folder=tmp_path, recipe=replace(RECIPE, epochs=1, distillation=1.0),
+    )  # fmt: skip
+
+    assert done.met
 
 
 def test_answers_that_are_no_logits_are_refused_before_anything_is_measured(

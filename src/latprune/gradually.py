@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latprune.answers import ask_in_training
 from latprune.batches import calibrating
 from latprune.bench import Bench
 from latprune.claims import Claim
@@ -19,7 +20,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied, placed
-from latprune.pipeline import Pruned, budgets_of, looked_at, own, teaches
+from latprune.pipeline import Pruned, budgets_of, learns_labels, looked_at, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.saliency.scores import check_weights
@@ -123,7 +124,7 @@ def prune_gradually(
         Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022.
     """
     meet()
-    loader, _ = looked_at(loader, recipe, loss, distil)
+    loader, batch = looked_at(loader, recipe, loss, distil)
     check_room(loader, recipe, steps=steps, every=every, start=start)
     check_criterion(criterion)
     told = progress if progress is not None and rank() == 0 else Quiet()
@@ -132,6 +133,8 @@ def prune_gradually(
     check_trained(model)
     dense = copied(model)
     dense.eval()
+    if learns_labels(recipe, loss, distil):
+        ask_in_training(dense, batch, recipe, loss=loss)
     told.stage("trace")
     traced: dict[str, Any] = {"keep": list(keep)}
     graph = trace(dense, example, **traced)

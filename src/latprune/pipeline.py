@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import latprune.tuning as tuning
-from latprune.answers import ask_once
+from latprune.answers import ask_in_training, ask_once
 from latprune.batches import a_batch, calibrating
 from latprune.bench import Bench
 from latprune.claims import claimed
@@ -263,6 +263,8 @@ def prune(
     dense.eval()
     if batch is not None:
         ask_once(dense, batch, criteria, loss=loss, distil=distil)
+        if recipe is not None and learns_labels(recipe, loss, distil):
+            ask_in_training(dense, batch, recipe, loss=loss)
     told.stage("trace")
     valued = loader is not None and all(map(values_branches, criteria))
     traced: dict[str, Any] = {
@@ -332,6 +334,11 @@ def teaches(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
     return recipe.distillation > 0 and (own(loss) is None or distil is not None)
 
 
+def learns_labels(recipe: Recipe, loss: Loss, distil: Distil | None) -> bool:
+    """Say whether a network is tuned by labels, beside the dense one or by them alone."""
+    return recipe.distillation < 1 or not teaches(recipe, loss, distil)
+
+
 def looked_at(
     loader: Batches,
     recipe: Recipe | None,
@@ -360,10 +367,8 @@ def looked_at(
     inputs, labels = batch
     if joins:
         first_of(inputs)
-    if own(loss) is None and recipe is not None:
-        is_taught_alone = recipe.distillation == 1 and teaches(recipe, loss, distil)
-        if not is_taught_alone:
-            check_labels(labels)
+    if own(loss) is None and recipe is not None and learns_labels(recipe, loss, distil):
+        check_labels(labels)
     return loader, batch
 
 

@@ -216,3 +216,43 @@ def test_a_convolution_that_masks_its_weight_in_place_is_cut() -> None:
 
     assert graph.widths == {"0": 8, "2": 12}
     assert is_right(model, graph)
+
+
+class Mixed(nn.Module):
+    """A convolution of channels one by one, its filters a mixture of several, as in CondConv."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.in_channels = self.out_channels = self.groups = channels
+        self.filters = nn.Parameter(torch.randn(3, channels * 9))
+
+    def forward(self, x: Tensor, shares: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        sizes = (b * self.out_channels, self.in_channels // self.groups, 3, 3)
+        filters = (shares @ self.filters).view(sizes)
+        x = F.conv2d(x.reshape(1, b * c, h, w), filters, padding=1, groups=b * self.groups)
+        return x.permute(1, 0, 2, 3).view(b, self.out_channels, h, w)
+
+
+class Routed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.routing = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 3)
+        self.mixed, self.after = Mixed(16), nn.Conv2d(16, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).relu()
+        x = self.mixed(x, self.routing(x.mean((2, 3))).sigmoid())
+        y: Tensor = self.head(self.after(x.relu()).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_numbers_that_one_is_made_of_stay_equal_to_each_other(share: float) -> None:
+    model = Routed().eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 16, "routing": 3, "after": 12}
+    assert is_right(model, graph, share=share)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from latprune.graph.lengths import Length
 
 Place: TypeAlias = tuple[str, str, int | None]
-Origin: TypeAlias = "Place | Length | Difference"
+Origin: TypeAlias = "Place | Length | Difference | Ratio"
 
 _ONCE = Fraction(1)
 
@@ -27,12 +27,26 @@ class Difference:
     part: Place
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """One of a number for each of another one; both are attributes, and as large.
+
+    Attributes:
+        whole: The place of the one.
+        part: The place of the other.
+    """
+
+    whole: Place
+    part: Place
+
+
 class Number(int):
     """An integer that knows which attribute of which module it is, or which size of a tensor.
 
     Attributes:
         origin: The module's dotted name, the attribute, and which entry if it is a tuple or list;
-            or the axis of a tensor, or what remains of one attribute without another.
+            or the axis of a tensor, or what remains of one attribute without another, or how often
+            it holds another one.
         times: How many times as large the attribute is: 2 of `self.channels // 2`, a third of
             `self.channels * 3`.
     """
@@ -50,7 +64,17 @@ class Number(int):
         """Divide; where nothing remains it is still known where the number came from."""
         if not isinstance(other, int) or other <= 0 or int(self) % other:
             return int(self) // other
+        if isinstance(other, Number) and (ratio := self._ratio(other)) is not None:
+            return Number(1, ratio)
         return Number(int(self) // other, self.origin, self.times * int(other))
+
+    def _ratio(self, other: Number) -> Ratio | None:
+        """Say whose numbers these are if both are attributes, and as large."""
+        if int(self) != int(other) or not self.times == other.times == 1:
+            return None
+        if isinstance(self.origin, tuple) and isinstance(other.origin, tuple):
+            return Ratio(self.origin, other.origin)
+        return None
 
     def __mul__(self, other: Any) -> Any:
         """Multiply; a multiple of a tensor's size or of an attribute is still known as one."""

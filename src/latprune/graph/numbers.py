@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from latprune.graph.integers import Number, Size
+from latprune.graph.integers import Number, Ratio, Size
 from latprune.graph.lengths import Length
 from latprune.graph.reparametrised import weights_of
 from latprune.graph.shadows import shrunk, varying
@@ -88,6 +88,7 @@ class NumberMode(TorchFunctionMode):
 
     Attributes:
         counted: Where they were sizes of labelled axes.
+        equal: Those that must stay equal, since code writes one of one for each of the other.
         current: Those among the arguments of the function that is running.
         function: Its name.
         compares: Whether code asked which of a labelled axis's size and another number is larger.
@@ -96,6 +97,7 @@ class NumberMode(TorchFunctionMode):
     def __init__(self, mode: LabelMode) -> None:
         super().__init__()
         self.counted: list[Counted] = []
+        self.equal: list[Ratio] = []
         self.current: tuple[Number, ...] = ()
         self.function = ""
         self.compares = False
@@ -250,6 +252,9 @@ class NumberMode(TorchFunctionMode):
                 self._size(size, result, axis)
 
     def _size(self, number: Number, tensor: Tensor, axis: int) -> None:
+        if isinstance(number.origin, Ratio):
+            self.equal.append(number.origin)
+            return
         shadows = [s for s in self._mode.shadows(tensor) if s.shape[axis] == number > 1]
         self.counted.extend(Counted(number.origin, s, axis, number.times) for s in shadows)
         if not shadows:

@@ -330,6 +330,9 @@ def _counted(mode: LabelMode) -> dict[Place, list[IntArray]]:
     for rest, labels in rests:
         for part in found.get(rest.part, [])[:1]:
             found[rest.whole].append(np.concatenate([part, labels]))
+    for ratio in mode.numbers.equal:
+        for place, other in (ratio.whole, ratio.part), (ratio.part, ratio.whole):
+            found[place].extend(found.get(other, [])[:1])
     return found
 
 

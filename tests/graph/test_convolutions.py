@@ -256,3 +256,28 @@ def test_numbers_that_one_is_made_of_stay_equal_to_each_other(share: float) -> N
 
     assert graph.widths == {"before": 16, "routing": 3, "after": 12}
     assert is_right(model, graph, share=share)
+
+
+class Parted(nn.Module):
+    """Two numbers of equal size, neither of which counts channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = self.part = 14
+        self.before, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).relu()
+        b, c, *_ = x.shape
+        x = x.reshape(b, c, self.size // self.part, -1)
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+def test_equal_numbers_that_count_no_channels_keep_none() -> None:
+    model = Parted().eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 8}
+    assert is_right(model, graph)

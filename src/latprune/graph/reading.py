@@ -332,7 +332,8 @@ def _counted(mode: LabelMode) -> dict[Place, list[IntArray]]:
             found[rest.whole].append(np.concatenate([part, labels]))
     for ratio in mode.numbers.equal:
         for place, other in (ratio.whole, ratio.part), (ratio.part, ratio.whole):
-            found[place].extend(found.get(other, [])[:1])
+            if other in found:
+                found[place].append(found[other][0])
     return found
 
 

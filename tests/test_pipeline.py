@@ -16,6 +16,7 @@ import latprune as lp
 import latprune.report.comparison
 from latprune.batches import first
 from latprune.pipeline import ALWAYS_NOTED
+from latprune.states import count_subnormals
 from latprune.surgery import load_notes
 from tests.synthetic import Synthetic
 from tests.test_fitting import EXAMPLE, Network, Told
@@ -784,6 +785,38 @@ def test_answers_that_are_no_logits_are_refused_before_anything_is_measured(
         )  # fmt: skip
 
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_processors_are_slow_with_are_left_out_of_what_is_timed_and_kept(
+    loader: DataLoader[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    model, target = Network(), lp.Target.here("synthetic")
+    with torch.no_grad():
+        next(model.parameters())[0] = 1e-40
+    common: dict[str, Any] = {"loader": loader, "target": target, "folder": tmp_path}
+
+    with pytest.warns(lp.SubnormalWeights, match="They are set to zero") as warned:
+        done = lp.prune(model, EXAMPLE, "60%", recipe=replace(RECIPE, epochs=1), **common)
+    with pytest.warns(lp.SubnormalWeights):
+        gradual = lp.prune_gradually(
+            model, EXAMPLE, "60%", recipe=replace(RECIPE, epochs=1), steps=1, every=1, **common
+        )
+
+    assert len(warned) == 1
+    assert count_subnormals(model) > 0  # it is not changed
+    for result in done, gradual:
+        assert count_subnormals(result.model) == count_subnormals(result.dense) == 0
+
+
+def test_a_network_with_numbers_that_processors_are_slow_with_is_timed_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    model, target = Network(), lp.Target.here("synthetic")
+    with torch.no_grad():
+        next(model.parameters())[0] = 1e-40
+
+    with pytest.warns(lp.SubnormalWeights, match="timed as it is"):
+        lp.measure(model, lp.trace(model, EXAMPLE), EXAMPLE, target, folder=tmp_path)
 
 
 class Packed:

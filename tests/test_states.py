@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import latprune as lp
-from latprune.states import hand_on, state_of, tensors_of
+from latprune.states import count_subnormals, drop_subnormals, hand_on, state_of, tensors_of
 from latprune.tuning.checkpoint import hash_of_weights
 from tests import networks
 from tests.test_surgery import EXAMPLE, a_plan
@@ -121,3 +121,23 @@ def test_weights_are_told_apart_by_such_a_state_too() -> None:
     assert hash_of_weights(one) != hash_of_weights(two)
     two.told = {"steps": 3}
     assert hash_of_weights(one) == hash_of_weights(two)
+
+
+def test_numbers_that_processors_are_slow_with_are_set_to_zero() -> None:
+    first, norm, last = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2).half()
+    model = nn.Sequential(first, norm, last)
+    with torch.no_grad():
+        first.weight[0] = -1e-40
+        model.get_buffer("1.running_var")[1] = 1e-39
+        norm.bias[0] = 2e-38  # small, and usual
+        last.weight[0, 0] = 1e-6  # below half precision's usual numbers, and of use
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    assert count_subnormals(model) == 4
+    assert drop_subnormals(model) == 4
+
+    assert count_subnormals(model) == 0
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {"0.weight", "1.running_var"}
+    assert not first.weight[0].any()
+    assert float(model.get_buffer("1.running_var")[1]) == 0

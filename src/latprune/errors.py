@@ -35,7 +35,8 @@
     └── MissingExtra          a library is not installed; names the extra
 
     UserWarning
-    └── BoundIsLooser         a plan's bound holds but is not the best one there is
+    ├── BoundIsLooser         a plan's bound holds but is not the best one there is
+    └── SubnormalWeights      a network holds numbers that CPUs are slow with
 """
 
 from __future__ import annotations
@@ -133,6 +134,22 @@ class BoundIsLooser(UserWarning):
         )
         self.needed_mib = needed_mib
         self.allowed_mib = allowed_mib
+
+
+class SubnormalWeights(UserWarning):
+    """A network holds numbers so near to zero that CPUs may compute with them many times slower.
+
+    Attributes:
+        count: How many.
+    """
+
+    def __init__(self, count: int, what_now: str) -> None:
+        super().__init__(
+            f"{count} weights or statistics of the network are subnormal, nearer to zero than "
+            f"1.2e-38: ONNX Runtime and PyTorch may compute with them many times slower on a CPU. "
+            f"{what_now}"
+        )
+        self.count = count
 
 
 class ProblemTooDense(LatpruneError):

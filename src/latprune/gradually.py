@@ -20,10 +20,18 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied, placed
-from latprune.pipeline import Pruned, budgets_of, learns_labels, looked_at, own, teaches
+from latprune.pipeline import (
+    Pruned,
+    budgets_of,
+    learns_labels,
+    looked_at,
+    own,
+    teaches,
+)
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.saliency.scores import check_weights
+from latprune.states import leave_out_subnormals
 from latprune.tuning import cross_entropy, tune
 from latprune.tuning.replay import own_chance, replayed
 from latprune.tuning.schedule import check_trained
@@ -113,6 +121,10 @@ def prune_gradually(
     Returns:
         As `prune`, the same in every process.
 
+    Warns:
+        SubnormalWeights: If the network holds numbers that CPUs are slow with; they are set to
+            zero in what is timed and kept, and the model stays as it is.
+
     Raises:
         ValueError: If training ends before the last cut, and then it says what would fit; or there
             is no such criterion, or no parameter takes gradients.
@@ -133,6 +145,7 @@ def prune_gradually(
     check_trained(model)
     dense = copied(model)
     dense.eval()
+    leave_out_subnormals(dense)
     if learns_labels(recipe, loss, distil):
         ask_in_training(dense, batch, recipe, loss=loss)
     told.stage("trace")
@@ -162,7 +175,7 @@ def prune_gradually(
         told.stage("train and prune")
         along = _Along(begin)
         tuned = tune(
-            copied(model),
+            copied(dense),
             loader,
             recipe=recipe,
             teacher=dense if teaches(recipe, loss, distil) else None,

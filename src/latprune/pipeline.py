@@ -28,6 +28,7 @@ from latprune.reranking import names_of
 from latprune.saliency.named import default, values_branches
 from latprune.saliency.scores import check_weights
 from latprune.scoring import Scoring, as_criteria
+from latprune.states import leave_out_subnormals
 from latprune.surgery import TRACED, load, load_notes, load_plan, save
 from latprune.trial import Trial
 from latprune.tuning import cross_entropy, recalibrate, tune
@@ -210,6 +211,10 @@ def prune(
     Returns:
         The pruned network and its report. If the budget could not be met, the report says why.
 
+    Warns:
+        SubnormalWeights: If the network holds numbers that CPUs are slow with; they are set to
+            zero in what is timed and kept, and the model stays as it is.
+
     Raises:
         BudgetTooSmall: If no network fits.
         UntraceableModel: If the model does not run on the example.
@@ -261,6 +266,7 @@ def prune(
         check_trained(model)
     dense = copied(model)
     dense.eval()
+    leave_out_subnormals(dense)
     if batch is not None:
         ask_once(dense, batch, criteria, loss=loss, distil=distil)
         if recipe is not None and learns_labels(recipe, loss, distil):

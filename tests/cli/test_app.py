@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
+from safetensors.torch import load_file, save_file
 
 import latprune as lp
 from latprune.cli import main
@@ -93,6 +94,23 @@ def test_a_runtime_of_a_near_name_is_asked_for(disk: Disk) -> None:
     assert found.exit_code == 2
     said = " ".join(found.stderr.replace("│", " ").split())
     assert "did you mean onnxruntime?" in said
+
+
+def test_numbers_that_processors_are_slow_with_are_told_in_a_line(
+    disk: Disk, tmp_path: Path
+) -> None:
+    weights = load_file(disk.folder / "dense.safetensors")
+    weights["0.weight"][:2] = 1e-40
+    save_file(weights, tmp_path / "slow.safetensors")
+    options = ("--weights", str(tmp_path / "slow.safetensors"), "--budget", "70%")
+
+    found = latprune("plan", *disk.model, *FORMULA, *options)
+
+    assert found.exit_code == 0
+    told = [line for line in found.stderr.splitlines() if "warning" in line]
+    assert told == [line for line in told if "54 weights or statistics" in line]
+    assert len(told) == 1
+    assert told[0].endswith("They are set to zero, in the dense network, too")
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,14 @@ from latprune.cli.commands.table import tables
 from latprune.cli.commands.trace import trace_command
 from latprune.cli.options import Sectioned
 from latprune.cli.shown import FAILED, IMPOSSIBLE, INTERRUPTED, complain
-from latprune.errors import BudgetTooSmall, DoesNotRun, LatpruneError
+from latprune.errors import BudgetTooSmall, DoesNotRun, LatpruneError, SubnormalWeights
 
 RESUMABLE = ("measure", "plan", "frontier", "prune", "demo")
 KEPT = "What was measured and trained is kept: the same command goes on from there."
+
+
+def _told(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
+    complain(f"warning: {message}")
 
 
 class Commands(TyperGroup):
@@ -35,6 +39,8 @@ class Commands(TyperGroup):
                 if not ctx.params["debug"]:
                     # What libraries say to developers would bury what is said to the user.
                     warnings.simplefilter("ignore")
+                    warnings.simplefilter("once", SubnormalWeights)
+                    warnings.showwarning = _told
                 return super().invoke(ctx)
         except LatpruneError as error:
             if ctx.params["debug"]:

@@ -15,6 +15,7 @@ from latprune.batches import inputs_of_first
 from latprune.cli.shown import complain
 from latprune.errors import DataError, DoesNotRun, ModelMismatch
 from latprune.outputs import main_output
+from latprune.states import leave_out_subnormals
 from latprune.surgery import load_notes
 from latprune.tasks.classification import evaluate
 from latprune.tasks.data import HUGGING_FACE, listed, open_images
@@ -76,6 +77,9 @@ class Source:
     def open(self) -> Network:
         """Build the network and load its weights; without any, it is the same one every time.
 
+        Warns:
+            SubnormalWeights: If they hold numbers that CPUs are slow with; these are set to zero.
+
         Raises:
             UnknownModel: If the model cannot be built.
             DamagedFile: If the weights cannot be read.
@@ -83,7 +87,10 @@ class Source:
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            return self._open_detector() if self.task == "detection" else self._open_classifier()
+            is_detector = self.task == "detection"
+            network = self._open_detector() if is_detector else self._open_classifier()
+        leave_out_subnormals(network.model)
+        return network
 
     def for_pruned(self, file: Path) -> Source:
         """Give the same with the outputs and the input of a pruned network, where none are given.

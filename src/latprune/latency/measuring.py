@@ -7,6 +7,7 @@ corners of every layer's range; later the very layers of a plan.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import nn
 
-from latprune.errors import JobsPacked, NotMeasured
+from latprune.errors import JobsPacked, NotMeasured, SubnormalWeights
 from latprune.graph.layers import LayerShape
 from latprune.latency.devices.here import HERE
 from latprune.latency.journal import in_use
@@ -23,6 +24,7 @@ from latprune.latency.networks import TOLERANCE, WHOLE_S
 from latprune.latency.sentinel import SENTINEL
 from latprune.latency.staircase import lines_needed, moving_axes, options
 from latprune.latency.timing import pooled
+from latprune.states import count_subnormals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -99,7 +101,7 @@ def measure(
             return table
         networks = []
         if _is_unknown(graph, table):
-            whole = device.prepare(model, example, target) if ready is None else ready
+            whole = _prepared(model, example, target, device) if ready is None else ready
             networks = [(graph.key, whole)]
         dense = (layer.shape for layer in graph.layers)
         bench.measure((*lines_needed(graph), *dense), networks, round=1)
@@ -164,13 +166,16 @@ def prepare(
 ) -> Ready:
     """Make a whole network ready for the device to time.
 
+    Warns:
+        SubnormalWeights: If the network holds numbers that CPUs are slow with.
+
     Raises:
         ValueError: If the target is not the device's, or the example not of its batch.
         MissingExtra: If the runtime is not installed.
         DeviceError: If the device fails.
     """
     _check(example, target, device)
-    return device.prepare(model, example, target)
+    return _prepared(model, example, target, device)
 
 
 def compare(
@@ -237,6 +242,15 @@ def compare(
 
 def _anew(first: Ready, second: Ready, device: Device) -> bool:
     return all(device.open_anew(network) for network in (first, second))
+
+
+def _prepared(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target, device: Device
+) -> Ready:
+    if count := count_subnormals(model):
+        remedy = "It is timed as it is; prune and tune set them to zero"
+        warnings.warn(SubnormalWeights(count, remedy), stacklevel=3)
+    return device.prepare(model, example, target)
 
 
 def _check(example: Tensor | tuple[Tensor, ...], target: Target, device: Device) -> None:

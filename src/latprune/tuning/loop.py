@@ -17,6 +17,7 @@ from latprune.distances import distillation
 from latprune.errors import DataError, FolderInUse, import_extra
 from latprune.modes import copied, evaluating, placed
 from latprune.samples import at_most, samples_of
+from latprune.states import drop_subnormals
 from latprune.tuning.checkpoint import (
     WEIGHTS,
     hash_of_weights,
@@ -213,6 +214,7 @@ def tune(
         ).finish()
         if training.judged is not model:
             model.load_state_dict(training.judged.state_dict())
+    drop_subnormals(model)
     model.eval()
     model.zero_grad(set_to_none=True)  # the last step's: nobody asked for them
     return Tuned(model, tuple(training.state.history), precision)

@@ -1,6 +1,6 @@
 """How slow are weights so near to zero that they are no usual floating-point numbers?
 
-    python -m benchmarks.subnormals [--targets onnxruntime,openvino,eager] [--rounds 30]
+    python -m benchmarks.subnormals [--targets onnxruntime,openvino,eager] [--limit-s 30]
                                     [--json FILE]
 
 A ResNet-18 (224 x 224, one picture, one thread, random weights) with a tenth of every convolution's
@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +26,11 @@ from benchmarks._result import origin, write
 from benchmarks.budget import build
 from latprune.latency.measuring import prepare
 from latprune.latency.target import processor
+from latprune.latency.timing import clock_for, time_interleaved
 from latprune.states import count_subnormals, drop_subnormals
+
+if TYPE_CHECKING:
+    from latprune.latency.timing import Run
 
 SEED = 0
 SHARE, SCALE = 0.1, 1e-40
@@ -40,11 +43,8 @@ def main() -> None:
     torch.manual_seed(SEED)
     usual = build("resnet18").eval()
     example = torch.randn(1, 3, 224, 224)
-    networks = [
-        _scaled(usual, nn.Conv2d),
-        _scaled(usual, nn.BatchNorm2d),
-        _scaled(usual, nn.Conv2d),
-    ]
+    kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.BatchNorm2d, nn.Conv2d)
+    networks = [_scaled(usual, kind) for kind in kinds]
     drop_subnormals(networks[2])
     document = origin("subnormals", "torch", "torchvision", "onnxruntime", "openvino")
     document |= {"device": processor(), "seed": SEED, "share": SHARE, "scale": SCALE, "cases": []}
@@ -53,7 +53,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", lp.SubnormalWeights)
             runs = [prepare(network, example, target) for network in (usual, *networks)]
-        case = {"target": name} | _ratios(runs, arguments.rounds)
+        case = {"target": name} | _ratios(cast("list[Run]", runs), arguments.limit_s)
         case["subnormal"] = dict(zip(NAMES, map(count_subnormals, networks), strict=True))
         document["cases"].append(case)
         shown = (f"{n} {r['median']:.2f}" for n, r in case["ratios"].items())
@@ -72,28 +72,21 @@ def _scaled(network: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return scaled
 
 
-def _ratios(runs: list[Any], rounds: int) -> dict[str, Any]:
-    times = np.array([[_seconds(run) for run in runs] for _ in range(rounds + 1)])[1:]
-    low, median, high = np.percentile(times[:, 1:] / times[:, :1], (25, 50, 75), axis=0).round(3)
+def _ratios(runs: list[Run], limit_s: float) -> dict[str, Any]:
+    times = np.array(time_interleaved(runs, clock=clock_for(1), limit_s=limit_s))
+    found = np.percentile(times[1:] / times[0], (25, 50, 75), axis=1).round(3).T.tolist()
     ratios = {
-        name: {"median": m, "quartiles": [first, third]}
-        for name, first, m, third in zip(
-            NAMES, low.tolist(), median.tolist(), high.tolist(), strict=True
-        )
+        name: {"median": median, "quartiles": [low, high]}
+        for name, (low, median, high) in zip(NAMES, found, strict=True)
     }
-    return {"usual_ms": round(1e3 * float(np.median(times[:, 0])), 3), "ratios": ratios}
-
-
-def _seconds(run: Any) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+    usual_ms = round(float(np.median(times[0])), 3)
+    return {"usual_ms": usual_ms, "rounds": len(times[0]), "ratios": ratios}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--targets", default="onnxruntime,openvino,eager", help="runtimes")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--limit-s", type=float, default=30.0, help="for each target")
     parser.add_argument("--json", type=Path, help="write the result here")
     return parser.parse_args()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from latprune.errors import DamagedFile, DataError, ModelMismatch, NotFinite
+from latprune.states import count_subnormals
 from latprune.tuning import Recipe, Tuned, TuneProgress, cross_entropy, distillation, tune
 from latprune.tuning.checkpoint import FILE
 from latprune.tuning.precision import has_bf16
@@ -231,6 +232,18 @@ def test_the_model_is_tuned_in_place_and_handed_back_ready_to_use() -> None:
     assert tuned.model is model
     assert not any(module.training for module in model.modules())
     assert model.get_parameter("0.weight").is_contiguous()
+
+
+def test_numbers_that_decay_left_too_small_for_processors_are_zero_in_the_end() -> None:
+    model = network()
+    with torch.no_grad():
+        model.get_parameter("0.weight")[0] = 1e-40
+    model.get_parameter("0.weight").requires_grad_(False)
+
+    run(model=model)
+
+    assert not model.get_parameter("0.weight")[0].any()
+    assert count_subnormals(model) == 0
 
 
 def test_networks_come_back_as_they_lay_in_memory_and_without_gradients() -> None:

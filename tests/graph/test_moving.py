@@ -120,6 +120,27 @@ def test_neighbours_that_are_taken_apart_in_steps_are_cut_together(move: Move) -
     assert is_right(model, graph)
 
 
+def test_blocks_whose_number_is_an_attribute_are_cut_alike() -> None:
+    class Pyramid(nn.Module):
+        """Every block of channels goes through a convolution of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels = 2
+            self.convs = nn.ModuleList(nn.Conv1d(4, 4, 1, groups=4) for _ in range(self.levels))
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = x.chunk(self.levels, dim=1)
+            return torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)], 1)
+
+    model = Moved(Pyramid()).eval()
+
+    graph = trace(model, EXAMPLE)
+
+    assert graph.widths == {"before": 4, "after": 12}
+    assert is_right(model, graph)
+
+
 def test_channels_taken_in_steps_that_leave_some_over_stay() -> None:
     graph = trace(Moved(lambda x: torch.cat([x[:, ::3], x[:, 1::3], x[:, 2::3]], 1)), EXAMPLE)
 

@@ -95,7 +95,8 @@ def _told(
     """Whether numbers of the model's own say where a slice begins and ends."""
     numbers = mode.numbers.current
     if call.name != "slice":
-        return bool(numbers)  # what they are sizes of is seen when the function returns
+        # What they are sizes of is seen when the function returns; `chunk`'s is no size.
+        return bool(numbers) and mode.numbers.function != "chunk"
     ends = [end for end in (start, stop) if end not in (0, len(labels))]
     found = {end: number for end in ends for number in numbers if number == end}
     if step != 1 or len(found) < len(ends):

@@ -240,6 +240,27 @@ class Growing(nn.Module):
         return x + self.calls
 
 
+@pytest.mark.parametrize(("exporter", "name"), EXPORTERS)
+def test_a_network_that_writes_into_what_it_is_given_is_written(
+    exporter: Exporter, name: str, tmp_path: Path
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x *= 255
+            return self.conv(x)  # type: ignore[no-any-return]
+
+    example = torch.rand(1, 3, 8, 8)
+    before = example.clone()
+
+    exporter(Scaled(), example, tmp_path / name)
+
+    assert torch.equal(example, before)
+
+
 def test_what_tracing_froze_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ExportDisagrees):
         export_onnx(Growing(), torch.ones(1, 4), tmp_path / "net.onnx")

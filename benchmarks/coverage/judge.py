@@ -178,7 +178,7 @@ def _outputs(model: nn.Module, example: torch.Tensor, watch: Sequence[str]) -> T
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            result = model(example)
+            result = model(example.clone())  # which a network may write into
     finally:
         for hook in hooks:
             hook.remove()

@@ -157,7 +157,8 @@ def _export(
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
     with _kept_if_sound(path) as file:
         # The exporters take a dict at the end for arguments by name, unless one follows.
-        form.write(written, (*reads, {}) if isinstance(reads[-1], dict) else reads, file, batches)
+        given = _tuple(reads)
+        form.write(written, (*given, {}) if isinstance(given[-1], dict) else given, file, batches)
         _check(
             path,
             _outputs(model, batches[0] if batches else example),
@@ -281,7 +282,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _tuple(inputs: Inputs) -> tuple[Any, ...]:
-    return inputs if isinstance(inputs, tuple) else (inputs,)
+    """Give copies: a network may write into what it is given."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    own: tuple[Any, ...] = tree_map_only(torch.Tensor, torch.clone, given)
+    return own
 
 
 def _tensors(output: object) -> Iterator[Tensor]:

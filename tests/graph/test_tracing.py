@@ -533,6 +533,20 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     assert torch.equal(random_state, torch.get_rng_state())
 
 
+def test_a_model_that_writes_into_what_it_is_given_is_given_the_same_each_time() -> None:
+    class Scaled(networks.Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x *= 255
+            return super().forward(x)
+
+    example = EXAMPLE.clone()
+
+    graph = trace(Scaled(), example)
+
+    assert graph.widths == trace(networks.Plain(), EXAMPLE).widths
+    assert torch.equal(example, EXAMPLE)
+
+
 def test_a_model_that_does_not_run_says_so() -> None:
     with pytest.raises(DoesNotRun, match="an input of 2x4x12x12: RuntimeError: ") as caught:
         trace(networks.Plain(), torch.randn(2, 4, 12, 12))

@@ -191,7 +191,10 @@ def test_interrupted_during_an_import_it_says_so_in_a_line(tmp_path: Path, impor
     assert (found.returncode, found.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("options", [["--input", "3x9999999x9999999"], ["--batch", "9999999999"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--input", "3x9999999x9999999"], ["--input", f"3x{10**20}x9"], ["--batch", "9999999999"]],
+)
 def test_an_input_that_no_memory_holds_is_a_failure_in_one_line(
     disk: Disk, options: list[str]
 ) -> None:

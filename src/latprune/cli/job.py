@@ -153,7 +153,7 @@ class Network:
         random = torch.Generator().manual_seed(0)
         try:
             return torch.randn(batch, *self.input, generator=random)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # torch's own, for sizes beyond 64 bits
             raise DataError(
                 f"an input of {batch} x {_size(self.input)} does not fit into memory: give a "
                 f"smaller --input or --batch"

@@ -17,6 +17,7 @@ channel that it writes, and of an average, as local response norm's, the channel
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def fill(model: nn.Module) -> None:
         for name, tensor in model.named_parameters():
             leaf = name.rpartition(".")[2]
             if tensor.dim() >= 2:
-                fan_in = max(tensor[0].numel(), 1)
+                fan_in = max(math.prod(tensor.shape[1:]), 1)
                 tensor.normal_(std=(2.0 / fan_in) ** 0.5)
             elif "bias" in leaf or "beta" in leaf:
                 tensor.normal_(std=0.1)

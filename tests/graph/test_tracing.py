@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -545,6 +546,16 @@ def test_a_model_that_writes_into_what_it_is_given_is_given_the_same_each_time()
 
     assert graph.widths == trace(networks.Plain(), EXAMPLE).widths
     assert torch.equal(example, EXAMPLE)
+
+
+def test_a_layer_without_outputs_is_no_obstacle() -> None:
+    class WithNothing(networks.Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            with warnings.catch_warnings(action="ignore"):  # torch's own, that it is empty
+                self.nothing = nn.Linear(4, 0)
+
+    assert trace(WithNothing(), EXAMPLE).widths == trace(networks.Plain(), EXAMPLE).widths
 
 
 def test_a_model_that_does_not_run_says_so() -> None:

@@ -7,6 +7,7 @@ over channels are part of a network (LayerNorm), both are compared without them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ def randomise(model: nn.Module) -> None:
             if name in variances:
                 tensor.uniform_(0.5, 1.5)
             elif tensor.dim() >= 2:
-                fan_in = tensor[0].numel()
+                fan_in = math.prod(tensor.shape[1:])
                 tensor.normal_(std=(2.0 / max(fan_in, 1)) ** 0.5)
             else:
                 tensor.uniform_(0.5, 1.0) if "weight" in name else tensor.normal_(std=0.1)

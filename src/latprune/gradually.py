@@ -20,14 +20,7 @@ from latprune.graph.tracing import trace
 from latprune.knapsack import joint
 from latprune.latency.devices.here import HERE
 from latprune.modes import copied, placed
-from latprune.pipeline import (
-    Pruned,
-    budgets_of,
-    learns_labels,
-    looked_at,
-    own,
-    teaches,
-)
+from latprune.pipeline import Pruned, budgets_of, learns_labels, looked_at, own, teaches
 from latprune.progress import Quiet
 from latprune.report.targets import check_everywhere
 from latprune.saliency.scores import check_weights

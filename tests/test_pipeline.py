@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import latprune as lp
@@ -24,8 +25,6 @@ from tests.test_fitting import EXAMPLE, Network, Told
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    from torch import nn
 
     from latprune.knapsack import Choice, Solver
     from latprune.latency.timing import Comparison
@@ -817,6 +816,31 @@ def test_a_network_with_numbers_that_processors_are_slow_with_is_timed_with_a_wa
 
     with pytest.warns(lp.SubnormalWeights, match="timed as it is"):
         lp.measure(model, lp.trace(model, EXAMPLE), EXAMPLE, target, folder=tmp_path)
+
+
+def test_what_a_network_writes_into_is_neither_the_example_nor_the_data(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x *= 2
+            return self.network(x)  # type: ignore[no-any-return]
+
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(8, *EXAMPLE.shape[1:], generator=generator) for _ in range(4)]
+    batches = [(image, torch.arange(8) % 3) for image in images]
+    before, example = [image.clone() for image in images], EXAMPLE.clone()
+    target = lp.Target.here("synthetic")
+    recipe = replace(RECIPE, epochs=1)
+
+    lp.prune(
+        Scaled(), example, "60%", loader=batches, recipe=recipe, target=target, folder=tmp_path
+    )
+
+    assert torch.equal(example, EXAMPLE)
+    assert all(map(torch.equal, images, before))
 
 
 class Packed:

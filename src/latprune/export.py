@@ -22,7 +22,7 @@ from latprune.latency.quantising import export_int8
 from latprune.latency.runtimes.openvino import RUNTIME
 from latprune.latency.shipping import Shipped
 from latprune.latency.target import Target
-from latprune.modes import evaluating
+from latprune.modes import copies_of, evaluating
 
 if TYPE_CHECKING:
     import os
@@ -157,8 +157,7 @@ def _export(
             raise ValueError("int8 needs at least one batch of inputs to calibrate with")
     with _kept_if_sound(path) as file:
         # The exporters take a dict at the end for arguments by name, unless one follows.
-        given = _tuple(reads)
-        form.write(written, (*given, {}) if isinstance(given[-1], dict) else given, file, batches)
+        form.write(written, (*reads, {}) if isinstance(reads[-1], dict) else reads, file, batches)
         _check(
             path,
             _outputs(model, batches[0] if batches else example),
@@ -282,9 +281,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _tuple(inputs: Inputs) -> tuple[Any, ...]:
-    """Give copies: a network may write into what it is given."""
-    given = inputs if isinstance(inputs, tuple) else (inputs,)
-    own: tuple[Any, ...] = tree_map_only(torch.Tensor, torch.clone, given)
+    own: tuple[Any, ...] = copies_of(inputs if isinstance(inputs, tuple) else (inputs,))
     return own
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from latprune.closures import refer_to_copies
 from latprune.copying import shared_parts
@@ -184,6 +185,11 @@ def on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=device.type != "cpu")
     return value.to(device)
+
+
+def copies_of(inputs: Any) -> Any:
+    """Copy the tensors in what a network is given: it may write into them, as `x *= 255` does."""
+    return tree_map_only(torch.Tensor, torch.clone, inputs)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latprune.errors import DataError
-from latprune.modes import on_device
+from latprune.modes import copies_of, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -121,10 +121,9 @@ def _joined_labels(parts: Sequence[Any]) -> Any:
 
 
 def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:
-    """Give what a network on a device makes of a batch's inputs."""
-    if isinstance(inputs, tuple):
-        return model(*(on_device(one, device) for one in inputs))
-    return model(on_device(inputs, device))
+    """Give what a network on a device makes of a batch's inputs, which stay as they are."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    return model(*(on_device(one, device) for one in copies_of(given)))
 
 
 def joined(parts: Sequence[Any]) -> Any:

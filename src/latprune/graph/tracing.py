@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_map_only
 
 from latprune.graph.beforehand import refuse_untraceable, uncompiled
 from latprune.graph.branching import find_branches, groups_in_branches
@@ -23,7 +22,7 @@ from latprune.graph.loosening import find_ties
 from latprune.graph.ties import tied_groups
 from latprune.graph.trails import Training
 from latprune.graph.verifying import Judgement, find_broken
-from latprune.modes import copied, drawing_apart, sharing
+from latprune.modes import copied, copies_of, drawing_apart, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,19 +92,13 @@ def _trace(
 ) -> PruningGraph:
     working = copied(model)
     working.eval()  # what a stranger's own `eval` returns is not to be relied on
-    working.register_forward_pre_hook(_with_inputs_of_its_own, prepend=True)
+    working.register_forward_pre_hook(lambda _model, given: copies_of(given), prepend=True)
     training = Training(working, inputs)
     readings = _readings(
         working, partial(follow, inputs=inputs, training=training, keep=keep, exact=exact)
     )
     reading, broken = _first_that_holds(readings, working, inputs)
     return _graph(reading, broken, working, inputs, branches=branches)
-
-
-def _with_inputs_of_its_own(_model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Let a model that writes into what it is given, as `x *= 255`, be given the same each time."""
-    own: tuple[Any, ...] = tree_map_only(torch.Tensor, torch.clone, inputs)
-    return own
 
 
 def _first_that_holds(

@@ -10,7 +10,7 @@ from torch import nn
 
 from latprune.latency.layer_sizes import input_shape, second_shape
 from latprune.latency.profiled import Profile
-from latprune.modes import copied
+from latprune.modes import copied, copies_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,7 +144,7 @@ def cast(
 ) -> tuple[nn.Module, Inputs]:
     """Give a copy of a network in evaluation mode, and its inputs, in another precision."""
     small = copied(module).eval().to(dtype)
-    return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
+    return small, tuple(t.to(dtype) if t.is_floating_point() else t for t in copies_of(inputs))
 
 
 def dtype_of(target: Target) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from latprune.errors import CannotExport, import_extra
-from latprune.modes import evaluating
+from latprune.modes import copies_of, evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,12 +82,13 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             with _without_dump():
-                torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=_OPSET)
+                given = copies_of(inputs)
+                torch.onnx.export(model, given, str(path), dynamo=False, opset_version=_OPSET)
         except Exception as older:
             if isinstance(older, OSError) and older.errno is not None:
                 raise  # the disk's, not the network's; one without a number is of missing source
             try:
-                torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
+                torch.onnx.export(model, copies_of(inputs), str(path), dynamo=True, verbose=False)
             except Exception as newer:
                 raise CannotExport([_reason(older), _reason(newer)]) from newer
 

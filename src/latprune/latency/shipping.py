@@ -15,7 +15,7 @@ from latprune.latency.layer_modules import cast, dtype_of
 from latprune.latency.onnx_sessions import open_session
 from latprune.latency.openvino_int8 import Called, in_int8, runs_of
 from latprune.latency.quantising import arrays_of, export_int8, in_parts
-from latprune.modes import evaluating
+from latprune.modes import copies_of, evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,7 +126,7 @@ class Shipped(nn.Module):
         self._sizes = [tuple(wanted.shape) for wanted in session.get_inputs()]
         inputs = example if isinstance(example, tuple) else (example,)
         with evaluating(like), torch.no_grad():
-            self._structure = tree_flatten(like(*inputs))[1]
+            self._structure = tree_flatten(like(*copies_of(inputs)))[1]
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:
